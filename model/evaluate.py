@@ -1,0 +1,147 @@
+"""The evaluate stage: how well a model names the language of speakers it has never heard."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_fscore_support
+
+from model import network
+from model.loader import Block, Store
+from model.train import load_model
+from pipeline.errors import PipelineError
+from pipeline.schema import Layout, write_atomically
+
+LOG_FLOOR = 1e-12
+EXAMPLE_S = 12.0
+
+
+def evaluate(layout: Layout, name: str, config_hash: str) -> dict[str, Any]:
+    """Evaluate the model `name` on the test split, write metrics/NAME.json and return its content.
+
+    Per frame where the model classifies frames, per sequence (for frames: the mean log posterior over the sequence)
+    and per recording (the mean log posterior over all its sequences).
+    """
+    store = Store(str(layout.store))
+    if not store.label_counts("test").any():
+        raise PipelineError(f"{layout.store} has no valid test sequence to evaluate on; add speakers to the corpus")
+    model = load_model(layout.model(name) / "model.keras")
+    longest = int(EXAMPLE_S / (store.timesteps * store.attributes["config"]["features"]["hop_s"]))
+    tally = Tally(len(store.labels), max(1, longest))
+    for block in store.blocks("test"):
+        tally.add(block, log_posteriors(model, block.features))
+    tally.end()
+    levels = ("frame", "sequence", "recording") if network.takes_frames(model) else ("sequence", "recording")
+    metrics = {
+        "model": name,
+        "labels": list(store.labels),
+        **{level: scores(tally.confusion[level], store.labels) for level in levels},
+        "labels_without_test": [
+            label for label, n in zip(store.labels, store.label_counts("test"), strict=True) if n == 0
+        ],
+        "example": tally.example,
+        "config_hash": config_hash,
+        "store": {key: store.attributes[key] for key in ("config_hash", "manifest_digest")},
+    }
+    write_atomically(layout.metrics(name), json.dumps(metrics, indent=1, ensure_ascii=False).encode())
+    return metrics
+
+
+def log_posteriors(model: keras.Model, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return log posteriors (sequence, step, label) float64 for features (sequence, timestep, mfcc).
+
+    A model of frames has one step a frame, a model of sequences has one in all.
+    """
+    steps = features.shape[1] if network.takes_frames(model) else 1
+    inputs = features.reshape(-1, features.shape[2]) if steps > 1 else features
+    posterior = network.probabilities(model, inputs)
+    return np.log(np.maximum(posterior, LOG_FLOOR)).reshape(len(features), steps, -1)
+
+
+@dataclass
+class _OpenRecording:
+    """A recording of which more sequences may come; `row` is that of the manifest."""
+
+    row: int
+    label: int
+    first_sequence: int
+    log_posteriors: list[NDArray[np.float64]] = field(default_factory=list)
+
+
+@dataclass
+class Tally:
+    """Confusion counts (true label, predicted label) at each level, gathered in one pass in bounded memory."""
+
+    labels: int
+    example_sequences: int
+    confusion: dict[str, NDArray[np.int64]] = field(init=False)
+    example: dict[str, Any] = field(default_factory=dict)
+    _open: "_OpenRecording | None" = None
+
+    def __post_init__(self) -> None:
+        levels = ("frame", "sequence", "recording")
+        self.confusion = {level: np.zeros((self.labels, self.labels), np.int64) for level in levels}
+
+    def add(self, block: Block, posteriors: NDArray[np.float64]) -> None:
+        """Count a block, whose recordings lie side by side and may go on in the next."""
+        steps = posteriors.shape[1]
+        self._count("frame", np.repeat(block.label, steps), posteriors.reshape(-1, self.labels))
+        sequence = posteriors.mean(axis=1)  # (sequence, label)
+        self._count("sequence", block.label, sequence)
+        for part in _runs(block.recording):
+            row = int(block.recording[part.start])
+            if self._open is None or self._open.row != row:
+                self.end()
+                self._open = _OpenRecording(row, int(block.label[part.start]), int(block.index[part.start]))
+            self._open.log_posteriors.append(sequence[part])
+
+    def end(self) -> None:
+        """Count the recording that is open."""
+        if self._open is None:
+            return
+        recording, self._open = self._open, None
+        sequence = np.concatenate(recording.log_posteriors)  # (sequence, label)
+        self._count("recording", np.array([recording.label]), sequence.mean(axis=0, keepdims=True))
+        if len(self.example.get("probabilities", ())) < len(sequence) <= self.example_sequences:
+            probabilities = np.exp(sequence) / np.exp(sequence).sum(axis=1, keepdims=True)
+            self.example = {
+                "recording": recording.row,
+                "label": recording.label,
+                "first_sequence": recording.first_sequence,
+                "probabilities": probabilities.round(4).tolist(),
+            }
+
+    def _count(self, level: str, label: NDArray[np.int64], log_posterior: NDArray[np.float64]) -> None:
+        np.add.at(self.confusion[level], (label, log_posterior.argmax(axis=-1)), 1)
+
+
+def _runs(values: NDArray[Any]) -> Iterator[slice]:
+    """Yield the slices in which neighbouring values are equal."""
+    edges = np.flatnonzero(np.diff(values)) + 1
+    for start, stop in zip([0, *edges], [*edges, len(values)], strict=True):
+        yield slice(int(start), int(stop))
+
+
+def scores(confusion: NDArray[np.int64], labels: tuple[str, ...]) -> dict[str, Any]:
+    """Return counts, accuracy, macro F1 and precision/recall/F1 a label for a confusion matrix (true, predicted).
+
+    The macro F1 is over the labels that the test split holds.
+    """
+    true, predicted = np.indices(confusion.shape).reshape(2, -1)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        true, predicted, labels=range(len(labels)), sample_weight=confusion.ravel(), zero_division=0.0
+    )
+    return {
+        "n": int(confusion.sum()),
+        "accuracy": float(np.trace(confusion) / confusion.sum()),
+        "macro_f1": float(np.mean(f1[support > 0])),
+        "confusion": confusion.tolist(),
+        "per_label": {
+            label: {"precision": float(p), "recall": float(r), "f1": float(f), "n": int(n)}
+            for label, p, r, f, n in zip(labels, precision, recall, f1, support, strict=True)
+        },
+    }

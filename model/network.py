@@ -1,0 +1,68 @@
+"""The networks. Each takes raw MFCCs: normalisation by the store's training statistics is its first layer."""
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from model.config import AnnConfig, LstmConfig, ModelConfig
+
+Array = NDArray[np.floating]
+BINARY = 2
+
+
+def build(config: ModelConfig, timesteps: int, mean: Array, std: Array, labels: int) -> keras.Model:
+    """Build and compile the network that `config` describes, for `labels` languages.
+
+    `mean` and `std` are (mfcc,). Two languages are told apart by one sigmoid unit, the probability of the second;
+    more by a softmax.
+    """
+    match config:
+        case AnnConfig():
+            network = _ann(config, mean, std, labels)
+            optimizer = keras.optimizers.Adam(config.learning_rate)
+        case LstmConfig():
+            network = _lstm(config, timesteps, mean, std, labels)
+            optimizer = keras.optimizers.RMSprop(config.learning_rate)
+    loss = "binary_crossentropy" if labels == BINARY else "sparse_categorical_crossentropy"
+    network.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+    return network
+
+
+def takes_frames(network: keras.Model) -> bool:
+    """Whether a network classifies single frames rather than sequences."""
+    return len(network.input_shape) == 2  # noqa: PLR2004 (batch, mfcc)
+
+
+def probabilities(network: keras.Model, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probability of each label: (…, label) float64 for features (…, mfcc) or (…, timestep, mfcc)."""
+    output = np.asarray(network.predict_on_batch(features), np.float64)
+    return np.concatenate([1 - output, output], axis=-1) if output.shape[-1] == 1 else output
+
+
+def _normalization(mean: Array, std: Array) -> keras.layers.Layer:
+    return keras.layers.Normalization(axis=-1, mean=mean, variance=np.square(std))
+
+
+def _output(labels: int) -> keras.layers.Layer:
+    if labels == BINARY:
+        return keras.layers.Dense(1, activation="sigmoid")
+    return keras.layers.Dense(labels, activation="softmax")
+
+
+def _ann(config: AnnConfig, mean: Array, std: Array, labels: int) -> keras.Model:
+    hidden = [keras.layers.Dense(units, activation="relu") for units in config.hidden_units]
+    inputs = keras.Input((len(mean),))
+    return keras.Sequential([inputs, _normalization(mean, std), *hidden, _output(labels)], name="ann")
+
+
+def _lstm(config: LstmConfig, timesteps: int, mean: Array, std: Array, labels: int) -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((timesteps, len(mean))),
+            _normalization(mean, std),
+            keras.layers.LSTM(config.units, return_sequences=True),  # (batch, timestep, units)
+            keras.layers.Flatten(),
+            _output(labels),
+        ],
+        name="lstm",
+    )

@@ -1,0 +1,184 @@
+"""The train stage: store → model, continued after a kill where it was."""
+
+import io
+import json
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from upath import UPath
+
+from model import network
+from model.config import ModelConfig
+from model.loader import Store, frame_dataset, sequence_dataset
+from pipeline.errors import PipelineError
+from pipeline.schema import Layout, is_local, write_atomically
+
+log = logging.getLogger(__name__)
+
+
+def train(layout: Layout, name: str, config: ModelConfig, seed: int, key: str) -> dict[str, Any]:
+    """Train the model `name` on the store of `layout`, and return what the run's record says of it.
+
+    `models/NAME/` gets model.keras (the best epoch by validation loss), labels.json, history.csv and checkpoints/.
+    After each epoch everything needed to go on is saved, so the same call after a kill continues, and ends with the
+    same history as if it had never stopped. `key` identifies data and settings: a checkpoint of another key is
+    discarded.
+    """
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    store = Store(str(layout.store))
+    _check(store)
+    folder = layout.model(name)
+    checkpoint = Checkpoint(folder, config.patience, key)
+    model = checkpoint.load() or network.build(
+        config, store.timesteps, store.train_mean, store.train_std, len(store.labels)
+    )
+    _describe(folder, store, model)
+    validated = bool(store.chunks("validation"))
+    if not validated:
+        log.warning("train %s: there is no validation speaker; the best epoch is chosen by training loss", name)
+    if not checkpoint.finished(config.max_epochs):
+        dataset = frame_dataset if network.takes_frames(model) else sequence_dataset
+        model.fit(
+            dataset(store, "train", config.batch_size, seed, first_epoch=checkpoint.epochs),
+            validation_data=dataset(store, "validation", config.batch_size, shuffle=False) if validated else None,
+            epochs=config.max_epochs,
+            initial_epoch=checkpoint.epochs,
+            class_weight=_class_weights(store) if config.balance_labels else None,
+            callbacks=[checkpoint, *_tensorboard(folder)],
+            shuffle=False,  # the dataset does it
+            verbose=0,
+        )
+    best = checkpoint.best_epoch()
+    log.info("train %s: %d epochs, the best is epoch %d", name, checkpoint.epochs, best + 1)
+    return {"epochs": checkpoint.epochs, "best_epoch": best + 1, "parameters": int(model.count_params())}
+
+
+class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no types
+    """Saves model, optimiser and history after each epoch; keeps the best model; stops when nothing gets better.
+
+    The history file is written last and says which epochs are done, so a kill between two writes repeats an epoch
+    and loses nothing. Patience and the best epoch are read off the history, not remembered.
+    """
+
+    def __init__(self, folder: UPath, patience: int, key: str) -> None:
+        super().__init__()
+        self._folder, self._patience, self._key = folder, patience, key
+        self._started_s = 0.0
+        self.history = self._read_history()
+
+    @property
+    def epochs(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    def best_epoch(self) -> int:
+        """Return the number, from 0, of the epoch with the smallest validation (else training) loss."""
+        losses = [row.get("val_loss", row["loss"]) for row in self.history]
+        return int(np.argmin(losses))
+
+    def finished(self, max_epochs: int) -> bool:
+        """Whether training is over: all epochs done, or none better for as many as the patience."""
+        if not self.history:
+            return False
+        return self.epochs >= max_epochs or self.epochs - 1 - self.best_epoch() >= self._patience
+
+    def load(self) -> keras.Model | None:
+        """Return the model as the last epoch left it, with its optimiser, or None."""
+        if not self.history:
+            return None
+        log.info("train: continues after epoch %d", self.epochs)
+        return load_model(self._state(self.epochs))
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Start the clock."""
+        self._started_s = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Save everything, the history last."""
+        row = {"epoch": epoch + 1, **(logs or {}), "wall_s": time.perf_counter() - self._started_s}
+        self.history = [*self.history, row]
+        content = model_bytes(self.model)
+        write_atomically(self._state(self.epochs), content)
+        if self.best_epoch() == epoch:
+            write_atomically(self._folder / "model.keras", content)
+        table = pd.DataFrame(self.history).to_csv(index=False)
+        write_atomically(self._folder / "history.csv", table.encode())
+        self._state(self.epochs - 1).unlink(missing_ok=True)
+        self.model.stop_training = self.finished(self.epochs + 1)
+        log.info("train %s: %s", self._folder.name, "  ".join(f"{k} {v:.4g}" for k, v in row.items()))
+
+    def _state(self, epochs: int) -> UPath:
+        return self._folder / "checkpoints" / f"epoch-{epochs:04d}.keras"
+
+    def _read_history(self) -> list[dict[str, float]]:
+        """Return the epochs that are done for this key, after clearing what is left of another."""
+        key_file = self._folder / "checkpoints" / "key.txt"
+        if key_file.exists() and key_file.read_text() == self._key:
+            history = self._folder / "history.csv"
+            if not history.exists():
+                return []
+            rows = pd.read_csv(io.BytesIO(history.read_bytes())).to_dict("records")
+            return [{str(name): value for name, value in row.items()} for row in rows]
+        if self._folder.exists():
+            log.info("train: data or settings have changed; %s is trained afresh", self._folder.name)
+            self._folder.fs.rm(self._folder.path, recursive=True)
+        write_atomically(key_file, self._key.encode())
+        return []
+
+
+def model_bytes(model: keras.Model) -> bytes:
+    """Return a model as the content of a .keras file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        return path.read_bytes()
+
+
+def load_model(path: UPath) -> keras.Model:
+    """Load a .keras file from anywhere."""
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / "model.keras"
+        local.write_bytes(path.read_bytes())
+        return keras.saving.load_model(local)
+
+
+def _check(store: Store) -> None:
+    present = store.label_counts("train") > 0
+    if np.sum(present) < 2:  # noqa: PLR2004
+        found = [label for label, there in zip(store.labels, present, strict=True) if there]
+        raise PipelineError(
+            f"training needs at least two languages with valid sequences, the store has {found or 'none'}; see the "
+            "ledger for what failed"
+        )
+
+
+def _describe(folder: UPath, store: Store, model: keras.Model) -> None:
+    """Write labels.json: all that is needed to use the model on a recording."""
+    description = {
+        "labels": list(store.labels),
+        "level": "frame" if network.takes_frames(model) else "sequence",
+        "timesteps": store.timesteps,
+        "features": store.attributes["config"]["features"],
+    }
+    write_atomically(folder / "labels.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
+
+
+def _class_weights(store: Store) -> dict[int, float]:
+    """Weights that make every language count the same: n / (languages × n of the language), as scikit-learn has it."""
+    counts = store.label_counts("train")
+    present = counts > 0
+    weights = np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 1.0)
+    return dict(enumerate(weights.tolist()))
+
+
+def _tensorboard(folder: UPath) -> list[keras.callbacks.Callback]:
+    """TensorBoard writes to local folders alone."""
+    return [keras.callbacks.TensorBoard(str(folder / "tensorboard"))] if is_local(folder) else []

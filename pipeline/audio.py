@@ -1,0 +1,114 @@
+"""Recordings: reading headers, and decoding to mono float32 blocks at one sample rate."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+from upath import UPath
+
+from pipeline.schema import is_local
+
+Samples = NDArray[np.float32]
+
+EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"})
+BLOCK_S = 10.0
+
+
+class AudioError(Exception):
+    """A recording that cannot be used; the message is the reason that the ledger gives."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a recording's header says."""
+
+    samples: int
+    sample_rate_hz: int
+    channels: int
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.samples / self.sample_rate_hz
+
+
+def read_header(uri: str) -> Header:
+    """Read the header of the recording at `uri`, a path or a URL; raises AudioError if it has none."""
+    with _open(uri) as file:
+        return Header(file.frames, file.samplerate, file.channels)
+
+
+def resampled_length(samples: int, source_hz: int, target_hz: int) -> int:
+    """Return how many samples librosa.resample makes of `samples` (same float expression, same rounding)."""
+    return samples if source_hz == target_hz else int(np.ceil(samples * (float(target_hz) / source_hz)))
+
+
+def read_blocks(uri: str, sample_rate_hz: int) -> Iterator[Samples]:
+    """Yield the recording at `uri` as (sample,) float32 blocks: mono by mean of channels, resampled.
+
+    The blocks joined equal `librosa.load(uri, sr=sample_rate_hz)`; soxr's stream gives the same bits as its
+    one-shot call. Memory is a few blocks of BLOCK_S seconds, whatever the recording's length. Raises
+    AudioError for a recording that cannot be decoded or that holds samples which are not finite.
+    """
+    with _open(uri) as file:
+        blocks = _mono_blocks(file)
+        if file.samplerate == sample_rate_hz:
+            yield from blocks
+        else:
+            yield from _resampled(blocks, file.samplerate, sample_rate_hz)
+
+
+def read(uri: str, sample_rate_hz: int) -> Samples:
+    """Return a whole recording as (sample,) float32; for short ones and for looking at."""
+    return np.concatenate([np.zeros(0, np.float32), *read_blocks(uri, sample_rate_hz)])
+
+
+@contextmanager
+def _open(uri: str) -> Iterator[soundfile.SoundFile]:
+    """Open a recording, and give libsndfile's and the file system's errors the one form."""
+    path = UPath(uri)
+    local = is_local(path)
+    try:
+        # libsndfile names no cause when a path cannot be opened, so Python opens it
+        # without a buffer, for libsndfile continues where the descriptor stands
+        with Path(str(path)).open("rb", buffering=0) if local else io.BytesIO(path.read_bytes()) as stream:
+            if not stream.seek(0, io.SEEK_END):
+                raise AudioError("the file is empty")
+            stream.seek(0)
+            with soundfile.SoundFile(stream.fileno() if local else stream, closefd=False) as file:
+                yield file
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"not readable as audio: {error.error_string.rstrip('.')}") from error
+    except OSError as error:
+        raise AudioError(f"cannot be opened: {error.strerror or error}") from error
+
+
+def _mono_blocks(file: soundfile.SoundFile) -> Iterator[Samples]:
+    samples = 0
+    for block in file.blocks(int(BLOCK_S * file.samplerate), dtype="float32", always_2d=True):
+        mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+        if not np.isfinite(mono).all():
+            at_s = (samples + int(np.argmin(np.isfinite(mono)))) / file.samplerate
+            raise AudioError(f"a sample is not a finite number, first at {at_s:.3f} s")
+        samples += len(mono)
+        yield mono
+
+
+def _resampled(blocks: Iterator[Samples], source_hz: int, target_hz: int) -> Iterator[Samples]:
+    stream = soxr.ResampleStream(source_hz, target_hz, 1, dtype="float32", quality="HQ")
+    taken = given = 0
+    for block in blocks:
+        taken += len(block)
+        resampled = stream.resample_chunk(block)
+        given += len(resampled)
+        yield resampled
+    # soxr rounds the length, librosa takes the ceiling: cut, or pad with zeros
+    tail = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+    missing = resampled_length(taken, source_hz, target_hz) - given
+    yield np.pad(tail[:missing], (0, max(0, missing - len(tail))))

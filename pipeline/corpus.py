@@ -1,0 +1,86 @@
+"""The corpus folder: which files are recordings, and the language and speaker that their place names."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import xxhash
+from upath import UPath
+
+from pipeline.audio import EXTENSIONS
+from pipeline.errors import UsageError
+from pipeline.schema import label_of_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A file that may hold speech, as its place in the corpus describes it.
+
+    `recording_id` is the path below the corpus with `/`; `speaker` is None where no folder names one.
+    """
+
+    recording_id: str
+    uri: str
+    label: str
+    speaker: str | None
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The recordings of a corpus in the order of their ids, and the files that are none."""
+
+    recordings: tuple[Recording, ...]
+    others: tuple[str, ...] = field(default=())
+
+    @property
+    def digest(self) -> str:
+        """Digest of ids and sizes: equal for the same corpus in another place."""
+        state = xxhash.xxh3_128()
+        for recording in self.recordings:
+            state.update(f"{recording.recording_id}\0{recording.size_bytes}\n".encode("utf-8", "surrogateescape"))
+        return state.hexdigest()
+
+
+def list_recordings(corpus: str) -> Listing:
+    """List the corpus LANGUAGE/[SPEAKER/…]/file at `corpus`, a path or a URL.
+
+    Raises UsageError for a folder that is missing, holds no recording, or holds one language only.
+    """
+    root = UPath(corpus).absolute()
+    if not root.is_dir():
+        raise UsageError(f"--corpus {corpus}: there is no such folder")
+    recordings, others = [], []
+    for path, size_bytes in sorted(_files(root)):
+        folders = path.split("/")[:-1]
+        if folders and UPath(path).suffix.lower() in EXTENSIONS:
+            speaker = folders[1] if len(folders) > 1 else None
+            recordings.append(Recording(path, str(root / path), label_of_folder(folders[0]), speaker, size_bytes))
+        else:
+            others.append(path)
+    _check(corpus, recordings)
+    return Listing(tuple(recordings), tuple(others))
+
+
+def _files(root: UPath) -> Iterable[tuple[str, int]]:
+    """Yield (path below `root`, size) of all files."""
+    prefix = root.fs._strip_protocol(root.path).rstrip("/") + "/"
+    for path, info in root.fs.find(root.path, detail=True).items():
+        yield path.removeprefix(prefix), int(info["size"])
+
+
+def _check(corpus: str, recordings: list[Recording]) -> None:
+    extensions = " ".join(sorted(EXTENSIONS))
+    if not recordings:
+        raise UsageError(
+            f"--corpus {corpus}: no recording in it; expected LANGUAGE/[SPEAKER/]file with one of {extensions}"
+        )
+    folder_of: dict[str, str] = {}
+    for recording in recordings:
+        folder = recording.recording_id.split("/")[0]
+        if folder_of.setdefault(recording.label, folder) != folder:
+            raise UsageError(
+                f"--corpus {corpus}: the folders {folder_of[recording.label]!r} and {folder!r} both give the label "
+                f"{recording.label!r}; rename one"
+            )
+    if len(folder_of) < 2:
+        raise UsageError(f"--corpus {corpus}: only one language, {min(folder_of)!r}; a classifier needs at least two")

@@ -1,0 +1,40 @@
+"""The demo's corpus: synthesised below the output folder, on any machine the same."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+from pipeline.config import digest
+from pipeline.errors import UsageError
+from pipeline.executors import Executor
+from pipeline.progress import track
+from pipeline.schema import Layout, is_local, write_atomically
+from pipeline.synthesis import DemoConfig, Recording, recordings, write
+
+log = logging.getLogger(__name__)
+
+
+def make_corpus(layout: Layout, config: DemoConfig, executor: Executor) -> str:
+    """Synthesise what is missing of the corpus in OUT/corpus, and return that folder."""
+    if not is_local(layout.root):
+        raise UsageError(f"--out {layout.root}: the demo needs a folder on this machine")
+    root = Path(str(layout.root)) / "corpus"
+    key_file, key = layout.root / "corpus.key", digest(config.model_dump())
+    if key_file.exists() and key_file.read_text() != key:
+        raise UsageError(
+            f"--out {layout.root} holds a demo of other settings ({key_file.read_text()}, this one is {key}); take "
+            "another --out"
+        )
+    write_atomically(key_file, key.encode())
+    missing = [recording for recording in recordings(config) if not (root / recording.path).exists()]
+    if not missing:
+        log.info("demo: the corpus is there already")
+        return str(root)
+    with track("demo", len(missing), "recordings", executor.dashboard) as progress:
+        for _ in executor.run(partial(_write, root=root, config=config), missing):
+            progress.advance(audio_s=config.utterance_s)
+    return str(root)
+
+
+def _write(recording: Recording, *, root: Path, config: DemoConfig) -> None:
+    write(root, config, recording)

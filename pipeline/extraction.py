@@ -1,0 +1,126 @@
+"""The extract stage: manifest → store and ledger."""
+
+import importlib.metadata
+import logging
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+
+from pipeline import ledger, manifest, store, tables
+from pipeline.config import PipelineConfig
+from pipeline.errors import PipelineError, UsageError
+from pipeline.executors import Executor
+from pipeline.plan import Plan, feature_shape, projected_bytes
+from pipeline.progress import track
+from pipeline.schema import SCHEMA_VERSION, SPLITS, Layout, flag_attributes
+from pipeline.statistics import combine
+from pipeline.task import extract_shard
+
+# their versions decide the bits of a feature
+LIBRARIES = ("librosa", "numpy", "scipy", "soundfile", "soxr", "zarr")
+IDLE_WORKER_BYTES = 300 * 2**20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What the stage did: `busy_s` is the workers' time, `wall_s` the driver's."""
+
+    shards: int
+    shards_new: int
+    audio_s_new: float
+    busy_s: float
+    wall_s: float
+    workers: int
+
+
+def extract(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executor: Executor) -> Extraction:
+    """Write every shard of the plan that is not marked finished, then the statistics and the ledger."""
+    started_s = time.perf_counter()
+    plan = Plan(table, config)
+    open_store(layout, table, plan)
+    done = store.finished(layout)
+    pending = [index for index in range(len(plan)) if index not in done]
+    if done:
+        log.info("extract: %d of %d shards are finished already", len(done), len(plan))
+    busy_s = audio_s = 0.0
+    if pending:
+        _check_memory(executor, config)
+        work = partial(extract_shard, out=str(layout.root), config=config)
+        with track("extract", len(pending), "shards", executor.dashboard) as progress:
+            for summary in executor.run(work, (plan[index] for index in pending)):
+                shard_s = plan.duration_s(plan[summary.index])
+                busy_s, audio_s = busy_s + summary.busy_s, audio_s + shard_s
+                progress.advance(audio_s=shard_s, failed=summary.failed)
+    finish(layout, table, plan)
+    wall_s = time.perf_counter() - started_s
+    return Extraction(len(plan), len(pending), audio_s, busy_s, wall_s, executor.workers)
+
+
+def open_store(layout: Layout, table: pd.DataFrame, plan: Plan) -> None:
+    """Create the store, or check that the one there is of this configuration and this manifest."""
+    found = store.attributes(layout)
+    wanted = _attributes(table, plan.config)
+    if found is None:
+        _create(layout, table, plan)
+        return
+    for key, what in (("config_hash", "configuration"), ("manifest_digest", "manifest")):
+        if found[key] != wanted[key]:
+            raise UsageError(
+                f"--out {layout.root} holds a store of another {what} ({key} {found[key]}, this run has "
+                f"{wanted[key]}); take another --out, or the {what} that it was made with"
+            )
+
+
+def finish(layout: Layout, table: pd.DataFrame, plan: Plan) -> None:
+    """Write what is known only when all shards are finished: statistics and ledger."""
+    indices = range(len(plan))
+    statistics = combine((store.read_record(layout, i) for i in indices), plan.config.features.n_mfcc)
+    store.seal(layout, statistics.mean, statistics.std, statistics.count)
+    tables.write(layout.ledger, ledger.build(table, (store.read_record(layout, i) for i in indices), plan.config))
+
+
+def _create(layout: Layout, table: pd.DataFrame, plan: Plan) -> None:
+    config = plan.config
+    outline = store.Outline(
+        features_shape=feature_shape(plan, config.features),
+        sequences_per_chunk=config.store.sequences_per_chunk,
+        sequences_per_shard=config.store.sequences_per_shard,
+        timestep_s=config.features.hop_s,
+        attributes=_attributes(table, config),
+        array_attributes={
+            "features": {"long_name": "mel-frequency cepstral coefficients"},
+            "label": {"long_name": "language", **flag_attributes(manifest.labels(table))},
+            "split": {"long_name": "split by speaker", **flag_attributes(SPLITS)},
+            "recording": {"long_name": "row of manifest.parquet"},
+            "start_frame": {"long_name": "first frame of the sequence within its recording"},
+            "valid": {"long_name": "false where the recording failed or fell short"},
+            "timestep": {"long_name": "time from the start of the sequence", "units": "s"},
+            "mfcc": {"long_name": "coefficient number"},
+            "train_count": {"long_name": "frames of valid training sequences"},
+        },
+    )
+    store.create(layout, outline)
+
+
+def _attributes(table: pd.DataFrame, config: PipelineConfig) -> dict[str, object]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config": config.model_dump(include=set(PipelineConfig.model_fields)),
+        "config_hash": config.store_hash,
+        "manifest_digest": manifest.digest(table),
+        "split_runs": manifest.split_runs(table),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+
+
+def _check_memory(executor: Executor, config: PipelineConfig) -> None:
+    limit, needed = executor.worker_memory_bytes(), projected_bytes(config) + IDLE_WORKER_BYTES
+    if limit is not None and needed > limit:
+        raise PipelineError(
+            f"a shard of {config.store.sequences_per_shard} sequences needs up to {needed >> 20} MiB of memory, the "
+            f"workers have {limit >> 20} MiB; make store.chunks_per_shard smaller or give workers more memory"
+        )

@@ -1,0 +1,172 @@
+"""The manifest: every recording with its split, and the place of its sequences in the store."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xxhash
+from numpy.typing import NDArray
+
+from pipeline.audio import Header, resampled_length
+from pipeline.config import PipelineConfig, SplitConfig
+from pipeline.corpus import Recording
+from pipeline.errors import UsageError
+from pipeline.schema import MANIFEST_COLUMNS, SPLITS
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A recording with its header, or with the reason why there is none."""
+
+    recording: Recording
+    header: Header | None
+    error: str | None = None
+
+
+def build(probes: Iterable[Probe], config: PipelineConfig) -> pd.DataFrame:
+    """Build the manifest, one row a recording in plan order, as a function of the corpus and `config`.
+
+    Rows are sorted by split (in the order of SPLITS) and, within a split, by a hash of seed and recording id, so
+    that reading the store in order meets languages and speakers mixed. Raises UsageError where a language has no
+    usable recording.
+    """
+    table = _describe(probes, config)
+    _check_languages(table, config)
+    table["split"] = assign_splits(table, config.split, config.seed)
+    split_code = table["split"].map(_code_of(SPLITS))
+    shuffled = np.array([stable_hash(config.seed, name) for name in table["recording_id"]], np.uint64)
+    table = table.iloc[np.lexsort((shuffled, split_code))].reset_index(drop=True)
+    table["first_sequence"] = (table["sequences"].cumsum() - table["sequences"]).astype(np.int64)
+    return table[list(MANIFEST_COLUMNS)]
+
+
+def _describe(probes: Iterable[Probe], config: PipelineConfig) -> pd.DataFrame:
+    """One row a recording: what the listing and the header say, and the frames and sequences that follow."""
+    rows = []
+    for probe in probes:
+        header = probe.header or Header(0, config.features.sample_rate_hz, 0)
+        samples = resampled_length(header.samples, header.sample_rate_hz, config.features.sample_rate_hz)
+        frames = config.features.frames(samples)
+        recording = probe.recording
+        rows.append((
+            recording.recording_id, recording.uri, recording.label, recording.speaker, header.duration_s,
+            header.sample_rate_hz if probe.header else 0, header.channels, frames,
+            frames // config.store.timesteps, recording.size_bytes, probe.error,
+        ))  # fmt: skip
+    columns = (
+        "recording_id", "uri", "label", "speaker", "duration_s", "sample_rate_hz", "channels", "frames",
+        "sequences", "size_bytes", "error",
+    )  # fmt: skip
+    table = pd.DataFrame(rows, columns=columns)
+    text = dict.fromkeys(("recording_id", "uri", "label", "speaker", "error"), "string")
+    return table.astype({**text, "sample_rate_hz": "int32", "channels": "int32", "frames": "int64"})
+
+
+def _check_languages(table: pd.DataFrame, config: PipelineConfig) -> None:
+    usable = table.groupby("label")["sequences"].sum()
+    for label in usable.index[usable == 0]:
+        rows = table[table["label"] == label]
+        failed = int(rows["error"].notna().sum())
+        short_s = config.store.timesteps * config.features.hop_s
+        raise UsageError(
+            f"language {label!r} has no usable recording ({failed} unreadable, {len(rows) - failed} shorter than "
+            f"{short_s:g} s); mend its files or take the folder away"
+        )
+
+
+def assign_splits(table: pd.DataFrame, fractions: SplitConfig, seed: int) -> pd.Series:
+    """Return the split of each row of `table` (columns recording_id, label, speaker, duration_s, sequences).
+
+    All recordings of a speaker fall into one split; a recording without a speaker counts as a speaker of its own.
+    Within a language the speakers, in the order of a stable hash of seed and name, go to training until its
+    fraction of the language's duration is reached, then to validation, then to test; but the first goes to
+    training, the second to test and the third to validation whatever the fractions, so that a language with few
+    speakers can be trained before it can be tested. A speaker of several languages keeps the split that the first
+    of them, by name, gave.
+    """
+    # no path holds a NUL, so a recording never passes for a speaker
+    speaker = table["speaker"].fillna("\0" + table["recording_id"])
+    usable_s = table["duration_s"].where(table["sequences"] > 0, 0.0)
+    duration_s = usable_s.groupby([table["label"], speaker]).sum()
+    split_of: dict[str, str] = {}
+    for label in duration_s.index.unique(level=0):
+        _split_language(duration_s[label].to_dict(), fractions, seed, split_of)
+    return speaker.map(split_of)
+
+
+def _split_language(
+    duration_s: Mapping[str, float], fractions: SplitConfig, seed: int, split_of: dict[str, str]
+) -> None:
+    """Give each speaker of one language a split in `split_of`, unless another language gave one already."""
+    held_s = dict.fromkeys(SPLITS, 0.0)
+    for name, seconds in duration_s.items():
+        if name in split_of:
+            held_s[split_of[name]] += seconds
+    new = sorted((name for name in duration_s if name not in split_of), key=lambda name: stable_hash(seed, name))
+    usable = [name for name in new if duration_s[name] > 0]
+    split_of.update((name, "train") for name in new if duration_s[name] == 0)
+    empty = [split for split in ("train", "test", "validation") if held_s[split] == 0]
+    for name, split in zip(usable, empty, strict=False):
+        split_of[name] = split
+        held_s[split] += duration_s[name]
+    total_s = sum(duration_s.values())
+    for name in usable[len(empty) :]:
+        # the split in whose part of the duration the middle of the speaker falls
+        middle_s = duration_s[name] / 2
+        if held_s["train"] + middle_s <= fractions.train * total_s:
+            split = "train"
+        elif held_s["validation"] + middle_s <= fractions.validation * total_s:
+            split = "validation"
+        else:
+            split = "test"
+        split_of[name] = split
+        held_s[split] += duration_s[name]
+
+
+def stable_hash(seed: int, name: str) -> int:
+    """Return a 64-bit hash that is the same on every machine and in every Python."""
+    text = f"{seed}\0{name}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def digest(manifest: pd.DataFrame) -> str:
+    """Return a digest of all that the store's bytes depend on: every column but where the files lie."""
+    state = xxhash.xxh3_128()
+    for name in manifest.columns.drop("uri"):
+        state.update(name.encode())
+        state.update(pd.util.hash_pandas_object(manifest[name], index=False).to_numpy().tobytes())
+    return state.hexdigest()
+
+
+def labels(manifest: pd.DataFrame) -> tuple[str, ...]:
+    """Return the labels in the order of their codes."""
+    return tuple(sorted(manifest["label"].unique()))
+
+
+def split_runs(manifest: pd.DataFrame) -> dict[str, list[list[int]]]:
+    """Return where each split's sequences are: {split: [[start, stop], …]}, no entry for an empty split."""
+    ends = manifest["sequences"].groupby(manifest["split"]).sum()
+    runs, start = {}, 0
+    for split in SPLITS:
+        count = int(ends.get(split, 0))
+        if count:
+            runs[split] = [[start, start + count]]
+        start += count
+    return runs
+
+
+def languages_without(manifest: pd.DataFrame, split: str) -> list[str]:
+    """Return the labels that have no sequence in `split`."""
+    present = manifest[(manifest["split"] == split) & (manifest["sequences"] > 0)]["label"]
+    return sorted(set(labels(manifest)) - set(present))
+
+
+def as_codes(values: pd.Series, names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the position of each value in `names`."""
+    return np.asarray(values.map(_code_of(names)), np.int64)
+
+
+def _code_of(names: Sequence[str]) -> dict[str, int]:
+    return {name: code for code, name in enumerate(names)}

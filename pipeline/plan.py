@@ -1,0 +1,112 @@
+"""The plan: which frames of which recording land in which shard. Pure arithmetic on the manifest."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pipeline import manifest as manifests
+from pipeline.config import FeatureConfig, PipelineConfig
+from pipeline.schema import SPLITS
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive sequences of one recording that land in one shard.
+
+    `recording` is the row of the manifest, `first` the first sequence within the recording, `place` the first
+    within the shard.
+    """
+
+    recording: int
+    uri: str
+    label: int
+    split: int
+    first: int
+    count: int
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The unit of work: sequences [start, stop) of the store, and the segments that fill them."""
+
+    index: int
+    start: int
+    stop: int
+    segments: tuple[Segment, ...]
+
+    def __str__(self) -> str:
+        return f"shard {self.index} (sequences {self.start} to {self.stop})"
+
+
+class Plan:
+    """All shards of a manifest, made one at a time when asked for; holds a few arrays of one value a recording."""
+
+    def __init__(self, manifest: pd.DataFrame, config: PipelineConfig) -> None:
+        self.config = config
+        self.sequences = int(manifest["sequences"].sum())
+        used = np.flatnonzero(manifest["sequences"].to_numpy() > 0)
+        rows = manifest.iloc[used]
+        self._row = used
+        self._uri = rows["uri"].to_numpy()
+        self._label = manifests.as_codes(rows["label"], manifests.labels(manifest))
+        self._split = manifests.as_codes(rows["split"], SPLITS)
+        self._start = rows["first_sequence"].to_numpy(np.int64)
+        self._stop = self._start + rows["sequences"].to_numpy(np.int64)
+
+    def __len__(self) -> int:
+        return -(-self.sequences // self.config.store.sequences_per_shard)
+
+    def __iter__(self) -> Iterator[Shard]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Shard:
+        """Return shard `index`; raises IndexError past the last."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"shard {index}: the plan has {len(self)}")
+        size = self.config.store.sequences_per_shard
+        start, stop = index * size, min((index + 1) * size, self.sequences)
+        first = int(np.searchsorted(self._stop, start, side="right"))
+        last = int(np.searchsorted(self._start, stop, side="left"))
+        return Shard(index, start, stop, tuple(self._segment(i, start, stop) for i in range(first, last)))
+
+    def _segment(self, i: int, start: int, stop: int) -> Segment:
+        begin, end = max(start, int(self._start[i])), min(stop, int(self._stop[i]))
+        return Segment(
+            recording=int(self._row[i]),
+            uri=str(self._uri[i]),
+            label=int(self._label[i]),
+            split=int(self._split[i]),
+            first=begin - int(self._start[i]),
+            count=end - begin,
+            place=begin - start,
+        )
+
+    def duration_s(self, shard: Shard) -> float:
+        """Return the seconds of audio that `shard` stores."""
+        return (shard.stop - shard.start) * self.config.store.timesteps * self.config.features.hop_s
+
+
+def projected_bytes(config: PipelineConfig) -> int:
+    """Return the most memory that extracting one shard takes beyond an idle worker, whatever the recordings.
+
+    The shard's features twice (once more while they are encoded and checksummed), the log-mel spectrogram of the
+    one recording in hand as far as it lands in the shard, and the blocks being decoded.
+    """
+    frames = config.store.sequences_per_shard * config.store.timesteps
+    return 4 * frames * (3 * config.features.n_mfcc + 2 * config.features.n_mels) + BLOCKS_BYTES
+
+
+BLOCKS_BYTES = 64 * 2**20
+
+
+def frames_of(segment: Segment, timesteps: int) -> tuple[int, int]:
+    """Return the [start, stop) frames of the recording that `segment` needs."""
+    return segment.first * timesteps, (segment.first + segment.count) * timesteps
+
+
+def feature_shape(plan: Plan, features: FeatureConfig) -> tuple[int, int, int]:
+    """Return the shape of the store's features: (sequence, timestep, mfcc)."""
+    return plan.sequences, plan.config.store.timesteps, features.n_mfcc

@@ -1,0 +1,321 @@
+"""The command line: `python -m pipeline.run`. Its stages are the architecture, top to bottom."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import pandas as pd
+from rich.console import Console
+
+from model.config import ModelConfig, ModelsConfig
+from pipeline import demo, extraction, ledger, manifest, status, store, tables, verification
+from pipeline.cluster import load_profile
+from pipeline.config import PipelineConfig, digest, load
+from pipeline.corpus import Listing, list_recordings
+from pipeline.errors import PipelineError, UsageError
+from pipeline.executors import DaskExecutor, Executor, SerialExecutor
+from pipeline.progress import set_up_logging
+from pipeline.scan import few, scan
+from pipeline.schema import Layout
+from pipeline.state import RunState
+from pipeline.synthesis import DemoConfig
+
+EXIT_TOO_MANY_FAILED = 3
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+log = logging.getLogger("pipeline.run")  # __name__ is __main__ here
+
+
+class RunConfig(PipelineConfig):
+    """All settings of a run."""
+
+    models: ModelsConfig = ModelsConfig()
+    demo: DemoConfig = DemoConfig()
+
+    @property
+    def pipeline(self) -> PipelineConfig:
+        """The settings that the store depends on."""
+        return PipelineConfig.model_validate(self.model_dump(include=set(PipelineConfig.model_fields)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage is given."""
+
+    layout: Layout
+    config: RunConfig
+    state: RunState
+    executor: Executor
+    corpus: str | None
+    recheck: bool
+
+    def skips(self, stage: str, key: str) -> bool:
+        """Whether `stage` has nothing to do; says so."""
+        if self.recheck or not self.state.unchanged(stage, key):
+            return False
+        log.info("%s: unchanged, nothing to do", stage)
+        return True
+
+    def manifest(self) -> pd.DataFrame:
+        """Return the manifest; raises UsageError where there is none."""
+        if not self.layout.manifest.exists():
+            raise UsageError(f"--out {self.layout.root}: there is no manifest yet; run scan first")
+        return tables.read(self.layout.manifest)
+
+    def store_key(self) -> str:
+        """Digest of the finished store; raises UsageError where there is none."""
+        extracted = self.state.stages.get("extract")
+        if extracted is None:
+            raise UsageError(f"--out {self.layout.root}: nothing is extracted yet; run extract first")
+        return digest([extracted["key"], extracted["outputs"]])
+
+
+def scan_stage(run: Run) -> None:
+    """Corpus → manifest."""
+    if run.corpus is None:
+        raise UsageError("--corpus is missing: the folder LANGUAGE/[SPEAKER/]file of recordings")
+    listing = list_recordings(run.corpus)
+    key = digest([listing.digest, run.corpus, run.config.pipeline.store_hash])
+    if run.skips("scan", key) or _keeps_manifest(run, listing):
+        return
+    started_s = time.perf_counter()
+    table = scan(listing, run.layout, run.config.pipeline, run.executor)
+    run.state.record(
+        "scan", key, [run.layout.manifest], wall_s=time.perf_counter() - started_s, recordings=len(table),
+        others=len(listing.others),
+    )  # fmt: skip
+
+
+def _keeps_manifest(run: Run, listing: Listing) -> bool:
+    """Whether the store's manifest stays although recordings went; raises UsageError where some came or changed."""
+    if store.attributes(run.layout) is None or not run.layout.manifest.exists():
+        return False
+    known: dict[str, int] = dict(
+        tables.read(run.layout.manifest)[["recording_id", "size_bytes"]].itertuples(index=False)
+    )
+    sizes = {recording.recording_id: recording.size_bytes for recording in listing.recordings}
+    new = [name for name in sizes if sizes[name] != known.get(name)]
+    gone = [name for name in known if name not in sizes]
+    if new:
+        raise UsageError(
+            f"--corpus {run.corpus}: {len(new)} recordings are new or changed since the store in {run.layout.root} "
+            f"was begun ({few(new)}); take another --out"
+        )
+    if gone:
+        log.warning("scan: %d recordings of the manifest are gone: %s; the manifest stays", len(gone), few(gone))
+    return bool(gone)
+
+
+def extract_stage(run: Run) -> None:
+    """Manifest → store and ledger."""
+    table = run.manifest()
+    key = digest([run.config.pipeline.store_hash, manifest.digest(table)])
+    if run.skips("extract", key):
+        return
+    result = extraction.extract(run.layout, table, run.config.pipeline, run.executor)
+    counts = ledger.counts(tables.read(run.layout.ledger))
+    log.info("extract: %s", ", ".join(f"{n} {status}" for status, n in counts.items()))
+    outputs = [run.layout.ledger, run.layout.store / "zarr.json", run.layout.store / "train_count" / "c"]
+    run.state.record("extract", key, outputs, recordings=counts, **asdict(result))
+
+
+def verify_stage(run: Run) -> None:
+    """Check the store against its checksums, and the ledger against the store."""
+    key = run.store_key()
+    if run.skips("verify", key):
+        return
+    started_s = time.perf_counter()
+    shards = verification.verify(run.layout, run.manifest(), run.config.pipeline, run.executor)
+    log.info("verify: %d shards are as they were written, the ledger closes", shards)
+    run.state.record("verify", key, [], wall_s=time.perf_counter() - started_s, shards=shards)
+
+
+def _model_key(run: Run, name: str, config: ModelConfig) -> str:
+    return digest([run.store_key(), name, config.model_dump(mode="json"), run.config.seed])
+
+
+def train_stage(run: Run) -> None:
+    """Store → models."""
+    for name, config in run.config.models.chosen().items():
+        stage, key = f"train/{name}", _model_key(run, name, config)
+        if run.skips(stage, key):
+            continue
+        from model.train import train  # noqa: PLC0415 TensorFlow takes seconds to load
+
+        started_s = time.perf_counter()
+        facts = train(run.layout, name, config, run.config.seed, key)
+        folder = run.layout.model(name)
+        outputs = [folder / file for file in ("model.keras", "labels.json", "history.csv")]
+        run.state.record(stage, key, outputs, wall_s=time.perf_counter() - started_s, **facts)
+
+
+def evaluate_stage(run: Run) -> None:
+    """Models → metrics."""
+    for name in run.config.models.chosen():
+        trained = run.state.stages.get(f"train/{name}")
+        if trained is None:
+            raise UsageError(f"--out {run.layout.root}: the model {name} is not trained yet; run train first")
+        stage, key = f"evaluate/{name}", digest([run.store_key(), trained["outputs"]])
+        if run.skips(stage, key):
+            continue
+        from model.evaluate import evaluate  # noqa: PLC0415 TensorFlow takes seconds to load
+
+        started_s = time.perf_counter()
+        metrics = evaluate(run.layout, name, digest(run.config.model_dump(mode="json")))
+        levels = [level for level in ("frame", "sequence", "recording") if level in metrics]
+        accuracies = {f"{level}_accuracy": metrics[level]["accuracy"] for level in levels}
+        log.info("evaluate %s: %s", name, ", ".join(f"{k} {v:.2%}" for k, v in accuracies.items()))
+        run.state.record(stage, key, [run.layout.metrics(name)], wall_s=time.perf_counter() - started_s, **accuracies)
+
+
+def report_stage(run: Run) -> None:
+    """Everything → one page."""
+    stages = {name: stage["outputs"] for name, stage in run.state.stages.items() if name != "report"}
+    key = digest([run.store_key(), stages])
+    page = run.layout.report / "index.html"
+    if not run.skips("report", key):
+        from pipeline.report import write_report  # noqa: PLC0415 matplotlib is for this stage alone
+
+        started_s = time.perf_counter()
+        write_report(run.layout)
+        run.state.record("report", key, [page], wall_s=time.perf_counter() - started_s)
+    log.info("report: %s", page)
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "scan": scan_stage,
+    "extract": extract_stage,
+    "verify": verify_stage,
+    "train": train_stage,
+    "evaluate": evaluate_stage,
+    "report": report_stage,
+}
+ON_CLUSTER = ("scan", "extract", "verify")
+
+
+def execute(run: Run, stages: list[str]) -> None:
+    """Run stages one after the other; the cluster is gone before training needs the cores."""
+    for name in stages:
+        if name not in ON_CLUSTER:
+            run.executor.close()
+        STAGES[name](run)
+
+
+def _prepare(layout: Layout, config: RunConfig, corpus: str | None) -> RunState:
+    """Check that the output folder can be written and is of this configuration, before any work."""
+    found = store.attributes(layout)
+    wanted = config.pipeline.store_hash
+    if found is not None and found["config_hash"] != wanted:
+        raise UsageError(
+            f"--out {layout.root} holds a store of another configuration (hash {found['config_hash']}, this run has "
+            f"{wanted}); take another --out, or the configuration that it was made with"
+        )
+    state = RunState(layout)
+    settings = config.model_dump(mode="json")
+    try:
+        state.describe(corpus=corpus, config=settings, config_hash=digest(settings))
+    except OSError as error:
+        raise UsageError(f"--out {layout.root} cannot be written: {error.strerror or error}") from None
+    return state
+
+
+def _check_failures(layout: Layout, most: float) -> None:
+    """Exit with 3 where more recordings failed than allowed."""
+    if not layout.ledger.exists():
+        return
+    rows = tables.read(layout.ledger)
+    if ledger.failed_fraction(rows) > most:
+        failed = ledger.counts(rows)["failed"]
+        log.error(
+            "done, but %d of %d recordings failed, more than --max-failed-fraction %g allows; the reasons are in %s",
+            failed, len(rows), most, layout.ledger,
+        )  # fmt: skip
+        sys.exit(EXIT_TOO_MANY_FAILED)
+
+
+EPILOG = """
+\b
+Examples:
+  python -m pipeline.run demo --out out/demo
+  python -m pipeline.run --corpus recordings --out out/mine --workers 4
+  python -m pipeline.run train --out out/mine --set models.lstm.units=200
+
+\b
+Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, but too many recordings failed;
+130 interrupted (the same command continues).
+"""
+
+
+@click.command(epilog=EPILOG, context_settings={"max_content_width": 110})
+@click.argument("stage", type=click.Choice(["all", "demo", *STAGES, "status"]), default="all", metavar="[STAGE]")
+@click.option("--corpus", metavar="URI", help="Recordings: LANGUAGE/[SPEAKER/…]/file (wav, flac, ogg, opus, mp3).")
+@click.option("--out", metavar="URI", required=True, help="The output folder; made if it is not there.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings in YAML.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="One setting; may be repeated.")
+@click.option("--cluster", default="local", show_default=True, metavar="PROFILE", help="A profile of cluster.yaml.")
+@click.option("--cluster-file", type=click.Path(path_type=Path), help="Another file of profiles.")
+@click.option("--executor", type=click.Choice(["dask", "serial"]), default="dask", show_default=True,
+              help="Where tasks run: on the cluster, or in this process.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=1), help="Dask workers of one thread each.  [default: the cores]")
+@click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.01, show_default=True,
+              help="Exit with 3 if a larger part of the recordings failed.")  # fmt: skip
+def main(
+    stage: str, corpus: str | None, out: str, config_file: Path | None, overrides: tuple[str, ...], cluster: str,
+    cluster_file: Path | None, executor: str, workers: int | None, max_failed_fraction: float,
+) -> None:  # fmt: skip
+    """Turn a folder of recordings into a spoken-language classifier.
+
+    STAGE is all (the default), demo (synthesises its own corpus first), scan, extract, verify, train, evaluate,
+    report or status. A stage whose inputs, settings and outputs are unchanged is skipped; one that was interrupted
+    continues.
+    """
+    layout = Layout.at(out)
+    if stage == "status":
+        status.show(layout, Console())
+        return
+    config = load(RunConfig, config_file, overrides)
+    runs_on = SerialExecutor() if executor == "serial" else DaskExecutor(load_profile(cluster, cluster_file), workers)
+    with runs_on:
+        state = _prepare(layout, config, corpus)
+        if stage == "demo":
+            corpus = demo.make_corpus(layout, config.demo, runs_on)
+        stages = list(STAGES) if stage in ("all", "demo") else [stage]
+        execute(Run(layout, config, state, runs_on, corpus, recheck=stage == "verify"), stages)
+    _check_failures(layout, max_failed_fraction)
+
+
+def _terminate(*_: object) -> None:
+    sys.exit(EXIT_TERMINATED)
+
+
+def command_line() -> None:
+    """Run `main`, and turn what can go wrong into one line and an exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    set_up_logging()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        main.main(prog_name="python -m pipeline.run", standalone_mode=False)
+    except click.ClickException as error:
+        log.error("%s (see --help)", error.format_message())
+        sys.exit(UsageError.exit_code)
+    except PipelineError as error:
+        log.error("%s", error)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        log.error("interrupted; the same command continues")
+        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        log.error("%s%s; mend it and run the same command again", place, error.strerror or error)
+        sys.exit(PipelineError.exit_code)
+
+
+if __name__ == "__main__":
+    command_line()

@@ -1,0 +1,122 @@
+"""Names, codes and places of everything that an output folder holds: the contract between the packages."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from upath import UPath
+from upath.implementations.local import PosixUPath, WindowsUPath
+
+SCHEMA_VERSION: Final = 1
+
+SPLITS: Final = ("train", "validation", "test")
+"""Splits in the order of their codes, and in the order in which a store holds them."""
+
+STATUSES: Final = ("ok", "short", "filtered", "failed")
+"""What can become of a recording, from best to worst; a recording in several shards ends as the worst."""
+
+MANIFEST_COLUMNS: Final = (
+    "recording_id", "uri", "label", "speaker", "split", "duration_s", "sample_rate_hz", "channels",
+    "frames", "sequences", "first_sequence", "size_bytes", "error",
+)  # fmt: skip
+LEDGER_COLUMNS: Final = ("recording_id", "status", "reason", "decoded_frames", "sequences_written")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are below the output folder (a path, or any URL that fsspec opens)."""
+
+    root: UPath
+
+    @classmethod
+    def at(cls, uri: str) -> "Layout":
+        """Return the layout of the output folder `uri`."""
+        return cls(UPath(uri).absolute())
+
+    @property
+    def manifest(self) -> UPath:
+        """One row a recording, in plan order."""
+        return self.root / "manifest.parquet"
+
+    @property
+    def ledger(self) -> UPath:
+        """One row a recording: what became of it."""
+        return self.root / "ledger.parquet"
+
+    @property
+    def store(self) -> UPath:
+        """The feature store."""
+        return self.root / "features.zarr"
+
+    @property
+    def shards(self) -> UPath:
+        """One record a finished shard."""
+        return self.root / "shards"
+
+    def shard_record(self, index: int) -> UPath:
+        """Return the place of the record that says that shard `index` is finished."""
+        return self.shards / f"{index:08d}.json"
+
+    def model(self, name: str) -> UPath:
+        """Return the folder of the model `name`."""
+        return self.root / "models" / name
+
+    def metrics(self, name: str) -> UPath:
+        """Return the place of the evaluation of the model `name`."""
+        return self.root / "metrics" / f"{name}.json"
+
+    @property
+    def report(self) -> UPath:
+        """The report's folder; its page is index.html."""
+        return self.root / "report"
+
+    @property
+    def run(self) -> UPath:
+        """Configuration, versions, and what each stage did."""
+        return self.root / "run.json"
+
+
+def flag_attributes(meanings: Sequence[str]) -> dict[str, Any]:
+    """Return the CF attributes that say which code means what; codes count from 0 in the order given.
+
+    CF separates `flag_meanings` by blanks (CF conventions, section 3.5), so a meaning must hold none.
+    """
+    if any(not name or len(name.split()) != 1 for name in meanings):
+        raise ValueError(f"flag meanings must be words without white space, not {list(meanings)}")
+    return {"flag_values": list(range(len(meanings))), "flag_meanings": " ".join(meanings)}
+
+
+def flag_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the meanings in the order of their codes, the inverse of `flag_attributes`."""
+    return tuple(str(attributes["flag_meanings"]).split())
+
+
+def label_of_folder(folder: str) -> str:
+    """Return the label for a language folder: its name with white space as `_`."""
+    return "_".join(folder.split())
+
+
+def worst_status(statuses: Iterable[str]) -> str:
+    """Return the worst of some statuses."""
+    return STATUSES[max(STATUSES.index(status) for status in statuses)]
+
+
+def is_local(path: UPath) -> bool:
+    """Whether `path` is on a file system of this machine."""
+    return isinstance(path, PosixUPath | WindowsUPath)
+
+
+def write_atomically(path: UPath, content: bytes) -> None:
+    """Write a file that is never seen half-written; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_local(path):  # object stores show an object when it is whole
+        path.write_bytes(content)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

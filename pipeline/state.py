@@ -1,0 +1,72 @@
+"""run.json: what each stage was given, what it wrote, and so whether it has to run again."""
+
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import xxhash
+from upath import UPath
+
+from pipeline.errors import UsageError
+from pipeline.schema import Layout, write_atomically
+
+LIBRARIES = (
+    "dask", "distributed", "keras", "librosa", "numpy", "scipy", "soundfile", "soxr", "tensorflow", "xarray", "zarr",
+)  # fmt: skip
+
+
+class RunState:
+    """The record of an output folder, read when made and written after each change."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._content: dict[str, Any] = {"stages": {}}
+        if layout.run.exists():
+            try:
+                self._content = json.loads(layout.run.read_text(encoding="utf-8"))
+            except ValueError:
+                raise UsageError(f"{layout.run} is not JSON; delete it: every stage is then checked anew") from None
+
+    @property
+    def stages(self) -> Mapping[str, Mapping[str, Any]]:
+        """What each stage last did, by its name."""
+        stages: dict[str, dict[str, Any]] = self._content["stages"]
+        return stages
+
+    def describe(self, **facts: Any) -> None:
+        """Record facts about the run as a whole, beside the versions of Python and the libraries."""
+        versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
+        self._content |= {**facts, "versions": versions}
+        self._write()
+
+    def unchanged(self, stage: str, key: str) -> bool:
+        """Whether `stage` has run with the same inputs and settings (`key`), and its files are as it left them."""
+        found = self.stages.get(stage)
+        if found is None or found["key"] != key:
+            return False
+        return all(_digest(self._layout.root / name) == digest for name, digest in found["outputs"].items())
+
+    def record(self, stage: str, key: str, outputs: Iterable[UPath], **facts: Any) -> None:
+        """Record that `stage` is done, with the files that prove it and what else is worth knowing."""
+        prefix = len(self._layout.root.parts)
+        self._content["stages"][stage] = {
+            "key": key,
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "outputs": {"/".join(path.parts[prefix:]): _digest(path) for path in outputs},
+            **facts,
+        }
+        self._write()
+
+    def _write(self) -> None:
+        write_atomically(self._layout.run, json.dumps(self._content, indent=1, ensure_ascii=False).encode())
+
+
+def _digest(path: UPath) -> str | None:
+    """Return the digest of a file, or None where there is none."""
+    try:
+        return xxhash.xxh3_128_hexdigest(path.read_bytes())
+    except FileNotFoundError:
+        return None

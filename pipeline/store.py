@@ -1,0 +1,231 @@
+"""The feature store: created once by the driver, filled by workers in whole shards, sealed by the driver."""
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+import zarr
+import zarr.storage
+from numpy.typing import NDArray
+from upath import UPath
+from zarr.abc.store import Store
+from zarr.codecs import ZstdCodec
+from zarr.core.array_spec import ArrayConfigParams
+from zarr.errors import ZarrUserWarning
+
+from pipeline.schema import Layout, is_local, write_atomically
+
+Arrays = Mapping[str, NDArray[Any]]
+
+# the arrays over `sequence`, which the shards fill
+SEQUENCE_ARRAYS: dict[str, np.dtype[Any]] = {
+    "features": np.dtype("float32"),
+    "label": np.dtype("uint16"),
+    "split": np.dtype("uint8"),
+    "recording": np.dtype("uint32"),
+    "start_frame": np.dtype("uint32"),
+    "valid": np.dtype("bool"),
+}
+STATISTICS = ("train_mean", "train_std")
+# without it a chunk of one value leaves no object, and a missing object would not prove missing work
+WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
+
+
+SUM_UNIT = 2.0**-20
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a store looks like before any shard is written. `features_shape` is (sequence, timestep, mfcc)."""
+
+    features_shape: tuple[int, int, int]
+    sequences_per_chunk: int
+    sequences_per_shard: int
+    timestep_s: float
+    attributes: Mapping[str, Any]
+    array_attributes: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class RecordingOutcome:
+    """What a shard made of one recording: `recording` is its row in the manifest."""
+
+    recording: int
+    status: str
+    reason: str
+    decoded_frames: int
+    sequences_written: int
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """Proof that a shard is finished, and all that the driver needs to know of it.
+
+    `train_sum` and `train_sum_squares` are over the frames of valid training sequences, one value a coefficient, in
+    units of SUM_UNIT: integers add up to the same total in any order.
+    """
+
+    index: int
+    checksums: Mapping[str, str]
+    outcomes: tuple[RecordingOutcome, ...]
+    train_count: int
+    train_sum: tuple[int, ...]
+    train_sum_squares: tuple[int, ...]
+
+    def to_json(self) -> str:
+        """Return the record as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ShardRecord":
+        """Read what `to_json` wrote."""
+        fields = json.loads(text)
+        fields["outcomes"] = tuple(RecordingOutcome(**outcome) for outcome in fields["outcomes"])
+        fields["train_sum"] = tuple(fields["train_sum"])
+        fields["train_sum_squares"] = tuple(fields["train_sum_squares"])
+        return cls(**fields)
+
+
+def zarr_store(path: UPath, *, read_only: bool = False) -> Store:
+    """Return the zarr store at `path`, a folder or any URL that fsspec opens."""
+    if is_local(path):
+        return zarr.storage.LocalStore(str(path), read_only=read_only)
+    return zarr.storage.FsspecStore.from_upath(path, read_only=read_only)
+
+
+def create(layout: Layout, outline: Outline) -> None:
+    """Create the empty store, replacing one whose creation was cut short; attributes are written last."""
+    group = zarr.create_group(zarr_store(layout.store), zarr_format=3, overwrite=True)
+    sequences, timesteps, coefficients = outline.features_shape
+    for name, dtype in SEQUENCE_ARRAYS.items():
+        inner = (timesteps, coefficients) if name == "features" else ()
+        group.create_array(
+            name,
+            shape=(sequences, *inner),
+            dtype=dtype,
+            chunks=(outline.sequences_per_chunk, *inner),
+            shards=(outline.sequences_per_shard, *inner),
+            # MFCC mantissas hardly compress; everything else is runs of equal numbers
+            compressors=None if name == "features" else ZstdCodec(level=3),
+            fill_value=np.nan if name == "features" else 0,
+            dimension_names=("sequence", "timestep", "mfcc")[: 1 + len(inner)],
+            attributes=dict(outline.array_attributes.get(name, {})),
+            config=WRITE_ALL,
+        )
+    timestep = (np.arange(timesteps) * outline.timestep_s).astype(np.float32)
+    _small(group, "timestep", timestep, ("timestep",), outline)
+    _small(group, "mfcc", np.arange(coefficients, dtype=np.int32), ("mfcc",), outline)
+    for name in STATISTICS:
+        _small(group, name, np.full(coefficients, np.nan), ("mfcc",), outline)
+    _small(group, "train_count", np.array(0, np.int64), (), outline)
+    group.attrs.update(dict(outline.attributes))
+    _consolidate(layout)
+
+
+def attributes(layout: Layout) -> dict[str, Any] | None:
+    """Return the attributes of a store whose creation was finished, else None."""
+    if not (layout.store / "zarr.json").exists():
+        return None
+    found = dict(zarr.open_group(zarr_store(layout.store, read_only=True), mode="r").attrs)
+    return found if "schema_version" in found else None
+
+
+def write_shard(layout: Layout, index: int, arrays: Arrays) -> dict[str, str]:
+    """Write all arrays of shard `index`, and return the checksum of each stored object.
+
+    `arrays` holds for every name of SEQUENCE_ARRAYS the whole shard: `features` (sequence, timestep, mfcc), the
+    others (sequence,). Raises ValueError for anything that is not a whole shard, and OSError as the file system.
+    """
+    group = zarr.open_group(zarr_store(layout.store), mode="r+")
+    for name, dtype in SEQUENCE_ARRAYS.items():
+        array = _array(group, name).with_config(WRITE_ALL)
+        start, stop = _bounds(array, index)
+        if arrays[name].shape != (stop - start, *array.shape[1:]) or arrays[name].dtype != dtype:
+            raise ValueError(
+                f"{name} of shard {index}: {arrays[name].dtype} {arrays[name].shape} is not the whole shard"
+            )
+        array[start:stop] = arrays[name]
+    return checksums(layout, index)
+
+
+def checksums(layout: Layout, index: int) -> dict[str, str]:
+    """Return a digest of each stored object of shard `index`: {array: digest, or "missing"}."""
+    group = zarr.open_group(zarr_store(layout.store, read_only=True), mode="r")
+    result = {}
+    for name in SEQUENCE_ARRAYS:
+        array = _array(group, name)
+        path = layout.store / name / array.metadata.encode_chunk_key((index,) + (0,) * (array.ndim - 1))
+        try:
+            result[name] = xxhash.xxh3_128_hexdigest(path.read_bytes())
+        except FileNotFoundError:
+            result[name] = "missing"
+    return result
+
+
+def mark_finished(layout: Layout, record: ShardRecord) -> None:
+    """Say that a shard is finished; the last write of its task."""
+    write_atomically(layout.shard_record(record.index), record.to_json().encode())
+
+
+def read_record(layout: Layout, index: int) -> ShardRecord:
+    """Return the record of the finished shard `index`."""
+    return ShardRecord.from_json(layout.shard_record(index).read_text(encoding="utf-8"))
+
+
+def finished(layout: Layout) -> set[int]:
+    """Return the indices of the shards that are marked finished."""
+    if not layout.shards.exists():
+        return set()
+    return {int(path.stem) for path in layout.shards.iterdir() if path.suffix == ".json"}
+
+
+def seal(layout: Layout, mean: NDArray[np.float64], std: NDArray[np.float64], count: int) -> None:
+    """Write the training statistics and clear what killed workers left: the last write to a store."""
+    group = zarr.open_group(zarr_store(layout.store), mode="r+", use_consolidated=False)
+    _array(group, "train_mean")[:] = mean
+    _array(group, "train_std")[:] = std
+    _array(group, "train_count")[...] = count
+    if is_local(layout.store):
+        for leftover in layout.store.rglob("*.partial"):
+            leftover.unlink()
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name} of {group.store} is not an array")
+    return array
+
+
+def _bounds(array: zarr.Array[Any], index: int) -> tuple[int, int]:
+    """Return the sequences [start, stop) of shard `index`."""
+    size = (array.shards or array.chunks)[0]
+    if not 0 <= index * size < array.shape[0]:
+        raise ValueError(f"shard {index} is outside of an array of {array.shape[0]} sequences")
+    return index * size, min((index + 1) * size, array.shape[0])
+
+
+def _small(group: zarr.Group, name: str, values: NDArray[Any], dims: Iterable[str], outline: Outline) -> None:
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=values.shape or "auto",
+        fill_value=np.nan if values.dtype.kind == "f" else 0,
+        dimension_names=tuple(dims),
+        attributes=dict(outline.array_attributes.get(name, {})),
+        config=WRITE_ALL,
+    )
+    array[...] = values
+
+
+def _consolidate(layout: Layout) -> None:
+    """Put the metadata of all arrays into one object, so that opening a store is one read."""
+    with warnings.catch_warnings():
+        # zarr warns that consolidated metadata is not yet in the specification; xarray warns where it is absent
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(zarr_store(layout.store))
