@@ -1,5 +1,6 @@
 """Configuration: frozen, typed, unknown keys refused, units in the names."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -49,7 +50,7 @@ class FeatureConfig(BaseModel):
     def _consistent(self) -> Self:
         if self.n_mfcc > self.n_mels:
             raise ValueError(f"n_mfcc {self.n_mfcc} must not be larger than n_mels {self.n_mels}")
-        if self.hop_length < 1 or self.n_fft < 2:
+        if self.hop_length < 1 or self.n_fft <= 1:
             raise ValueError("window_s must hold at least 2 samples and hop_s at least 1")
         if self.fmax_hz is not None and not self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
             raise ValueError(f"fmax_hz {self.fmax_hz} must lie between fmin_hz and half of sample_rate_hz")
@@ -68,7 +69,7 @@ class SplitConfig(BaseModel):
     @model_validator(mode="after")
     def _sums_to_one(self) -> Self:
         total = self.train + self.validation + self.test
-        if abs(total - 1) > 1e-9 or self.train == 0:
+        if not math.isclose(total, 1) or self.train == 0:
             raise ValueError(f"train, validation and test must sum to 1 with train above 0; they sum to {total:g}")
         return self
 

@@ -82,5 +82,5 @@ def _check(corpus: str, recordings: list[Recording]) -> None:
                 f"--corpus {corpus}: the folders {folder_of[recording.label]!r} and {folder!r} both give the label "
                 f"{recording.label!r}; rename one"
             )
-    if len(folder_of) < 2:
+    if len(folder_of) == 1:
         raise UsageError(f"--corpus {corpus}: only one language, {min(folder_of)!r}; a classifier needs at least two")

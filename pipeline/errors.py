@@ -1,5 +1,7 @@
 """Errors that a user can mend: each is one line that names the subject, the value and the remedy."""
 
+from collections.abc import Sequence
+
 
 class PipelineError(Exception):
     """A run that failed; the message is all that the user sees, the exit code is 1."""
@@ -11,3 +13,9 @@ class UsageError(PipelineError):
     """A wrong argument, configuration or input folder, found before any work; the exit code is 2."""
 
     exit_code = 2
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of many names, for a message of one line."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

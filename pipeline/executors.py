@@ -94,7 +94,7 @@ class _IgnoreInterrupt(WorkerPlugin):
 
     name = "ignore-interrupt"
 
-    def setup(self, worker: Worker) -> None:
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002 the signature is Dask's
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

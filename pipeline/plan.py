@@ -1,5 +1,6 @@
 """The plan: which frames of which recording land in which shard. Pure arithmetic on the manifest."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ class Plan:
         self._stop = self._start + rows["sequences"].to_numpy(np.int64)
 
     def __len__(self) -> int:
-        return -(-self.sequences // self.config.store.sequences_per_shard)
+        return math.ceil(self.sequences / self.config.store.sequences_per_shard)
 
     def __iter__(self) -> Iterator[Shard]:
         return (self[index] for index in range(len(self)))

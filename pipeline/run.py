@@ -18,10 +18,10 @@ from pipeline import demo, extraction, ledger, manifest, status, store, tables, 
 from pipeline.cluster import load_profile
 from pipeline.config import PipelineConfig, digest, load
 from pipeline.corpus import Listing, list_recordings
-from pipeline.errors import PipelineError, UsageError
+from pipeline.errors import PipelineError, UsageError, few
 from pipeline.executors import DaskExecutor, Executor, SerialExecutor
 from pipeline.progress import set_up_logging
-from pipeline.scan import few, scan
+from pipeline.scan import scan
 from pipeline.schema import Layout
 from pipeline.state import RunState
 from pipeline.synthesis import DemoConfig

@@ -10,6 +10,7 @@ from pipeline import manifest, tables
 from pipeline.audio import AudioError, read_header
 from pipeline.config import PipelineConfig
 from pipeline.corpus import Listing, Recording
+from pipeline.errors import few
 from pipeline.executors import Executor
 from pipeline.manifest import Probe
 from pipeline.progress import track
@@ -57,14 +58,8 @@ def _tell(listing: Listing, table: pd.DataFrame) -> None:
         log.warning("scan: %d files are no recordings and are left out: %s", len(listing.others), few(listing.others))
     unreadable = table[table["error"].notna()]
     if len(unreadable):
-        log.warning("scan: %d recordings cannot be read: %s", len(unreadable), few(unreadable["recording_id"]))
+        log.warning("scan: %d recordings cannot be read: %s", len(unreadable), few(list(unreadable["recording_id"])))
     for split in SPLITS:
         missing = manifest.languages_without(table, split)
         if missing:
             log.warning("scan: no %s speaker for %s", split, ", ".join(missing))
-
-
-def few(names: Sequence[str] | pd.Series, most: int = 3) -> str:
-    """Return the first names of many."""
-    shown = ", ".join(list(names)[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

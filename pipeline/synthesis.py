@@ -4,8 +4,6 @@ The languages share their phones, the frequencies of these and their voices; the
 follows which. A single frame therefore says nothing about the language, whereas a sequence of frames does.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import pathlib
@@ -87,9 +85,9 @@ class Recording(NamedTuple):
 
 
 def voice(config: DemoConfig, speaker: int) -> Voice:
-    """Voice of the speaker of this number in every language, so that voices say nothing about languages.
+    """Voice of the speaker of this number, who speaks every language, so that voices say nothing about languages.
 
-    This holds of a part of the corpus only if it has the same speaker numbers in every language.
+    A split by speaker name keeps it so: it has the same voices in every language.
     """
     rng = np.random.default_rng([config.seed, _VOICE_STREAM, speaker])
     return Voice(
@@ -205,7 +203,7 @@ def recordings(config: DemoConfig) -> Iterator[Recording]:
     """Every file of the corpus, by language, speaker and number."""
     for language, name in enumerate(LANGUAGES):
         for speaker in range(config.speakers_per_language):
-            folder = pathlib.Path(name, f"{name}_{speaker:02d}")
+            folder = pathlib.Path(name, f"speaker_{speaker:02d}")
             for number in range(config.utterances_per_speaker):
                 yield Recording(language, speaker, number, folder / f"utterance_{number:03d}.flac")
 
@@ -217,4 +215,4 @@ def write(root: pathlib.Path, config: DemoConfig, recording: Recording) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     soundfile.write(temporary, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
-    os.replace(temporary, path)
+    temporary.replace(path)

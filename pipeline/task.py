@@ -55,7 +55,7 @@ def extract_shard(shard: Shard, *, out: str, config: PipelineConfig) -> ShardSum
 
 
 def _empty(shard: Shard, config: PipelineConfig) -> Arrays:
-    """The arrays of a shard in which nothing is valid yet."""
+    """Return the arrays of a shard in which nothing is valid yet."""
     count, timesteps = shard.stop - shard.start, config.store.timesteps
     arrays: Arrays = {name: np.zeros(count, dtype) for name, dtype in store.SEQUENCE_ARRAYS.items()}
     arrays["features"] = np.full((count, timesteps, config.features.n_mfcc), np.nan, np.float32)

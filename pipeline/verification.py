@@ -7,7 +7,7 @@ import pandas as pd
 
 from pipeline import ledger, store, tables
 from pipeline.config import PipelineConfig
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, few
 from pipeline.executors import Executor
 from pipeline.plan import Plan
 from pipeline.progress import track
@@ -56,9 +56,9 @@ def check_shard(index: int, *, out: str) -> Damage:
 def _describe(layout: Layout, damaged: list[Damage]) -> str:
     first = damaged[0]
     more = f", and {len(damaged) - 1} more shards" if len(damaged) > 1 else ""
-    records = " ".join(layout.shard_record(damage.index).name for damage in damaged[:10])
+    names = few([layout.shard_record(damage.index).name for damage in damaged])
     return (
         f"shard {first.index} of {layout.store} differs from its checksums in {', '.join(first.arrays)}{more}; delete "
-        f"the records of what differs ({records}{' …' if len(damaged) > 10 else ''}) in {layout.shards} and run "
+        f"the records of what differs ({names}) in {layout.shards} and run "
         "extract again to write them anew"
     )
