@@ -134,6 +134,12 @@ def attributes(layout: Layout) -> dict[str, Any] | None:
     return found if "schema_version" in found else None
 
 
+def read_features(layout: Layout, start: int, stop: int) -> NDArray[np.float32]:
+    """Return the features of sequences [start, stop): (sequence, timestep, mfcc) float32."""
+    group = zarr.open_group(zarr_store(layout.store, read_only=True), mode="r")
+    return np.asarray(_array(group, "features")[start:stop], np.float32)
+
+
 def write_shard(layout: Layout, index: int, arrays: Arrays) -> dict[str, str]:
     """Write all arrays of shard `index`, and return the checksum of each stored object.
 
