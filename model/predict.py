@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from model.startup import load_tensorflow
 from pipeline.audio import AudioError, read_blocks
 from pipeline.config import FeatureConfig
 from pipeline.errors import UsageError
@@ -42,6 +42,7 @@ class Classifier:
         for needed in (model_file, folder / "labels.json"):
             if not needed.exists():
                 raise UsageError(f"MODEL {path}: {needed} is missing; give a folder like OUT/models/lstm")
+        load_tensorflow()
         import keras  # noqa: PLC0415 loading takes seconds, and wrong usage should be told at once
 
         description = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
@@ -108,7 +109,6 @@ Exit codes: 0 all files named; 1 some file could not be read (told on stderr); 2
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead of a table.")
 def main(model: Path, audio: tuple[str, ...], as_json: bool) -> None:
     """Name the language of each recording AUDIO with MODEL, a folder like OUT/models/lstm."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         classifier = Classifier.load(model)
     except UsageError as error:

@@ -156,7 +156,8 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
         allowed = ", ".join(_siblings(schema, first["loc"]))
         return f"{key} = {first['input']!r}: there is no such key; allowed here: {allowed}{more}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}{more}"
+    value = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
+    return f"{key}{value}: {message[0].lower()}{message[1:]}{more}"
 
 
 def _siblings(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

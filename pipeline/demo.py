@@ -14,11 +14,16 @@ from pipeline.synthesis import DemoConfig, Recording, recordings, write
 log = logging.getLogger(__name__)
 
 
-def make_corpus(layout: Layout, config: DemoConfig, executor: Executor) -> str:
-    """Synthesise what is missing of the corpus in OUT/corpus, and return that folder."""
+def corpus_folder(layout: Layout) -> Path:
+    """Return where the demo's corpus is; raises UsageError for an output folder that is not on this machine."""
     if not is_local(layout.root):
         raise UsageError(f"--out {layout.root}: the demo needs a folder on this machine")
-    root = Path(str(layout.root)) / "corpus"
+    return Path(str(layout.root)) / "corpus"
+
+
+def make_corpus(layout: Layout, config: DemoConfig, executor: Executor) -> None:
+    """Synthesise what is missing of the corpus in OUT/corpus."""
+    root = corpus_folder(layout)
     key_file, key = layout.root / "corpus.key", digest(config.model_dump())
     if key_file.exists() and key_file.read_text() != key:
         raise UsageError(
@@ -29,11 +34,10 @@ def make_corpus(layout: Layout, config: DemoConfig, executor: Executor) -> str:
     missing = [recording for recording in recordings(config) if not (root / recording.path).exists()]
     if not missing:
         log.info("demo: the corpus is there already")
-        return str(root)
+        return
     with track("demo", len(missing), "recordings", executor.dashboard) as progress:
         for _ in executor.run(partial(_write, root=root, config=config), missing):
             progress.advance(audio_s=config.utterance_s)
-    return str(root)
 
 
 def _write(recording: Recording, *, root: Path, config: DemoConfig) -> None:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Protocol, Self, TypeVar
 
 import dask.config
-from dask.distributed import Client, KilledWorker, Worker, WorkerPlugin, as_completed
+from distributed import Client, KilledWorker, Worker, WorkerPlugin, as_completed
 from dask.utils import parse_bytes
 
 from pipeline.cluster import ClusterProfile
@@ -151,7 +151,11 @@ class DaskExecutor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            # what Dask and Tornado say of connections that are cut under running tasks is no news
+            for name in ("distributed", "tornado", "asyncio"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
         self.close()
 
     def close(self) -> None:

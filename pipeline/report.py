@@ -1,7 +1,328 @@
-"""stub"""
+"""The report stage: everything in the output folder → one page that explains itself."""
 
-from pipeline.schema import Layout, write_atomically
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from upath import UPath
+
+from pipeline import figures, store, tables
+from pipeline.schema import SPLITS, STATUSES, Layout, write_atomically
+
+LEVELS: Final = ("frame", "sequence", "recording")
+MOST_REASONS: Final = 20
+MOST_EXAMPLES: Final = 3
+MINUTES_BELOW_H: Final = 10.0
+"""A corpus of fewer hours is given in minutes."""
+
+Context = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an output folder holds of what the page shows; all of it may be missing."""
+
+    layout: Layout
+    manifest: pd.DataFrame
+    ledger: pd.DataFrame | None
+    run: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, Any]]
+    histories: Mapping[str, pd.DataFrame]
+    labels: tuple[str, ...]
+
+    @property
+    def stages(self) -> Mapping[str, Mapping[str, Any]]:
+        """What each stage recorded, but for the report, whose record is of the last time."""
+        return {name: stage for name, stage in self.run.get("stages", {}).items() if name != "report"}
+
+    @property
+    def hop_s(self) -> float | None:
+        """Time between frames."""
+        return self._setting("features", "hop_s")
+
+    @property
+    def sequence_s(self) -> float | None:
+        """Length of a sequence."""
+        timesteps = self._setting("store", "timesteps")
+        return None if timesteps is None or self.hop_s is None else timesteps * self.hop_s
+
+    def _setting(self, section: str, key: str) -> float | None:
+        value: float | None = self.run.get("config", {}).get(section, {}).get(key)
+        return value
+
+
+@dataclass
+class Pictures:
+    """The page's pictures, each also a file beside it."""
+
+    folder: UPath
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, png: bytes) -> None:
+        """Write the picture `name` and keep it for embedding."""
+        write_atomically(self.folder / f"{name}.png", png)
+        self.sources[name] = "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def write_report(layout: Layout) -> None:
-    write_atomically(layout.report / "index.html", b"x")
+    """Write report/index.html, and its pictures beside it, from whatever the stages have left so far."""
+    found = _read(layout)
+    pictures = Pictures(layout.report)
+    context = {
+        "run": found.run,
+        "labels": found.labels,
+        "sequence_s": found.sequence_s,
+        "speakers": bool(found.manifest["speaker"].notna().all()),
+        "test_speakers": int(found.manifest["speaker"][found.manifest["split"] == "test"].nunique()),
+        "corpus_name": _corpus_name(found),
+        "corpus": corpus(found, pictures),
+        "outcome": outcome(found),
+        "stages": sorted(({"name": k, **v} for k, v in found.stages.items()), key=lambda stage: stage["finished_at"]),
+        "training": training(found, pictures),
+        "comparison": comparison(found, pictures),
+        "models": models(found, pictures),
+        "example": example(found, pictures),
+        "pictures": pictures.sources,
+    }
+    page = _environment().get_template("report.html.j2").render(context)
+    write_atomically(layout.report / "index.html", page.encode())
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("pipeline"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "count": count, "number": number, "duration": duration}
+    return environment
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """Return a fraction as percent."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def count(value: float) -> str:
+    """Return a whole number with thousands separators."""
+    return f"{value:,.0f}"
+
+
+def number(value: float) -> str:
+    """Return a quantity with the digits that its size deserves."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"  # noqa: PLR2004
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in the units that people say."""
+    if seconds < 60:  # noqa: PLR2004
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:  # noqa: PLR2004
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def _read(layout: Layout) -> Found:
+    manifest = tables.read(layout.manifest)
+    run = json.loads(layout.run.read_text(encoding="utf-8")) if layout.run.exists() else {}
+    names = {path.name for path in _children(layout.root / "models")}
+    names |= {path.stem for path in _children(layout.root / "metrics") if path.suffix == ".json"}
+    metrics, histories = {}, {}
+    for name in sorted(names):
+        if layout.metrics(name).exists():
+            metrics[name] = json.loads(layout.metrics(name).read_text(encoding="utf-8"))
+        history = layout.model(name) / "history.csv"
+        if history.exists():
+            histories[name] = pd.read_csv(io.BytesIO(history.read_bytes()))
+    ledger = tables.read(layout.ledger) if layout.ledger.exists() else None
+    return Found(layout, manifest, ledger, run, metrics, histories, tuple(sorted(manifest["label"].unique())))
+
+
+def _children(folder: UPath) -> Iterable[UPath]:
+    return folder.iterdir() if folder.exists() else ()
+
+
+def _corpus_name(found: Found) -> str:
+    """Return where the recordings came from."""
+    if (found.layout.root / "corpus.key").exists():
+        return "synthesised demo"
+    if found.run.get("corpus"):
+        return str(found.run["corpus"])
+    first = found.manifest.iloc[0]
+    return str(first["uri"]).removesuffix(str(first["recording_id"])).rstrip("/\\")
+
+
+def corpus(found: Found, pictures: Pictures) -> Context:
+    """Return the table of amounts by language and split, and the languages that lack a split."""
+    manifest = found.manifest
+    total_s = float(manifest["duration_s"].sum())
+    unit, unit_s = ("hours", 3600) if total_s >= MINUTES_BELOW_H * 3600 else ("minutes", 60)
+    everything = pd.concat([manifest, manifest.assign(split="total")])
+    by_language = _amounts(everything, ["label", "split"], unit_s)
+    by_split = _amounts(everything, ["split"], unit_s)
+    columns = (*SPLITS, "total")
+    amount = by_language["amount"].unstack(fill_value=0).reindex(columns=list(SPLITS), fill_value=0.0)
+    pictures.add("corpus", figures.amounts(amount, unit, figures.language_colors(found.labels)))
+    return {
+        "unit": unit,
+        "duration_s": total_s,
+        "columns": columns,
+        "rows": [(label, [_cell(by_language, (label, split)) for split in columns]) for label in found.labels],
+        "total": [_cell(by_split, split) for split in columns],
+        "recordings": len(manifest),
+        "unnamed": int(manifest["speaker"].isna().sum()),
+        "without": {split: _languages_without(found, split) for split in SPLITS},
+    }
+
+
+def _amounts(recordings: pd.DataFrame, by: list[str], unit_s: float) -> pd.DataFrame:
+    table = recordings.groupby(by).agg(
+        amount=("duration_s", "sum"), recordings=("recording_id", "size"), speakers=("speaker", "nunique")
+    )
+    return table.assign(amount=table["amount"] / unit_s)
+
+
+def _cell(table: pd.DataFrame, key: Any) -> Mapping[str, float] | None:
+    return {str(name): value for name, value in table.loc[key].items()} if key in table.index else None
+
+
+def _languages_without(found: Found, split: str) -> list[str]:
+    """Return the languages of which `split` has nothing to use: no recording, or none that could be read."""
+    usable = found.manifest["sequences"] if found.ledger is None else found.ledger["sequences_written"]
+    there = found.manifest["label"][(found.manifest["split"] == split) & (usable > 0)]
+    return sorted(set(found.labels) - set(there))
+
+
+def outcome(found: Found) -> Context | None:
+    """Return what became of the recordings: counts by status, and the reasons where one was not ok."""
+    if found.ledger is None:
+        return None
+    statuses = found.ledger["status"].value_counts().reindex(list(STATUSES), fill_value=0)
+    sequences = int(found.ledger["sequences_written"].sum())
+    rows, rest = _reasons(found.ledger[found.ledger["status"] != "ok"])
+    return {
+        "counts": {str(status): int(n) for status, n in statuses.items()},
+        "recordings": len(found.ledger),
+        "sequences": sequences,
+        "stored_s": None if found.sequence_s is None else sequences * found.sequence_s,
+        "reasons": rows,
+        "rest": rest,
+    }
+
+
+def _reasons(bad: pd.DataFrame) -> tuple[list[Context], Context]:
+    """Return a row for each kind of reason, the worst and the most frequent first, and what is left over.
+
+    Reasons that differ in their numbers alone ("ends after 3.2 s") are of one kind.
+    """
+    kind = bad["reason"].str.replace(r"\d+(?:[.,]\d+)*", "…", regex=True)
+    sizes = bad.groupby(["status", kind]).size().rename("n").reset_index()
+    sizes["rank"] = -sizes["status"].map(STATUSES.index)
+    sizes = sizes.sort_values(["rank", "n"], ascending=[True, False], kind="stable")
+    rows = []
+    for status, text, n in sizes.head(MOST_REASONS)[["status", "reason", "n"]].itertuples(index=False):
+        part = bad[(bad["status"] == status) & (kind == text)]
+        one = part["reason"].iloc[0] if part["reason"].nunique() == 1 else text
+        rows.append({
+            "status": status, "reason": one, "n": int(n),
+            "examples": list(part["recording_id"].head(MOST_EXAMPLES)),
+        })  # fmt: skip
+    left = sizes["n"].iloc[MOST_REASONS:]
+    return rows, {"kinds": len(left), "n": int(left.sum())}
+
+
+def training(found: Found, pictures: Pictures) -> list[Context]:
+    """Draw the learning curves, and return what is worth saying of each model's training."""
+    best, histories, rows = {}, {}, []
+    for name, history in found.histories.items():
+        title = f"{name.upper()}, per {'frame' if 'frame' in found.metrics.get(name, {}) else 'sequence'}"
+        histories[title], best[title] = history, best_epoch(history)
+        parameters = found.stages.get(f"train/{name}", {}).get("parameters")
+        rows.append({"name": name, "epochs": len(history), "best": best[title], "parameters": parameters})
+    if rows:
+        pictures.add("curves", figures.curves(histories, best))
+    return rows
+
+
+def best_epoch(history: pd.DataFrame) -> int | None:
+    """Return the epoch with the smallest validation loss, training loss where nothing validates."""
+    losses = history["val_loss" if "val_loss" in history else "loss"].dropna()
+    return int(history["epoch"][losses.idxmin()]) if len(losses) else None
+
+
+def comparison(found: Found, pictures: Pictures) -> Context | None:
+    """Compare the models at each level with each other, with chance, and with always naming one language."""
+    if not found.metrics:
+        return None
+    levels = [level for level in LEVELS if any(level in metrics for metrics in found.metrics.values())]
+    accuracy = pd.DataFrame(
+        {name.upper(): [metrics.get(level, {}).get("accuracy") for level in levels]
+         for name, metrics in found.metrics.items()},
+        index=levels, dtype=float,
+    )  # fmt: skip
+    best = max(found.metrics, key=lambda name: found.metrics[name]["sequence"]["accuracy"])
+    chance = 1 / len(found.metrics[best]["labels"])
+    pictures.add("comparison", figures.comparison(accuracy, chance))
+    return {
+        "levels": levels,
+        "rows": [(name, [metrics.get(level) for level in levels]) for name, metrics in found.metrics.items()],
+        "chance": chance,
+        "commonest": {level: _commonest(found, level) for level in levels},
+        "best": best,
+        "others": [name for name in found.metrics if name != best],
+        "scores": found.metrics,
+    }
+
+
+def _commonest(found: Found, level: str) -> tuple[str, float]:
+    """Return the most frequent language of the test split, and the accuracy of naming no other."""
+    metrics = next(metrics for metrics in found.metrics.values() if level in metrics)
+    per_label = metrics[level]["per_label"]
+    label = max(per_label, key=lambda name: per_label[name]["n"])
+    return str(label), per_label[label]["n"] / metrics[level]["n"]
+
+
+def models(found: Found, pictures: Pictures) -> list[Context]:
+    """Draw the confusion matrices, and return the scores a language, of each model."""
+    rows = []
+    for name, metrics in found.metrics.items():
+        names = []
+        for level in ("sequence", "recording"):
+            names.append(f"confusion_{name}_{level}")
+            counts = np.array(metrics[level]["confusion"], np.int64)
+            title = f"{name.upper()}, per {level} (n = {metrics[level]['n']:,})"
+            pictures.add(names[-1], figures.confusion(counts, metrics["labels"], title))
+        per_label = [(label, [metrics[level]["per_label"][label] for level in ("sequence", "recording")])
+                     for label in metrics["labels"]]  # fmt: skip
+        rows.append({
+            "name": name, "pictures": names, "per_label": per_label,
+            "wide": len(metrics["labels"]) > figures.MOST_LABELS_SMALL,
+        })  # fmt: skip
+    return rows
+
+
+def example(found: Found, pictures: Pictures) -> Context | None:
+    """Draw one test recording's features above what a model made of them, preferably the LSTM."""
+    with_example = [name for name, metrics in found.metrics.items() if metrics.get("example")]
+    if not with_example or found.hop_s is None or not (found.layout.store / "zarr.json").exists():
+        return None
+    name = "lstm" if "lstm" in with_example else with_example[0]
+    facts, labels = found.metrics[name]["example"], found.metrics[name]["labels"]
+    probabilities = np.array(facts["probabilities"])
+    start = facts["first_sequence"]
+    features = store.read_features(found.layout, start, start + len(probabilities))
+    recording, label = str(found.manifest["recording_id"].iloc[facts["recording"]]), labels[facts["label"]]
+    colors = figures.language_colors(found.labels)
+    title = f"{figures.short(recording, 60)}, spoken language: {figures.short(label)}"
+    picture = figures.example(features, probabilities, labels, facts["label"], colors, found.hop_s, title)
+    pictures.add("example", picture)
+    return {"model": name, "recording": recording, "label": label, "mean": probabilities.mean(axis=0)[facts["label"]]}

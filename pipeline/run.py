@@ -1,7 +1,6 @@
 """The command line: `python -m pipeline.run`. Its stages are the architecture, top to bottom."""
 
 import logging
-import os
 import signal
 import sys
 import time
@@ -14,12 +13,14 @@ import pandas as pd
 from rich.console import Console
 
 from model.config import ModelConfig, ModelsConfig
+from model.startup import load_tensorflow
 from pipeline import demo, extraction, ledger, manifest, status, store, tables, verification
 from pipeline.cluster import load_profile
 from pipeline.config import PipelineConfig, digest, load
 from pipeline.corpus import Listing, list_recordings
 from pipeline.errors import PipelineError, UsageError, few
 from pipeline.executors import DaskExecutor, Executor, SerialExecutor
+from pipeline.plan import Plan
 from pipeline.progress import set_up_logging
 from pipeline.scan import scan
 from pipeline.schema import Layout
@@ -117,7 +118,8 @@ def extract_stage(run: Run) -> None:
     """Manifest → store and ledger."""
     table = run.manifest()
     key = digest([run.config.pipeline.store_hash, manifest.digest(table)])
-    if run.skips("extract", key):
+    complete = len(store.finished(run.layout)) == len(Plan(table, run.config.pipeline))
+    if complete and run.skips("extract", key):
         return
     result = extraction.extract(run.layout, table, run.config.pipeline, run.executor)
     counts = ledger.counts(tables.read(run.layout.ledger))
@@ -147,6 +149,7 @@ def train_stage(run: Run) -> None:
         stage, key = f"train/{name}", _model_key(run, name, config)
         if run.skips(stage, key):
             continue
+        load_tensorflow()
         from model.train import train  # noqa: PLC0415 TensorFlow takes seconds to load
 
         started_s = time.perf_counter()
@@ -165,6 +168,7 @@ def evaluate_stage(run: Run) -> None:
         stage, key = f"evaluate/{name}", digest([run.store_key(), trained["outputs"]])
         if run.skips(stage, key):
             continue
+        load_tensorflow()
         from model.evaluate import evaluate  # noqa: PLC0415 TensorFlow takes seconds to load
 
         started_s = time.perf_counter()
@@ -283,9 +287,11 @@ def main(
     config = load(RunConfig, config_file, overrides)
     runs_on = SerialExecutor() if executor == "serial" else DaskExecutor(load_profile(cluster, cluster_file), workers)
     with runs_on:
+        if stage == "demo":
+            corpus = str(demo.corpus_folder(layout))
         state = _prepare(layout, config, corpus)
         if stage == "demo":
-            corpus = demo.make_corpus(layout, config.demo, runs_on)
+            demo.make_corpus(layout, config.demo, runs_on)
         stages = list(STAGES) if stage in ("all", "demo") else [stage]
         execute(Run(layout, config, state, runs_on, corpus, recheck=stage == "verify"), stages)
     _check_failures(layout, max_failed_fraction)
@@ -297,7 +303,6 @@ def _terminate(*_: object) -> None:
 
 def command_line() -> None:
     """Run `main`, and turn what can go wrong into one line and an exit code."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     set_up_logging()
     signal.signal(signal.SIGTERM, _terminate)
     try:

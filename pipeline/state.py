@@ -39,7 +39,7 @@ class RunState:
     def describe(self, **facts: Any) -> None:
         """Record facts about the run as a whole, beside the versions of Python and the libraries."""
         versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
-        self._content |= {**facts, "versions": versions}
+        self._content = {**facts, "versions": versions, "stages": self._content["stages"]}
         self._write()
 
     def unchanged(self, stage: str, key: str) -> bool:

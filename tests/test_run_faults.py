@@ -1,0 +1,217 @@
+"""Whole runs on bad input, bad disks and wrong usage: a clear line, the right exit code, nothing lost."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import xarray as xr
+
+from tests.whole_system import SMALL, command, finished_shards, run, store_bytes, write_corpus
+
+SERIAL = ("--executor", "serial", *SMALL)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "corpus")
+
+
+def ledger_of(out: Path, recording: str) -> pd.Series:
+    rows = pd.read_parquet(out / "ledger.parquet").set_index("recording_id")
+    return rows.loc[recording]
+
+
+def extract(corpus: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run scan and extract; return the last."""
+    scanned = run("scan", "--corpus", corpus, "--out", out, *SERIAL)
+    return run("extract", "--out", out, *SERIAL, *more) if scanned.returncode == 0 else scanned
+
+
+def test_bad_files_are_named_in_the_ledger_and_cost_no_good_one(corpus: Path, tmp_path: Path) -> None:
+    folder, out = corpus / "de" / "de_speaker_0", tmp_path / "out"
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "text.wav").write_text("no audio at all")
+    content = (folder / "0.flac").read_bytes()
+    (folder / "cut.flac").write_bytes(content[: len(content) // 2])
+    (folder / "notes.txt").write_text("not a recording")
+
+    result = run("--corpus", corpus, "--out", out, *SERIAL)
+
+    assert result.returncode == 3, result.stderr
+    assert "3 of 27 recordings failed, more than --max-failed-fraction 0.01 allows" in result.stderr
+    assert "1 files are no recordings and are left out: de/de_speaker_0/notes.txt" in result.stderr
+    expected = {"empty.wav": "the file is empty", "text.wav": "not readable as audio", "cut.flac": "lost sync"}
+    for name, reason in expected.items():
+        row = ledger_of(out, f"de/de_speaker_0/{name}")
+        assert row["status"] == "failed"
+        assert reason in row["reason"]
+    assert (pd.read_parquet(out / "ledger.parquet")["status"] == "ok").sum() == 24
+    assert (out / "report" / "index.html").is_file()
+    allowed = run("--corpus", corpus, "--out", out, *SERIAL, "--max-failed-fraction", "0.2")
+    assert allowed.returncode == 0, allowed.stderr
+
+
+def test_a_recording_deleted_between_scan_and_extract_is_a_failed_one(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("scan", "--corpus", corpus, "--out", out, *SERIAL).returncode == 0
+    (corpus / "en" / "en_speaker_1" / "2.flac").unlink()
+
+    result = run("extract", "--out", out, *SERIAL)
+
+    assert result.returncode == 3, result.stderr
+    row = ledger_of(out, "en/en_speaker_1/2.flac")
+    assert row["status"] == "failed"
+    assert "No such file" in row["reason"]
+    with xr.open_zarr(out / "features.zarr") as dataset:
+        assert int((~dataset["valid"]).sum()) > 0
+        assert bool(dataset["features"].isnull().all(("timestep", "mfcc")).equals(~dataset["valid"]))
+    again = run("scan", "--corpus", corpus, "--out", out, *SERIAL)
+    assert "1 recordings of the manifest are gone: en/en_speaker_1/2.flac; the manifest stays" in again.stderr
+
+
+def test_labels_with_odd_names_go_through_the_whole_run_and_are_escaped(tmp_path: Path) -> None:
+    names = ("süd west", "<script>alert(1)<|script>", "$x_y$")
+    corpus, out = write_corpus(tmp_path / "corpus", names), tmp_path / "out"
+
+    result = run("--corpus", corpus, "--out", out, *SERIAL)
+
+    assert result.returncode == 0, result.stderr
+    with xr.open_zarr(out / "features.zarr") as dataset:
+        meanings = dataset["label"].attrs["flag_meanings"].split()
+    assert sorted(meanings) == sorted(name.replace(" ", "_") for name in names)
+    page = (out / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;|script&gt;" in page
+    assert "süd_west" in page
+
+
+def test_a_corpus_that_grew_is_refused_and_the_store_stays(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert extract(corpus, out).returncode == 0
+    before = store_bytes(out)
+    shutil.copy(corpus / "en" / "en_speaker_1" / "2.flac", corpus / "en" / "en_speaker_1" / "new.flac")
+    result = run("--corpus", corpus, "--out", out, *SERIAL)
+    assert result.returncode == 2
+    assert "1 recordings are new or changed since the store" in result.stderr
+    assert "en/en_speaker_1/new.flac" in result.stderr
+    assert store_bytes(out) == before
+
+
+def test_an_output_folder_of_another_configuration_is_refused_with_both_hashes(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert extract(corpus, out).returncode == 0
+    before = store_bytes(out)
+    with xr.open_zarr(out / "features.zarr") as dataset:
+        held = dataset.attrs["config_hash"]
+    result = run("--corpus", corpus, "--out", out, *SERIAL, "--set", "features.n_mfcc=13")
+    assert result.returncode == 2
+    line = result.stderr.splitlines()[-1]
+    assert "holds a store of another configuration" in line
+    assert held in line
+    assert (
+        len(
+            {word for word in line.replace(",", " ").replace(")", " ").split() if len(word) == 16 and word.isalnum()}
+            - {"configuration"}
+        )
+        == 2
+    )
+    assert store_bytes(out) == before
+
+
+def test_a_mistyped_key_in_a_configuration_file_is_named_before_any_work(corpus: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("features:\n  n_mfc: 20\n")
+    result = run("--corpus", corpus, "--out", tmp_path / "out", "--config", file)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "features.n_mfc = 20: there is no such key; allowed here: sample_rate_hz" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_damage_is_found_named_and_mended_by_the_remedy_told(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert extract(corpus, out).returncode == 0
+    assert run("verify", "--out", out, *SERIAL).returncode == 0
+    before = store_bytes(out)
+    victim = out / "features.zarr" / "features" / "c" / "3" / "0" / "0"
+    content = bytearray(victim.read_bytes())
+    content[100] ^= 1
+    victim.write_bytes(content)
+
+    found = run("verify", "--out", out, *SERIAL)
+
+    assert found.returncode == 1
+    assert "shard 3 of" in found.stderr
+    assert "differs from its checksums in features" in found.stderr
+    (out / "shards" / "00000003.json").unlink()
+    assert run("extract", "--out", out, *SERIAL).returncode == 0
+    assert run("verify", "--out", out, *SERIAL).returncode == 0
+    assert store_bytes(out) == before
+
+
+def test_stages_out_of_order_name_the_stage_that_is_missing(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for stage, missing in (
+        ("extract", "run scan first"),
+        ("train", "run extract first"),
+        ("report", "run extract first"),
+    ):
+        result = run(stage, "--out", out, *SERIAL)
+        assert result.returncode == 2
+        assert missing in result.stderr
+    status = run("status", "--out", tmp_path / "nowhere")
+    assert status.returncode == 2
+    assert "nothing has been run here yet" in status.stderr
+
+
+def in_namespace(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a shell script in a mount namespace of its own, where it may mount; skip where the kernel refuses."""
+    probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip("this machine lets no user make a mount namespace")
+    return subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *map(str, arguments)],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("executor", ["serial", "dask"])
+def test_a_full_disk_loses_nothing(corpus: Path, tmp_path: Path, executor: str) -> None:
+    disk, whole = tmp_path / "disk", tmp_path / "whole"
+    disk.mkdir()
+    whole.mkdir()
+    stages = [
+        command(stage, "--corpus", corpus, "--out", disk, "--executor", executor, *SMALL)
+        for stage in ("scan", "extract")
+    ]
+    scan, first = (" ".join(f"'{word}'" for word in stage) for stage in stages)
+    script = f"""
+        mount -t tmpfs -o size=500k tmpfs {disk}
+        {scan} || exit 90
+        {first}
+        [ $? = 1 ] || exit 91
+        ls {disk}/shards | wc -l
+        mount -o remount,size=100m {disk}
+        {first} || exit 92
+        cp -r {disk}/. {whole}
+    """
+    result = in_namespace(script)
+    assert result.returncode == 0, result.stderr
+    assert "No space left on device" in result.stderr
+    assert "run the same command again: finished shards are kept" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert 0 < int(result.stdout.split()[-1]) < finished_shards(whole)
+    assert extract(corpus, tmp_path / "other").returncode == 0
+    assert store_bytes(whole) == store_bytes(tmp_path / "other")
+
+
+def test_an_output_folder_that_cannot_be_written_is_told_at_once(corpus: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    line = " ".join(f"'{word}'" for word in command("--corpus", corpus, "--out", disk / "out"))
+    result = in_namespace(f"mount -t tmpfs -o ro tmpfs {disk} && {line}")
+    assert result.returncode == 2
+    assert f"--out {disk / 'out'} cannot be written: Read-only file system" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

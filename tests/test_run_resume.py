@@ -1,0 +1,122 @@
+"""Whole runs that are killed, interrupted, repeated, and spread over other numbers of workers."""
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.whole_system import SMALL, finished_shards, run, run_until, store_bytes, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"), recordings=12)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output folder that one serial run finished."""
+    out = tmp_path_factory.mktemp("uninterrupted")
+    result = run("--corpus", corpus, "--out", out, "--executor", "serial", *SMALL)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def test_a_finished_run_leaves_every_promised_file(uninterrupted: Path) -> None:
+    promised = [
+        "manifest.parquet", "ledger.parquet", "features.zarr/zarr.json", "report/index.html", "run.json",
+        "models/ann/model.keras", "models/ann/labels.json", "models/ann/history.csv", "metrics/ann.json",
+        "models/lstm/model.keras", "models/lstm/labels.json", "models/lstm/history.csv", "metrics/lstm.json",
+    ]  # fmt: skip
+    assert [name for name in promised if not (uninterrupted / name).is_file()] == []
+    assert finished_shards(uninterrupted) > 20
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_store_has_the_same_bytes_with_any_number_of_workers(
+    corpus: Path, uninterrupted: Path, tmp_path: Path, workers: int
+) -> None:
+    for stage in ("scan", "extract"):
+        result = run(stage, "--corpus", corpus, "--out", tmp_path, "--workers", str(workers), *SMALL)
+        assert result.returncode == 0, result.stderr
+    assert store_bytes(tmp_path) == store_bytes(uninterrupted)
+
+
+@pytest.mark.parametrize("executor", ["serial", "dask"])
+def test_a_run_killed_in_extraction_continues_to_the_same_bytes(
+    corpus: Path, uninterrupted: Path, tmp_path: Path, executor: str
+) -> None:
+    arguments = ("--corpus", corpus, "--out", tmp_path, "--executor", executor, "--workers", "2", *SMALL)
+    half = finished_shards(uninterrupted) // 2
+    run("scan", *arguments)
+    killed = run_until(lambda _: finished_shards(tmp_path) >= half, signal.SIGKILL, "extract", *arguments)
+    assert killed.returncode == -signal.SIGKILL
+    at_kill = finished_shards(tmp_path)
+    assert half <= at_kill < finished_shards(uninterrupted)
+    assert not (tmp_path / "ledger.parquet").exists()
+
+    result = run("extract", *arguments)
+
+    assert result.returncode == 0, result.stderr
+    already = re.search(r"(\d+) of \d+ shards are finished already", result.stderr)
+    assert already is not None
+    assert int(already[1]) >= at_kill
+    assert store_bytes(tmp_path) == store_bytes(uninterrupted)
+    assert (tmp_path / "ledger.parquet").read_bytes() == (uninterrupted / "ledger.parquet").read_bytes()
+
+
+def test_a_second_run_does_nothing_and_says_so(corpus: Path, uninterrupted: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.name != "run.json"}
+    result = run("--corpus", corpus, "--out", uninterrupted, *SMALL)
+    assert result.returncode == 0, result.stderr
+    stages = ("scan", "extract", "verify", "train/ann", "train/lstm", "evaluate/ann", "evaluate/lstm", "report")
+    assert [stage for stage in stages if f"{stage}: unchanged, nothing to do" not in result.stderr] == []
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.name != "run.json"} == before
+
+
+def test_a_stage_whose_output_is_gone_runs_again(corpus: Path, uninterrupted: Path) -> None:
+    metrics = uninterrupted / "metrics" / "ann.json"
+    before = metrics.read_bytes()
+    metrics.unlink()
+    result = run("evaluate", "--out", uninterrupted, *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert "evaluate/lstm: unchanged" in result.stderr
+    assert "evaluate/ann: unchanged" not in result.stderr
+    assert metrics.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "sign"),
+    [
+        ("demo", "demo: dashboard"),
+        ("scan", "scan: dashboard"),
+        ("extract", "extract: dashboard"),
+        ("verify", "verify: dashboard"),
+        ("train", "train ann: epoch 1"),
+        ("evaluate", "train lstm: 2 epochs"),
+        ("report", "evaluate lstm: sequence_accuracy"),
+    ],
+)
+def test_ctrl_c_ends_any_stage_with_one_line_and_the_same_command_continues(
+    corpus: Path, tmp_path: Path, stage: str, sign: str
+) -> None:
+    arguments = ["--out", tmp_path, "--workers", "2", *SMALL, "--set=demo.utterances_per_speaker=2"]
+    arguments = ["demo", *arguments] if stage == "demo" else ["--corpus", corpus, *arguments]
+
+    interrupted = run_until(lambda log: sign in log, signal.SIGINT, *arguments)
+
+    assert interrupted.returncode == 130, interrupted.stderr
+    assert "interrupted; the same command continues" in interrupted.stderr.splitlines()[-1]
+    assert "Traceback" not in interrupted.stderr
+    if stage in {"scan", "extract", "train"}:  # one of each kind goes on to the end
+        result = run(*arguments)
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / "report" / "index.html").is_file()
+
+
+def test_sigterm_ends_a_run_with_143(corpus: Path, tmp_path: Path) -> None:
+    arguments = ("--corpus", corpus, "--out", tmp_path, *SMALL)
+    result = run_until(lambda log: "extract: dashboard" in log, signal.SIGTERM, *arguments)
+    assert result.returncode == 143, result.stderr
+    assert "Traceback" not in result.stderr
