@@ -40,7 +40,7 @@ class Store:
     """A feature store opened for reading. Holds metadata alone."""
 
     def __init__(self, uri: str) -> None:
-        with xr.open_zarr(uri) as dataset:
+        with xr.open_zarr(uri, chunks=None) as dataset:  # Dask would list every chunk of a store in memory
             self.labels = flag_names(dataset["label"].attrs)
             self.split_runs: dict[str, list[list[int]]] = dataset.attrs["split_runs"]
             self.attributes: dict[str, Any] = dict(dataset.attrs)

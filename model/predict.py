@@ -11,7 +11,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from model.startup import load_tensorflow
 from pipeline.audio import AudioError, read_blocks
@@ -85,11 +85,12 @@ def _describe(labels: tuple[str, ...], file: str, probabilities: NDArray[np.floa
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    table = Table("file", "language", "probability", "runner-up", box=None, pad_edge=False)
+    table = Table(Column("file", overflow="fold"), "language", "probability", "runner-up", box=None, pad_edge=False)
     for row in rows:
         runner_up = f"{row['runner_up']} {row['runner_up_probability']:.1%}"
         table.add_row(row["file"], row["language"], f"{row['probability']:.1%}", runner_up)
-    Console(soft_wrap=True, markup=False).print(table)
+    # a file or a pipe has no width to keep to
+    Console(width=None if sys.stdout.isatty() else 10_000, markup=False, highlight=False).print(table)
 
 
 EPILOG = """

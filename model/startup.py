@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 def load_tensorflow() -> None:
     """Import TensorFlow and let it look for devices; a failure shows all that was held back."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors, no notes
     with _stderr_held_back():
         import tensorflow as tf  # noqa: PLC0415 that it is imported here is the point
 

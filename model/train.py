@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -54,7 +55,7 @@ def train(layout: Layout, name: str, config: ModelConfig, seed: int, key: str) -
             class_weight=_class_weights(store) if config.balance_labels else None,
             callbacks=[checkpoint, *_tensorboard(folder)],
             shuffle=False,  # the dataset does it
-            verbose=0,
+            verbose=int(sys.stdout.isatty()),
         )
     best = checkpoint.best_epoch()
     log.info("train %s: %d epochs, the best is epoch %d", name, checkpoint.epochs, best + 1)

@@ -18,6 +18,8 @@ Samples = NDArray[np.float32]
 
 EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"})
 BLOCK_S = 10.0
+LARGEST_SAMPLE = 1e9
+"""Full scale is 1, or 32,768 where a program forgot to scale; far larger is damage, and its power overflows."""
 
 
 class AudioError(Exception):
@@ -54,7 +56,7 @@ def read_blocks(uri: str, sample_rate_hz: int) -> Iterator[Samples]:
 
     The blocks joined equal `librosa.load(uri, sr=sample_rate_hz)`; soxr's stream gives the same bits as its
     one-shot call. Memory is a few blocks of BLOCK_S seconds, whatever the recording's length. Raises
-    AudioError for a recording that cannot be decoded or that holds samples which are not finite.
+    AudioError for a recording that cannot be decoded or that holds samples which are not finite or absurdly large.
     """
     with _open(uri) as file:
         blocks = _mono_blocks(file)
@@ -69,6 +71,18 @@ def read(uri: str, sample_rate_hz: int) -> Samples:
     return np.concatenate([np.zeros(0, np.float32), *read_blocks(uri, sample_rate_hz)])
 
 
+class _Stream(soundfile.SoundFile):  # type: ignore[misc] # the library has no types
+    """A recording read from its beginning to its end.
+
+    A SoundFile that can seek does so after every read, to where it is already: an Opus decoder that starts anew there
+    gives other samples, an MP3 decoder slightly other ones.
+    """
+
+    def seekable(self) -> bool:
+        """Return False."""
+        return False
+
+
 @contextmanager
 def _open(uri: str) -> Iterator[soundfile.SoundFile]:
     """Open a recording, and give libsndfile's and the file system's errors the one form."""
@@ -81,7 +95,7 @@ def _open(uri: str) -> Iterator[soundfile.SoundFile]:
             if not stream.seek(0, io.SEEK_END):
                 raise AudioError("the file is empty")
             stream.seek(0)
-            with soundfile.SoundFile(stream.fileno() if local else stream, closefd=False) as file:
+            with _Stream(stream.fileno() if local else stream, closefd=False) as file:
                 yield file
     except soundfile.LibsndfileError as error:
         raise AudioError(f"not readable as audio: {error.error_string.rstrip('.')}") from error
@@ -91,11 +105,15 @@ def _open(uri: str) -> Iterator[soundfile.SoundFile]:
 
 def _mono_blocks(file: soundfile.SoundFile) -> Iterator[Samples]:
     samples = 0
-    for block in file.blocks(int(BLOCK_S * file.samplerate), dtype="float32", always_2d=True):
-        mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
-        if not np.isfinite(mono).all():
-            at_s = (samples + int(np.argmin(np.isfinite(mono)))) / file.samplerate
-            raise AudioError(f"a sample is not a finite number, first at {at_s:.3f} s")
+    # not SoundFile.blocks: where a file ends before its header says, that yields memory nobody wrote
+    while len(block := file.read(int(BLOCK_S * file.samplerate), dtype="float32", always_2d=True)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+        usable = np.abs(mono) <= LARGEST_SAMPLE
+        if not usable.all():
+            first = int(np.argmin(usable))
+            what = "larger than any sound" if np.isfinite(mono[first]) else "not a finite number"
+            raise AudioError(f"a sample is {what}, first at {(samples + first) / file.samplerate:.3f} s")
         samples += len(mono)
         yield mono
 

@@ -52,7 +52,9 @@ def list_recordings(corpus: str) -> Listing:
     recordings, others = [], []
     for path, size_bytes in sorted(_files(root)):
         folders = path.split("/")[:-1]
-        if folders and UPath(path).suffix.lower() in EXTENSIONS:
+        if not path.isprintable():
+            others.append(ascii(path))  # a name in another encoding than UTF-8 fits in no table
+        elif folders and UPath(path).suffix.lower() in EXTENSIONS:
             speaker = folders[1] if len(folders) > 1 else None
             recordings.append(Recording(path, str(root / path), label_of_folder(folders[0]), speaker, size_bytes))
         else:

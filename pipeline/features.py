@@ -81,7 +81,7 @@ def _windows(blocks: Iterable[Samples], config: FeatureConfig) -> Iterator[Frame
     for block in blocks:
         samples += len(block)
         pending = np.concatenate([pending, block])
-        while len(pending) >= span:
+        while len(pending) >= max(span, step):  # a hop longer than the window skips samples that must have come
             yield _strided(pending[:span], length, hop)
             pending = pending[step:]
     pending = np.concatenate([pending, padding])

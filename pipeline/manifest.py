@@ -93,7 +93,8 @@ def assign_splits(table: pd.DataFrame, fractions: SplitConfig, seed: int) -> pd.
     split_of: dict[str, str] = {}
     for label in duration_s.index.unique(level=0):
         _split_language(duration_s[label].to_dict(), fractions, seed, split_of)
-    return speaker.map(split_of)
+    # a speaker of whom nothing is usable in any language decides nothing
+    return speaker.map(split_of).fillna("train")
 
 
 def _split_language(
@@ -106,7 +107,6 @@ def _split_language(
             held_s[split_of[name]] += seconds
     new = sorted((name for name in duration_s if name not in split_of), key=lambda name: stable_hash(seed, name))
     usable = [name for name in new if duration_s[name] > 0]
-    split_of.update((name, "train") for name in new if duration_s[name] == 0)
     empty = [split for split in ("train", "test", "validation") if held_s[split] == 0]
     for name, split in zip(usable, empty, strict=False):
         split_of[name] = split

@@ -51,13 +51,13 @@ class Tracker:
 
     @property
     def detail(self) -> str:
-        """Audio hours, hours per hour and failures, as far as there are any."""
+        """Audio hours, hours per hour and failures, for a stage that counts audio; else failures if any."""
         elapsed_s = time.monotonic() - self.started_s
         parts = []
         if self.audio_s:
             parts.append(f"{self.audio_s / 3600:.2f} h of audio")
             parts.append(f"{self.audio_s / max(elapsed_s, 1e-9):,.0f} h/h")
-        if self.failed:
+        if self.failed or self.audio_s:
             parts.append(f"{self.failed} failed")
         return ", ".join(parts)
 

@@ -102,7 +102,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "count": count, "number": number, "duration": duration}
+    environment.filters |= {"percent": percent, "count": count, "number": number, "duration": duration, "pretty": pretty}
     return environment
 
 
@@ -129,6 +129,11 @@ def duration(seconds: float) -> str:
     if minutes < 60:  # noqa: PLR2004
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def pretty(settings: Mapping[str, Any]) -> str:
+    """Return settings as JSON; escaping for HTML is the page's own."""
+    return json.dumps(settings, indent=2, ensure_ascii=False)
 
 
 def _read(layout: Layout) -> Found:
@@ -226,8 +231,8 @@ def _reasons(bad: pd.DataFrame) -> tuple[list[Context], Context]:
     """
     kind = bad["reason"].str.replace(r"\d+(?:[.,]\d+)*", "…", regex=True)
     sizes = bad.groupby(["status", kind]).size().rename("n").reset_index()
-    sizes["rank"] = -sizes["status"].map(STATUSES.index)
-    sizes = sizes.sort_values(["rank", "n"], ascending=[True, False], kind="stable")
+    sizes["status"] = pd.Categorical(sizes["status"], STATUSES[::-1], ordered=True)
+    sizes = sizes.sort_values(["status", "n"], ascending=[True, False], kind="stable")
     rows = []
     for status, text, n in sizes.head(MOST_REASONS)[["status", "reason", "n"]].itertuples(index=False):
         part = bad[(bad["status"] == status) & (kind == text)]

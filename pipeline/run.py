@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pandas as pd
 from rich.console import Console
+from upath import UPath
 
 from model.config import ModelConfig, ModelsConfig
 from model.startup import load_tensorflow
@@ -285,6 +286,7 @@ def main(
         status.show(layout, Console())
         return
     config = load(RunConfig, config_file, overrides)
+    corpus = corpus and str(UPath(corpus).absolute())
     runs_on = SerialExecutor() if executor == "serial" else DaskExecutor(load_profile(cluster, cluster_file), workers)
     with runs_on:
         if stage == "demo":

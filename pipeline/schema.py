@@ -94,7 +94,7 @@ def flag_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
 
 def label_of_folder(folder: str) -> str:
     """Return the label for a language folder: its name with white space as `_`."""
-    return "_".join(folder.split())
+    return "_".join(folder.split()) or "_"
 
 
 def worst_status(statuses: Iterable[str]) -> str:

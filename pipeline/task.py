@@ -77,7 +77,7 @@ def _fill(arrays: Arrays, segment: Segment, config: PipelineConfig) -> Recording
         return RecordingOutcome(segment.recording, "failed", str(error), 0, 0)
     written = len(extract.mfcc) // timesteps
     rows = slice(segment.place, segment.place + written)
-    arrays["features"][rows] = extract.mfcc[: written * timesteps].reshape(written, timesteps, -1)
+    arrays["features"][rows] = extract.mfcc[: written * timesteps].reshape(written, timesteps, config.features.n_mfcc)
     arrays["valid"][rows] = True
     if written == segment.count:
         return RecordingOutcome(segment.recording, "ok", "", extract.recording_frames, written)

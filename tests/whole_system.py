@@ -43,9 +43,9 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "pipeline.run", *map(str, arguments)]
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, timeout_s: float = DEADLINE_S) -> subprocess.CompletedProcess[str]:
     """Run to the end; the log is in `stderr`."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
 def run_until(

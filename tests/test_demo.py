@@ -1,0 +1,21 @@
+"""The demo in full: languages that only the order of phones tells apart."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.whole_system import run
+
+CHANCE = 1 / 3
+
+
+@pytest.mark.timeout(600)
+def test_only_the_model_that_sees_the_order_of_frames_tells_the_languages_apart(tmp_path: Path) -> None:
+    result = run("demo", "--out", tmp_path, timeout_s=500)
+    assert result.returncode == 0, result.stderr
+    ann, lstm = (json.loads((tmp_path / "metrics" / f"{name}.json").read_text()) for name in ("ann", "lstm"))
+    assert abs(ann["frame"]["accuracy"] - CHANCE) < 0.05
+    assert lstm["sequence"]["accuracy"] > CHANCE + 0.30
+    assert lstm["recording"]["accuracy"] > ann["recording"]["accuracy"]
+    assert ann["sequence"]["n"] == lstm["sequence"]["n"] > 2000
