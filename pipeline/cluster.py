@@ -23,7 +23,10 @@ class ClusterProfile(BaseModel):
 
     def start(self, workers: int) -> AbstractContextManager[Any]:
         """Start the cluster with `workers` workers; leaving the context stops it."""
-        cluster_class = getattr(importlib.import_module(self.module), self.class_)
+        try:
+            cluster_class = getattr(importlib.import_module(self.module), self.class_)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"--cluster: {self.module}.{self.class_} is not there: {error}; install it") from error
         cluster: AbstractContextManager[Any] = cluster_class(n_workers=workers, **self.kwargs)
         return cluster
 
@@ -39,7 +42,7 @@ def load_profile(name: str, file: Path | None) -> ClusterProfile:
         profiles = TypeAdapter(dict[str, ClusterProfile]).validate_python(content)
     except OSError as error:
         raise UsageError(f"--cluster-file {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"--cluster-file {path} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         first = error.errors()[0]

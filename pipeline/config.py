@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 import toolz
 import xxhash
 import yaml
-from dask.config import merge
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UsageError
@@ -54,6 +54,8 @@ class FeatureConfig(BaseModel):
             raise ValueError("window_s must hold at least 2 samples and hop_s at least 1")
         if self.fmax_hz is not None and not self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
             raise ValueError(f"fmax_hz {self.fmax_hz} must lie between fmin_hz and half of sample_rate_hz")
+        if not self.fmin_hz < self.sample_rate_hz / 2:
+            raise ValueError(f"fmin_hz {self.fmin_hz} must lie below half of sample_rate_hz")
         return self
 
 
@@ -130,9 +132,18 @@ def load(schema: type[Model], file: Path | None, overrides: Iterable[str]) -> Mo
         except yaml.YAMLError:
             raise UsageError(f"--set {override}: the value is not YAML; quote it") from None
     try:
-        return schema.model_validate(merge(*layers))
+        return schema.model_validate(reduce(_merged, layers))
     except ValidationError as error:
         raise UsageError(_explain(schema, error)) from None
+
+
+def _merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `lower` with the values of `upper`, mapping by mapping."""
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:

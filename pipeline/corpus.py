@@ -7,7 +7,7 @@ import xxhash
 from upath import UPath
 
 from pipeline.audio import EXTENSIONS
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, few
 from pipeline.schema import label_of_folder
 
 
@@ -76,6 +76,9 @@ def _check(corpus: str, recordings: list[Recording]) -> None:
         raise UsageError(
             f"--corpus {corpus}: no recording in it; expected LANGUAGE/[SPEAKER/]file with one of {extensions}"
         )
+    unnameable = [repr(recording.recording_id) for recording in recordings if not _is_utf8(recording.recording_id)]
+    if unnameable:
+        raise UsageError(f"--corpus {corpus}: names that are not UTF-8: {few(unnameable)}; rename them")
     folder_of: dict[str, str] = {}
     for recording in recordings:
         folder = recording.recording_id.split("/")[0]
@@ -86,3 +89,8 @@ def _check(corpus: str, recordings: list[Recording]) -> None:
             )
     if len(folder_of) == 1:
         raise UsageError(f"--corpus {corpus}: only one language, {min(folder_of)!r}; a classifier needs at least two")
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a file name can be written to a table; a name in another encoding holds lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)

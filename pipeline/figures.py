@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ Parameters = ParamSpec("Parameters")
 # Okabe and Ito's palette for all kinds of colour vision, its yellow (invisible on white) darkened
 HUES: Final = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#a89a0c", "#7b5aa6")
 INK, QUIET, FAINT = "#1f2d3d", "#93a1b0", "#d5dbe1"
-WIDTH_IN: Final = 8.5
+WIDTH_IN: Final = 7.2
 MOST_LABELS_WITH_TEXT: Final = 12
 MOST_LABELS_SMALL: Final = 8
 MOST_NAMED_LANGUAGES: Final = 7
@@ -62,7 +63,7 @@ def picture(draw: Callable[Parameters, Figure]) -> Callable[Parameters, bytes]:
         with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
             # a script that the font lacks shows as boxes; the page has the same names as text
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            draw(*args, **kwargs).savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+            draw(*args, **kwargs).savefig(buffer, format="png", dpi=170, metadata={"Software": None})
         return buffer.getvalue()
 
     return render
@@ -111,18 +112,23 @@ def curves(histories: Mapping[str, pd.DataFrame], best: Mapping[str, int | None]
             axes.set_title(f"{title}: {measure}")
         row[0].set_ylabel("cross-entropy (nats)")
         row[1].set_ylabel("accuracy")
-        row[1].yaxis.set_major_formatter(PercentFormatter(1.0))
-        row[1].legend(loc="best")
+        row[1].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    keys = [
+        Line2D([], [], color=QUIET, label="training"),
+        Line2D([], [], color=INK, label="validation"),
+        Line2D([], [], color=INK, linestyle=":", linewidth=1, label="best epoch"),
+    ]
+    figure.legend(handles=keys, loc="outside upper right", ncols=len(keys))
     return figure
 
 
 def _curve(axes: Axes, history: pd.DataFrame, measure: str, best: int | None) -> None:
     marker = "o" if len(history) <= MOST_MARKED_EPOCHS else ""
-    for column, name, color in ((measure, "training", QUIET), (f"val_{measure}", "validation", INK)):
+    for column, color in ((measure, QUIET), (f"val_{measure}", INK)):
         if column in history:
-            axes.plot(history["epoch"], history[column], color=color, marker=marker, markersize=3, label=name)
+            axes.plot(history["epoch"], history[column], color=color, marker=marker, markersize=3)
     if best is not None:
-        axes.axvline(best, color=INK, linestyle=":", linewidth=1, label=f"best epoch: {best}")
+        axes.axvline(best, color=INK, linestyle=":", linewidth=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.grid()
@@ -143,15 +149,17 @@ def comparison(accuracy: pd.DataFrame, chance: float) -> Figure:
         places = group + (np.arange(len(present)) - (len(present) - 1) / 2) * 0.34
         heights = values.to_numpy()[present]
         bars = axes.bar(places, heights, width=0.3, color=[_lighter(INK, tones[i]) for i in present])
-        axes.bar_label(bars, [f"{value:.1%}" for value in heights], padding=2, fontweight="bold")
+        axes.bar_label(bars, [percent(value) for value in heights], padding=2, fontweight="bold")
     line = axes.axhline(chance, color=INK, linestyle="--", linewidth=1)
     axes.set_xticks(range(len(accuracy)), [f"per {level}" for level in accuracy.index])
     axes.set(ylabel="accuracy on test speakers", ylim=(0, 1.08), xlim=(-0.6, len(accuracy) - 0.4))
     axes.set_yticks(np.linspace(0, 1, 6))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     axes.tick_params(axis="x", length=0)
-    axes.grid()
-    figure.legend([*keys, line], [*names, f"chance, {chance:.1%}"], loc="outside upper right", ncols=len(keys) + 1)
+    axes.grid(axis="y")
+    figure.legend(
+        [*keys, line], [*names, f"chance, {percent(chance)}"], loc="outside upper right", ncols=len(keys) + 1
+    )
     return figure
 
 
@@ -161,8 +169,8 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], title: str) -> F
     n = len(labels)
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
-    size_in = 4.6 if n <= MOST_LABELS_SMALL else WIDTH_IN
-    figure = Figure(figsize=(size_in, size_in * 0.92), layout="constrained")
+    size_in = 4.2 if n <= MOST_LABELS_SMALL else WIDTH_IN
+    figure = Figure(figsize=(size_in, size_in), layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor("#f1f1f1")  # rows without a test recording
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
@@ -176,9 +184,11 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], title: str) -> F
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set(title=title, xlabel="predicted", ylabel="true")
-    figure.colorbar(image, ax=axes, shrink=0.6, format=PercentFormatter(1.0), label="share of the true label")
     if n <= MOST_LABELS_WITH_TEXT:
         _write_cells(axes, counts, share)
+    else:
+        scale = figure.colorbar(image, ax=axes, shrink=0.6, format=PercentFormatter(1.0, symbol=" %"))
+        scale.set_label("share of the true label")
     return figure
 
 
@@ -187,8 +197,8 @@ def _write_cells(axes: Axes, counts: NDArray[np.int64], share: NDArray[np.float6
     size = 8 if len(counts) <= MOST_LABELS_SMALL // 2 + 1 else 6.5
     for true, predicted in np.argwhere(np.isfinite(share)):
         value = share[true, predicted]
-        color = "white" if value > 0.55 else INK if counts[true, predicted] else QUIET  # noqa: PLR2004 half-way tone
-        text = f"{value:.1%}\n{counts[true, predicted]:,}"
+        color = "white" if value > 0.62 else INK if counts[true, predicted] else QUIET  # noqa: PLR2004 half-way tone
+        text = f"{percent(value)}\n{counts[true, predicted]:,}"
         axes.text(predicted, true, text, ha="center", va="center", color=color, fontsize=size, linespacing=1.3)
 
 
@@ -202,19 +212,28 @@ def example(
     grid = figure.add_gridspec(2, 2, width_ratios=(1, 0.16), height_ratios=(1.15, 1))
     upper, lower = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
     upper.sharex(lower)
-    frames = features.reshape(-1, features.shape[2])[:, 1:]  # coefficient 0 is loudness and would drown the others
+    first = min(1, features.shape[2] - 1)  # coefficient 0 is loudness and would drown the others
+    frames = features.reshape(-1, features.shape[2])[:, first:]
     spread = frames.std(axis=0)
     deviation = (frames - frames.mean(axis=0)) / np.where(spread > 0, spread, 1)
     end_s = len(frames) * hop_s
-    extent = (0.0, end_s, 0.5, frames.shape[1] + 0.5)
-    limits = {"cmap": "RdGy_r", "vmin": -3, "vmax": 3}
-    image = upper.imshow(deviation.T, aspect="auto", origin="lower", extent=extent, interpolation="nearest", **limits)
+    extent = (0.0, end_s, first - 0.5, features.shape[2] - 0.5)
+    image = upper.imshow(
+        deviation.T,
+        extent=extent,
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        cmap="Greys",
+        vmin=-2,
+        vmax=3,
+    )
     upper.set_title(title)
     upper.set_ylabel("MFCC number")
     upper.tick_params(labelbottom=False)
     scale = figure.add_subplot(grid[0, 1])
     scale.set_axis_off()
-    figure.colorbar(image, ax=scale, location="left", fraction=0.9, aspect=18, label="std from its mean")
+    figure.colorbar(image, ax=scale, location="left", fraction=0.9, aspect=18, label="standard deviations")
     key = figure.add_subplot(grid[1, 1])
     key.set_axis_off()
     _stack(lower, key, probabilities, labels, true, colors, end_s)
@@ -239,13 +258,24 @@ def _stack(
         base = base + values
     axes.axhline(0.5, color="white", linewidth=0.8, linestyle=":")
     axes.set(xlabel="time (s)", ylabel="probability", xlim=(0, end_s), ylim=(0, 1))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     patches = [Patch(color=color) for _, color, _ in layers]
     legend = key.legend(patches[::-1], [""] * len(layers), loc="center left", borderaxespad=0, handlelength=1.2)
     # set afterwards: a legend leaves out names that begin with an underscore
     for text, (_, _, name), place in zip(legend.get_texts(), layers[::-1], range(len(layers))[::-1], strict=True):
         text.set_text(name)
         text.set_fontweight("bold" if place == 0 else "normal")
+
+
+def best_epoch(history: pd.DataFrame) -> int | None:
+    """Return the epoch with the smallest validation loss, training loss where nothing validates."""
+    losses = history["val_loss" if "val_loss" in history else "loss"].to_numpy()
+    return None if np.isnan(losses).all() else int(history["epoch"].iloc[np.nanargmin(losses)])
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction as percent."""
+    return f"{100 * fraction:.1f} %"
 
 
 def short(name: str, most: int = 22) -> str:
@@ -259,4 +289,5 @@ def short(name: str, most: int = 22) -> str:
 def _lighter(color: str, amount: float) -> str:
     """Return a colour moved towards white (`amount` up to 1) or, where negative, towards black."""
     target = 1.0 if amount > 0 else 0.0
-    return to_hex([channel + (target - channel) * abs(amount) for channel in to_rgb(color)])
+    red, green, blue = (channel + (target - channel) * abs(amount) for channel in to_rgb(color))
+    return to_hex((red, green, blue))

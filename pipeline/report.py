@@ -18,8 +18,7 @@ from pipeline.schema import SPLITS, STATUSES, Layout, write_atomically
 LEVELS: Final = ("frame", "sequence", "recording")
 MOST_REASONS: Final = 20
 MOST_EXAMPLES: Final = 3
-MINUTES_BELOW_H: Final = 10.0
-"""A corpus of fewer hours is given in minutes."""
+MINUTES_BELOW_H: Final = 10  # a corpus of fewer hours is given in minutes
 
 Context = dict[str, Any]
 
@@ -35,26 +34,13 @@ class Found:
     metrics: Mapping[str, Mapping[str, Any]]
     histories: Mapping[str, pd.DataFrame]
     labels: tuple[str, ...]
+    hop_s: float | None
+    sequence_s: float | None
 
     @property
     def stages(self) -> Mapping[str, Mapping[str, Any]]:
         """What each stage recorded, but for the report, whose record is of the last time."""
         return {name: stage for name, stage in self.run.get("stages", {}).items() if name != "report"}
-
-    @property
-    def hop_s(self) -> float | None:
-        """Time between frames."""
-        return self._setting("features", "hop_s")
-
-    @property
-    def sequence_s(self) -> float | None:
-        """Length of a sequence."""
-        timesteps = self._setting("store", "timesteps")
-        return None if timesteps is None or self.hop_s is None else timesteps * self.hop_s
-
-    def _setting(self, section: str, key: str) -> float | None:
-        value: float | None = self.run.get("config", {}).get(section, {}).get(key)
-        return value
 
 
 @dataclass
@@ -76,6 +62,7 @@ def write_report(layout: Layout) -> None:
     pictures = Pictures(layout.report)
     context = {
         "run": found.run,
+        "settings": json.dumps(found.run.get("config", {}), indent=2, ensure_ascii=False),
         "labels": found.labels,
         "sequence_s": found.sequence_s,
         "speakers": bool(found.manifest["speaker"].notna().all()),
@@ -102,23 +89,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "count": count, "number": number, "duration": duration, "pretty": pretty}
+    environment.filters |= {"percent": figures.percent, "count": count, "duration": duration}
     return environment
 
 
-def percent(value: float, digits: int = 1) -> str:
-    """Return a fraction as percent."""
-    return f"{100 * value:.{digits}f} %"
-
-
-def count(value: float) -> str:
-    """Return a whole number with thousands separators."""
-    return f"{value:,.0f}"
-
-
-def number(value: float) -> str:
-    """Return a quantity with the digits that its size deserves."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"  # noqa: PLR2004
+def count(value: float, digits: int = 0) -> str:
+    """Return a number with thousands separators."""
+    return f"{value:,.{digits}f}"
 
 
 def duration(seconds: float) -> str:
@@ -129,11 +106,6 @@ def duration(seconds: float) -> str:
     if minutes < 60:  # noqa: PLR2004
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
-
-
-def pretty(settings: Mapping[str, Any]) -> str:
-    """Return settings as JSON; escaping for HTML is the page's own."""
-    return json.dumps(settings, indent=2, ensure_ascii=False)
 
 
 def _read(layout: Layout) -> Found:
@@ -149,7 +121,11 @@ def _read(layout: Layout) -> Found:
         if history.exists():
             histories[name] = pd.read_csv(io.BytesIO(history.read_bytes()))
     ledger = tables.read(layout.ledger) if layout.ledger.exists() else None
-    return Found(layout, manifest, ledger, run, metrics, histories, tuple(sorted(manifest["label"].unique())))
+    labels = tuple(sorted(manifest["label"].unique()))
+    config = run.get("config")
+    hop_s = config["features"]["hop_s"] if config else None
+    sequence_s = config["store"]["timesteps"] * hop_s if config else None
+    return Found(layout, manifest, ledger, run, metrics, histories, labels, hop_s, sequence_s)
 
 
 def _children(folder: UPath) -> Iterable[UPath]:
@@ -250,18 +226,12 @@ def training(found: Found, pictures: Pictures) -> list[Context]:
     best, histories, rows = {}, {}, []
     for name, history in found.histories.items():
         title = f"{name.upper()}, per {'frame' if 'frame' in found.metrics.get(name, {}) else 'sequence'}"
-        histories[title], best[title] = history, best_epoch(history)
+        histories[title], best[title] = history, figures.best_epoch(history)
         parameters = found.stages.get(f"train/{name}", {}).get("parameters")
         rows.append({"name": name, "epochs": len(history), "best": best[title], "parameters": parameters})
     if rows:
         pictures.add("curves", figures.curves(histories, best))
     return rows
-
-
-def best_epoch(history: pd.DataFrame) -> int | None:
-    """Return the epoch with the smallest validation loss, training loss where nothing validates."""
-    losses = history["val_loss" if "val_loss" in history else "loss"].dropna()
-    return int(history["epoch"][losses.idxmin()]) if len(losses) else None
 
 
 def comparison(found: Found, pictures: Pictures) -> Context | None:
@@ -289,11 +259,11 @@ def comparison(found: Found, pictures: Pictures) -> Context | None:
 
 
 def _commonest(found: Found, level: str) -> tuple[str, float]:
-    """Return the most frequent language of the test split, and the accuracy of naming no other."""
-    metrics = next(metrics for metrics in found.metrics.values() if level in metrics)
-    per_label = metrics[level]["per_label"]
-    label = max(per_label, key=lambda name: per_label[name]["n"])
-    return str(label), per_label[label]["n"] / metrics[level]["n"]
+    """Return the most frequent language of the test split (or several), and the accuracy of naming no other."""
+    scores = next(metrics[level] for metrics in found.metrics.values() if level in metrics)
+    per_label = pd.Series({label: values["n"] for label, values in scores["per_label"].items()})
+    most = per_label.max()
+    return ", ".join(per_label.index[per_label == most]), float(most / scores["n"])
 
 
 def models(found: Found, pictures: Pictures) -> list[Context]:

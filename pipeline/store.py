@@ -122,8 +122,7 @@ def create(layout: Layout, outline: Outline) -> None:
     for name in STATISTICS:
         _small(group, name, np.full(coefficients, np.nan), ("mfcc",), outline)
     _small(group, "train_count", np.array(0, np.int64), (), outline)
-    group.attrs.update(dict(outline.attributes))
-    _consolidate(layout)
+    _consolidate(layout).update_attributes(dict(outline.attributes))
 
 
 def attributes(layout: Layout) -> dict[str, Any] | None:
@@ -229,9 +228,9 @@ def _small(group: zarr.Group, name: str, values: NDArray[Any], dims: Iterable[st
     array[...] = values
 
 
-def _consolidate(layout: Layout) -> None:
+def _consolidate(layout: Layout) -> zarr.Group:
     """Put the metadata of all arrays into one object, so that opening a store is one read."""
     with warnings.catch_warnings():
         # zarr warns that consolidated metadata is not yet in the specification; xarray warns where it is absent
         warnings.simplefilter("ignore", ZarrUserWarning)
-        zarr.consolidate_metadata(zarr_store(layout.store))
+        return zarr.consolidate_metadata(zarr_store(layout.store))

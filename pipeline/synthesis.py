@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # which loads scipy.signal when it is asked for
 import soundfile
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import signal
 
 SAMPLE_RATE_HZ = 16_000
 LANGUAGES = ("alba", "bero", "cino")
@@ -140,7 +140,7 @@ def voiced_source(rng: np.random.Generator, speaker_voice: Voice, size: int) -> 
     # Glottal low pass of Klatt (1980), then radiation from the lips as a first difference.
     glottis = resonator(0.0, 100.0)
     glottis[1] = -glottis[0]
-    source = _unit_rms(signal.sosfilt(glottis[np.newaxis], pulses))
+    source = _unit_rms(scipy.signal.sosfilt(glottis[np.newaxis], pulses))
     return source + math.pow(10.0, speaker_voice.breath_db / 20.0) * rng.standard_normal(size)
 
 
@@ -157,7 +157,7 @@ def phone_signals(rng: np.random.Generator, speaker_voice: Voice, size: int) -> 
             resonator(speaker_voice.formant_scale * formant_hz, bandwidth_hz)
             for formant_hz, bandwidth_hz in zip(phone.formants_hz, phone.bandwidths_hz, strict=True)
         ]
-        held.append(_unit_rms(signal.sosfilt(np.stack(sections), glottal if phone.voiced else noise)))
+        held.append(_unit_rms(scipy.signal.sosfilt(np.stack(sections), glottal if phone.voiced else noise)))
     return held
 
 
@@ -180,7 +180,7 @@ def crossfaded(held: list[Samples], phones: NDArray[np.int64], ends: NDArray[np.
 
 def room_noise(rng: np.random.Generator, pole: float, size: int) -> Samples:
     """Stationary noise (size,) of RMS 1, falling with frequency the more the nearer the pole is to 1."""
-    return _unit_rms(signal.lfilter([1.0], [1.0, -pole], rng.standard_normal(size)))
+    return _unit_rms(scipy.signal.lfilter([1.0], [1.0, -pole], rng.standard_normal(size)))
 
 
 def utterance(config: DemoConfig, language: int, speaker: int, number: int) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from model.config import AnnConfig, LstmConfig, ModelConfig
 from model.train import load_model, model_bytes
 
 # keras calls numpy.array on tensorflow's variables, which know no `copy` yet
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
 TIMESTEPS, COEFFICIENTS = 6, 5
 MEAN = np.array([-500.0, 100.0, 0.0, 3.0, -1.0])
@@ -59,10 +59,8 @@ def test_the_ann_is_three_dense_layers() -> None:
 
 def test_the_lstm_hands_all_timesteps_to_one_dense_layer() -> None:
     recurrent, flat, dense = _build(CONFIGS[1], 3).layers[1:]
-    assert (type(recurrent), type(flat), type(dense)) == (
-        *(keras.layers.LSTM, keras.layers.Flatten),
-        keras.layers.Dense,
-    )
+    kinds = [type(recurrent), type(flat), type(dense)]
+    assert kinds == [keras.layers.LSTM, keras.layers.Flatten, keras.layers.Dense]
     assert recurrent.output.shape == (None, TIMESTEPS, 3)
     assert dense.input.shape == (None, TIMESTEPS * 3)
 
@@ -134,14 +132,17 @@ def test_a_saved_network_gives_equal_outputs_when_it_is_loaded(
     tmp_path: Path, config: ModelConfig, labels: int
 ) -> None:
     model = _build(config, labels)
+    raw = _input(model, 20)
+    model.train_on_batch(raw, np.arange(20) % labels)
     path = tmp_path / "model.keras"
     path.write_bytes(model_bytes(model))
     loaded = load_model(path)
-    raw = _input(model, 20)
     np.testing.assert_array_equal(network.probabilities(loaded, raw), network.probabilities(model, raw))
     assert network.takes_frames(loaded) is network.takes_frames(model)
-    assert type(loaded.optimizer) is type(model.optimizer)
     assert loaded.loss == model.loss
+    assert type(loaded.optimizer) is type(model.optimizer)
+    for variable, saved in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(variable), np.asarray(saved))
 
 
 @pytest.mark.parametrize(("config", "optimizer"), [

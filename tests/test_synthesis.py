@@ -130,7 +130,7 @@ def test_recordings_are_every_file_once() -> None:
     paths = [recording.path.as_posix() for recording in synthesis.recordings(CONFIG)]
     assert len(paths) == len(set(paths)) == 12
     assert paths[0] == "alba/speaker_00/utterance_000.flac"
-    assert paths[-1] == "cino/cino_01/utterance_001.flac"
+    assert paths[-1] == "cino/speaker_01/utterance_001.flac"
 
 
 def test_defaults_make_an_hour() -> None:

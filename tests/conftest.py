@@ -1,0 +1,73 @@
+"""What tests share: small synthetic corpora, probes without files, and hypothesis settings."""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import settings
+from numpy.typing import NDArray
+
+from pipeline.audio import Header
+from pipeline.corpus import Recording
+from pipeline.manifest import Probe
+from pipeline.schema import label_of_folder
+
+# the same examples in every run: a failure can be repeated, a pass means what it meant yesterday
+settings.register_profile("pipeline", deadline=None, max_examples=30, derandomize=True, database=None)
+settings.load_profile("pipeline")
+
+
+def noise(key: str, samples: int) -> NDArray[np.float64]:
+    """Return white noise (sample,) float64 within ±0.5 that depends on `key` alone."""
+    return np.random.default_rng(zlib.crc32(key.encode())).uniform(-0.5, 0.5, samples)
+
+
+def make_corpus(
+    root: Path,
+    languages: Mapping[str, Mapping[str, int]],
+    *,
+    seconds: float = 1.0,
+    rate: int = 16_000,
+    extension: str = "flac",
+) -> Path:
+    """Write noise recordings LANGUAGE/SPEAKER/N.EXTENSION and return `root`.
+
+    `languages` is {language: {speaker: recordings}}; an empty speaker puts its recordings right into the language's
+    folder.
+    """
+    for language, speakers in languages.items():
+        for speaker, count in speakers.items():
+            folder = root / language / speaker
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                path = folder / f"{number}.{extension}"
+                soundfile.write(path, noise(path.relative_to(root).as_posix(), round(seconds * rate)), rate)
+    return root
+
+
+@pytest.fixture(name="make_corpus")
+def make_corpus_fixture() -> Callable[..., Path]:
+    """The function `make_corpus`."""
+    return make_corpus
+
+
+def make_probe(recording_id: str, samples: int = 16_000, rate: int = 16_000, error: str | None = None) -> Probe:
+    """Return what a scan finds of the recording LANGUAGE/[SPEAKER/]NAME, without a file."""
+    language, *speaker, _ = recording_id.split("/")
+    recording = Recording(
+        recording_id, f"/corpus/{recording_id}", label_of_folder(language), speaker[0] if speaker else None, 2 * samples
+    )
+    return Probe(recording, None if error else Header(samples, rate, 1), error)
+
+
+@pytest.fixture
+def memory_url() -> Iterator[str]:
+    """A folder in fsspec's memory, empty before and gone after."""
+    files = fsspec.filesystem("memory")
+    files.pseudo_dirs.append("/pipeline-tests")
+    yield "memory://pipeline-tests"
+    files.rm("/pipeline-tests", recursive=True)

@@ -1,0 +1,363 @@
+"""Training: what is written, which epoch is kept, and that a kill changes nothing."""
+
+import dataclasses
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_class_weight
+
+from model import train as train_module
+from model.config import AnnConfig, LstmConfig, ModelConfig
+from model.loader import Block, Store, frame_dataset, sequence_dataset
+from model.train import load_model, train
+from pipeline.errors import PipelineError
+from pipeline.schema import Layout
+from tests import model_stores
+from tests.model_stores import LANGUAGES, SplitRuns
+
+pytestmark = [
+    # keras calls numpy.array on tensorflow's variables, which know no `copy` yet
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
+]
+
+RUNS = {"train": [(0, 40)], "validation": [(40, 52)], "test": [(52, 60)]}
+LABEL = np.random.default_rng(5).integers(0, 3, 60)
+LSTM = LstmConfig(units=3, batch_size=8, max_epochs=4, learning_rate=0.01)
+ANN = AnnConfig(hidden_units=(4, 3), batch_size=32, max_epochs=2)
+SEED = 11
+
+
+def _store(root: Path, runs: SplitRuns = RUNS, label: NDArray[np.int64] = LABEL, **options: Any) -> Layout:
+    return model_stores.write(root, runs, label, features=model_stores.audible(label), **options)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """A store of three languages that a network can learn."""
+    return _store(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
+    """The output of one training of LSTM without any disturbance."""
+    layout = _store(tmp_path_factory.mktemp("uninterrupted"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.warn", lambda *_, **__: None)
+        train(layout, "lstm", LSTM, SEED, "key")
+    yield layout
+
+
+def _history(layout: Layout, name: str = "lstm") -> pd.DataFrame:
+    return pd.read_csv(str(layout.model(name) / "history.csv"))
+
+
+def _check_same_training(layout: Layout, expected: Layout) -> None:
+    """Equal histories but for the time, equal weights and optimisers, bit for bit; and the same files."""
+    pd.testing.assert_frame_equal(
+        _history(layout).drop(columns="wall_s"), _history(expected).drop(columns="wall_s"), check_exact=True
+    )
+    for file in ("model.keras", "checkpoints/epoch-0004.keras"):
+        one, other = (load_model(each.model("lstm") / file) for each in (layout, expected))
+        for a, b in zip(one.variables, other.variables, strict=True):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+        for a, b in zip(one.optimizer.variables, other.optimizer.variables, strict=True):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    assert _files(layout) == _files(expected)
+
+
+def _files(layout: Layout) -> list[str]:
+    """Files of the model, but for TensorBoard's, whose names hold the time."""
+    folder = Path(str(layout.model("lstm")))
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in found if not path.startswith("tensorboard"))
+
+
+def _evaluated(layout: Layout, model: keras.Model, split: str = "validation") -> float:
+    """The loss of a sequence model on a split."""
+    return float(model.evaluate(sequence_dataset(str(layout.store), split, 8, shuffle=False), verbose=0)[0])
+
+
+def test_training_writes_model_labels_history_and_checkpoint(uninterrupted: Layout) -> None:
+    assert _files(uninterrupted) == [
+        *("checkpoints/epoch-0004.keras", "checkpoints/key.txt"),
+        *("history.csv", "labels.json", "model.keras"),
+    ]
+
+
+def test_the_history_has_a_row_an_epoch(uninterrupted: Layout) -> None:
+    history = _history(uninterrupted)
+    assert set(history.columns) == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", "wall_s"}
+    assert history["epoch"].tolist() == [1, 2, 3, 4]
+    assert np.isfinite(history.to_numpy()).all()
+    assert (history["wall_s"] > 0).all()
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+
+
+def test_labels_json_holds_what_a_recording_needs(uninterrupted: Layout) -> None:
+    description = json.loads((uninterrupted.model("lstm") / "labels.json").read_text())
+    assert description == {
+        "labels": list(LANGUAGES),
+        "level": "sequence",
+        "timesteps": model_stores.TIMESTEPS,
+        "features": Store(str(uninterrupted.store)).attributes["config"]["features"],
+    }
+    assert description["features"]["n_mfcc"] == model_stores.COEFFICIENTS
+
+
+def test_training_leaves_events_for_tensorboard(uninterrupted: Layout) -> None:
+    events = Path(str(uninterrupted.model("lstm"))).glob("tensorboard/*/events.out.tfevents.*")
+    assert {path.parent.name for path in events} == {"train", "validation"}
+
+
+def test_a_model_of_frames_trains_on_every_frame(layout: Layout) -> None:
+    result = train(layout, "ann", ANN, SEED, "key")
+    assert result == {"epochs": 2, "best_epoch": 2, "parameters": 4 * 4 + 5 * 3 + 4 * 3}
+    description = json.loads((layout.model("ann") / "labels.json").read_text())
+    assert description["level"] == "frame"
+    model = load_model(layout.model("ann") / "model.keras")
+    loss, accuracy = model.evaluate(frame_dataset(str(layout.store), "validation", 32, shuffle=False), verbose=0)
+    last = _history(layout, "ann").iloc[-1]
+    np.testing.assert_allclose([loss, accuracy], last[["val_loss", "val_accuracy"]].astype(float), rtol=1e-5)
+
+
+def _unlearnable_validation() -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Labels and features of which those of validation say another language: learning makes that loss larger."""
+    features = model_stores.audible(LABEL)
+    label = LABEL.copy()
+    label[40:52] = (label[40:52] + 1) % 3
+    return label, features
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_training(tmp_path: Path) -> None:
+    label, features = _unlearnable_validation()
+    layout = model_stores.write(tmp_path, RUNS, label, features=features)
+    config = LstmConfig(units=3, batch_size=8, max_epochs=50, learning_rate=0.02, patience=2)
+    result = train(layout, "lstm", config, SEED, "key")
+    val_loss = _history(layout)["val_loss"]
+    best = int(val_loss.argmin())
+    assert result["best_epoch"] == best + 1
+    assert result["epochs"] == len(val_loss) == best + 1 + 2
+    kept = _evaluated(layout, load_model(layout.model("lstm") / "model.keras"))
+    last = _evaluated(layout, load_model(layout.model("lstm") / "checkpoints" / f"epoch-{len(val_loss):04d}.keras"))
+    np.testing.assert_allclose([kept, last], val_loss.iloc[[best, -1]], rtol=1e-5)
+    assert last > kept
+
+
+def test_a_finished_training_is_not_trained_on(uninterrupted: Layout) -> None:
+    before = (uninterrupted.model("lstm") / "history.csv").read_bytes()
+    assert train(uninterrupted, "lstm", LSTM, SEED, "key")["epochs"] == 4
+    assert (uninterrupted.model("lstm") / "history.csv").read_bytes() == before
+
+
+def test_the_same_seed_gives_the_same_training_bit_for_bit(layout: Layout, uninterrupted: Layout) -> None:
+    train(layout, "lstm", LSTM, SEED, "key")
+    _check_same_training(layout, uninterrupted)
+
+
+def test_another_seed_gives_another_training(layout: Layout, uninterrupted: Layout) -> None:
+    train(layout, "lstm", LSTM.model_copy(update={"max_epochs": 1}), SEED + 1, "key")
+    assert _history(layout)["loss"].iloc[0] != _history(uninterrupted)["loss"].iloc[0]
+
+
+# a training that stops in the middle of its third epoch, and never goes on
+STOPS = """
+import sys, time
+from pathlib import Path
+from model.config import LstmConfig
+from model.loader import Store
+from model.train import train
+from pipeline.schema import Layout
+
+original = Store.shuffled_blocks
+
+def stops(self, split, seed, epoch, pool_chunks):
+    for number, block in enumerate(original(self, split, seed, epoch, 3)):
+        if epoch == 2 and number == 2:
+            Path(sys.argv[1], "stopped").touch()
+            time.sleep(1000)
+        yield block
+
+Store.shuffled_blocks = stops
+train(Layout.at(sys.argv[1]), "lstm", LstmConfig.model_validate_json(sys.argv[2]), int(sys.argv[3]), "key")
+"""
+
+
+def _pools_of_three(patch: pytest.MonkeyPatch) -> None:
+    original = Store.shuffled_blocks
+    patch.setattr(Store, "shuffled_blocks", lambda self, split, seed, epoch, _: original(self, split, seed, epoch, 3))
+
+
+def test_a_killed_and_continued_training_equals_an_uninterrupted_one(
+    layout: Layout, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", STOPS, str(layout.root), LSTM.model_dump_json(), str(SEED)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        while not (layout.root / "stopped").exists():
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert _history(layout)["epoch"].tolist() == [1, 2]
+    _pools_of_three(monkeypatch)
+    assert train(layout, "lstm", LSTM, SEED, "key")["epochs"] == 4
+    expected = _store(tmp_path_factory.mktemp("expected"))
+    train(expected, "lstm", LSTM, SEED, "key")
+    _check_same_training(layout, expected)
+
+
+class PowerCutError(BaseException):
+    """Ends the training between two writes."""
+
+
+@pytest.mark.parametrize("writes", [2, 5, 6, 7])
+def test_a_training_cut_short_between_two_writes_continues(
+    layout: Layout, uninterrupted: Layout, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    # key, labels, then state, model and history of each epoch: the cut is before the first epoch's, or among the
+    # second epoch's, writes
+    written = []
+    original = train_module.write_atomically
+
+    def write_or_cut(path: Any, content: bytes) -> None:
+        if len(written) == writes:
+            raise PowerCutError
+        original(path, content)
+        written.append(path.name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "write_atomically", write_or_cut)
+        with pytest.raises(PowerCutError):
+            train(layout, "lstm", LSTM, SEED, "key")
+    assert written[:2] == ["key.txt", "labels.json"]
+    assert len(written) == writes
+    train(layout, "lstm", LSTM, SEED, "key")
+    _check_same_training(layout, uninterrupted)
+
+
+def test_a_continued_training_takes_the_epochs_that_are_left(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs: list[tuple[int, int]] = []
+    original = Store.shuffled_blocks
+
+    def noted(self: Store, split: str, seed: int, epoch: int, pool_chunks: int) -> Iterator[Block]:
+        epochs.append((seed, epoch))
+        return original(self, split, seed, epoch, pool_chunks)
+
+    monkeypatch.setattr(Store, "shuffled_blocks", noted)
+    train(layout, "lstm", LSTM.model_copy(update={"max_epochs": 2}), SEED, "key")
+    assert epochs == [(SEED, 0), (SEED, 1)]
+    train(layout, "lstm", LSTM, SEED, "key")
+    assert epochs == [(SEED, epoch) for epoch in range(4)]
+
+
+def test_another_key_trains_afresh(layout: Layout, caplog: pytest.LogCaptureFixture) -> None:
+    once = LSTM.model_copy(update={"max_epochs": 1})
+    train(layout, "lstm", once, SEED, "key")
+    first = _history(layout)
+    (layout.model("lstm") / "left over").write_text("of the other settings")
+    with caplog.at_level(logging.INFO, "model.train"):
+        result = train(layout, "lstm", once.model_copy(update={"learning_rate": 0.05}), SEED, "another key")
+    assert "data or settings have changed; lstm is trained afresh" in caplog.text
+    assert result["epochs"] == 1
+    assert _history(layout)["loss"].iloc[0] != first["loss"].iloc[0]
+    assert "left over" not in _files(layout)
+    assert (layout.model("lstm") / "checkpoints" / "key.txt").read_text() == "another key"
+
+
+@pytest.mark.parametrize("valid", [None, np.arange(44) < 40], ids=["no sequence", "no valid sequence"])
+def test_without_validation_the_training_loss_decides_and_a_warning_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, valid: NDArray[np.bool_] | None
+) -> None:
+    runs = {"train": [(0, 40)]} if valid is None else {"train": [(0, 40)], "validation": [(40, 44)]}
+    layout = _store(tmp_path, runs, LABEL[: 40 if valid is None else 44], valid=valid)
+    result = train(layout, "lstm", LSTM.model_copy(update={"max_epochs": 3, "learning_rate": 0.5}), SEED, "key")
+    assert [record.levelname for record in caplog.records if "no validation" in record.message] == ["WARNING"]
+    history = _history(layout)
+    assert "val_loss" not in history.columns
+    assert result["best_epoch"] == int(history["loss"].argmin()) + 1
+
+
+def test_class_weights_make_every_language_count_the_same(tmp_path: Path) -> None:
+    label = np.repeat([0, 1, 2], [2, 12, 6])
+    store = Store(str(_store(tmp_path, {"train": [(0, 20)]}, label).store))
+    weights = train_module._class_weights(store)
+    np.testing.assert_allclose(list(weights.values()), compute_class_weight("balanced", classes=np.arange(3), y=label))
+    assert weights == pytest.approx({0: 20 / 6, 1: 20 / 36, 2: 20 / 18})
+
+
+def test_a_language_without_training_sequences_weighs_one_and_changes_no_other(tmp_path: Path) -> None:
+    label = np.repeat([0, 2, 1], [5, 15, 3])
+    store = Store(str(_store(tmp_path, {"train": [(0, 20)], "test": [(20, 23)]}, label).store))
+    assert train_module._class_weights(store) == pytest.approx({0: 2.0, 1: 1.0, 2: 20 / 30})
+
+
+@pytest.mark.parametrize("balance", [True, False])
+def test_weights_are_used_where_the_settings_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, balance: bool
+) -> None:
+    layout = _store(tmp_path, {"train": [(0, 20)]}, np.repeat([0, 1, 2], [2, 12, 6]))
+    given: list[Any] = []
+    original = keras.Model.fit
+
+    def noted(self: keras.Model, *arguments: Any, **options: Any) -> Any:
+        given.append(options["class_weight"])
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(keras.Model, "fit", noted)
+    train(layout, "lstm", LSTM.model_copy(update={"max_epochs": 1, "balance_labels": balance}), SEED, "key")
+    assert given == [pytest.approx({0: 20 / 6, 1: 20 / 36, 2: 20 / 18}) if balance else None]
+
+
+def test_one_language_with_valid_sequences_is_refused(tmp_path: Path) -> None:
+    label = np.repeat([0, 1], 10)
+    layout = _store(tmp_path, {"train": [(0, 20)]}, label, valid=label == 1)
+    with pytest.raises(PipelineError) as refused:
+        train(layout, "lstm", LSTM, SEED, "key")
+    assert str(refused.value) == (
+        "training needs at least two languages with valid sequences, the store has ['en']; see the ledger for what "
+        "failed"
+    )
+    assert refused.value.exit_code == 1
+    assert not layout.model("lstm").exists()
+
+
+def test_a_store_without_valid_sequences_is_refused(tmp_path: Path) -> None:
+    layout = _store(tmp_path, {"train": [(0, 6)]}, LABEL[:6], valid=[False] * 6)
+    with pytest.raises(PipelineError, match="at least two languages with valid sequences, the store has none"):
+        train(layout, "lstm", LSTM, SEED, "key")
+
+
+@pytest.mark.parametrize("config", [LSTM, ANN])
+def test_two_languages_are_learnt(tmp_path: Path, config: ModelConfig) -> None:
+    label = LABEL % 2
+    layout = model_stores.write(
+        tmp_path, RUNS, label, features=model_stores.audible(label), languages=("de", "en")
+    )
+    train(layout, "two", config.model_copy(update={"max_epochs": 6, "learning_rate": 0.05}), SEED, "key")
+    model = load_model(layout.model("two") / "model.keras")
+    assert model.output_shape == (None, 1)
+    history = _history(layout, "two")
+    assert history["accuracy"].iloc[-1] > 0.75
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+
+
+def test_an_epoch_without_a_finite_loss_is_never_the_best(layout: Layout) -> None:
+    checkpoint = train_module.Checkpoint(layout.model("lstm"), patience=2, key="key")
+    losses = [1.0, float("nan"), 0.5, float("nan"), float("nan")]
+    checkpoint.history = [{"epoch": i + 1, "loss": 0.1, "val_loss": loss} for i, loss in enumerate(losses)]
+    assert checkpoint.best_epoch() == 2
+    assert checkpoint.finished(max_epochs=50)
