@@ -7,7 +7,7 @@ import xxhash
 from upath import UPath
 
 from pipeline.audio import EXTENSIONS
-from pipeline.errors import UsageError, few
+from pipeline.errors import UsageError
 from pipeline.schema import label_of_folder
 
 
@@ -52,7 +52,7 @@ def list_recordings(corpus: str) -> Listing:
     recordings, others = [], []
     for path, size_bytes in sorted(_files(root)):
         folders = path.split("/")[:-1]
-        if not path.isprintable():
+        if not _is_utf8(path):
             others.append(ascii(path))  # a name in another encoding than UTF-8 fits in no table
         elif folders and UPath(path).suffix.lower() in EXTENSIONS:
             speaker = folders[1] if len(folders) > 1 else None
@@ -76,9 +76,6 @@ def _check(corpus: str, recordings: list[Recording]) -> None:
         raise UsageError(
             f"--corpus {corpus}: no recording in it; expected LANGUAGE/[SPEAKER/]file with one of {extensions}"
         )
-    unnameable = [repr(recording.recording_id) for recording in recordings if not _is_utf8(recording.recording_id)]
-    if unnameable:
-        raise UsageError(f"--corpus {corpus}: names that are not UTF-8: {few(unnameable)}; rename them")
     folder_of: dict[str, str] = {}
     for recording in recordings:
         folder = recording.recording_id.split("/")[0]
@@ -92,5 +89,5 @@ def _check(corpus: str, recordings: list[Recording]) -> None:
 
 
 def _is_utf8(name: str) -> bool:
-    """Whether a file name can be written to a table; a name in another encoding holds lone surrogates."""
+    """Whether a file name was UTF-8; Python reads the bytes of another encoding as lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)

@@ -29,6 +29,7 @@ INK, QUIET, FAINT = "#1f2d3d", "#93a1b0", "#d5dbe1"
 WIDTH_IN: Final = 7.2
 MOST_LABELS_WITH_TEXT: Final = 12
 MOST_LABELS_SMALL: Final = 8
+MOST_LABELS_ROOMY: Final = 30
 MOST_NAMED_LANGUAGES: Final = 7
 MOST_TICKS: Final = 110
 MOST_MARKED_EPOCHS: Final = 40
@@ -70,8 +71,8 @@ def picture(draw: Callable[Parameters, Figure]) -> Callable[Parameters, bytes]:
 
 
 def language_colors(labels: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each label: eight hues, then the same hues lighter and darker."""
-    shades = (0.0, 0.45, -0.35, 0.7)
+    """Return a colour for each label: eight hues, then the same hues darker and lighter."""
+    shades = (0.0, -0.4, 0.4, -0.65)
     colors = {}
     for place, label in enumerate(labels):
         shade = shades[place // len(HUES) % len(shades)]
@@ -82,8 +83,8 @@ def language_colors(labels: Sequence[str]) -> dict[str, str]:
 @picture
 def amounts(table: pd.DataFrame, unit: str, colors: Mapping[str, str]) -> Figure:
     """Draw audio by language and split: `table` (label, split) in `unit`, splits in lighter and lighter tones."""
-    height_in = min(0.28 * len(table) + 1.0, 40)
-    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    row_in = 0.28 if len(table) <= MOST_LABELS_ROOMY else 0.12
+    figure = Figure(figsize=(WIDTH_IN, min(row_in * len(table) + 1.0, 40)), layout="constrained")
     axes = figure.subplots()
     tones = np.linspace(0, 0.72, len(table.columns))
     left = np.zeros(len(table))
@@ -94,7 +95,7 @@ def amounts(table: pd.DataFrame, unit: str, colors: Mapping[str, str]) -> Figure
         left += table[split].to_numpy()
     axes.set_yticks(places, [short(str(label)) for label in table.index])
     axes.set(xlabel=f"audio ({unit})", ylim=(len(table) - 0.4, -0.6))
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, labelsize=min(9, row_in * 50))
     axes.grid(axis="x")
     keys = [Patch(color=_lighter("#555555", tone)) for tone in tones]
     figure.legend(keys, list(table.columns), loc="outside upper right", ncols=len(keys))
@@ -104,7 +105,7 @@ def amounts(table: pd.DataFrame, unit: str, colors: Mapping[str, str]) -> Figure
 @picture
 def curves(histories: Mapping[str, pd.DataFrame], best: Mapping[str, int | None]) -> Figure:
     """Draw loss and accuracy over epochs, a row for each model (title → history), its best epoch marked."""
-    figure = Figure(figsize=(WIDTH_IN, 2.5 * len(histories)), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, 2.05 * len(histories) + 0.3), layout="constrained")
     grid = figure.subplots(len(histories), 2, squeeze=False)
     for row, (title, history) in zip(grid, histories.items(), strict=True):
         for axes, measure in zip(row, ("loss", "accuracy"), strict=True):
@@ -137,7 +138,7 @@ def _curve(axes: Axes, history: pd.DataFrame, measure: str, best: int | None) ->
 @picture
 def comparison(accuracy: pd.DataFrame, chance: float) -> Figure:
     """Draw accuracies (level, model) as grouped bars with the line of chance; NaN: no such level."""
-    figure = Figure(figsize=(WIDTH_IN, 3.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     axes = figure.subplots()
     tones = np.linspace(0.6, 0, len(accuracy.columns)) if len(accuracy.columns) > 1 else np.zeros(1)
     keys, names = [], []
@@ -149,7 +150,8 @@ def comparison(accuracy: pd.DataFrame, chance: float) -> Figure:
         places = group + (np.arange(len(present)) - (len(present) - 1) / 2) * 0.34
         heights = values.to_numpy()[present]
         bars = axes.bar(places, heights, width=0.3, color=[_lighter(INK, tones[i]) for i in present])
-        axes.bar_label(bars, [percent(value) for value in heights], padding=2, fontweight="bold")
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.9}  # the line passes behind
+        axes.bar_label(bars, [percent(value) for value in heights], padding=3, fontweight="bold", bbox=paper)
     line = axes.axhline(chance, color=INK, linestyle="--", linewidth=1)
     axes.set_xticks(range(len(accuracy)), [f"per {level}" for level in accuracy.index])
     axes.set(ylabel="accuracy on test speakers", ylim=(0, 1.08), xlim=(-0.6, len(accuracy) - 0.4))
@@ -169,14 +171,14 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], title: str) -> F
     n = len(labels)
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
-    size_in = 4.2 if n <= MOST_LABELS_SMALL else WIDTH_IN
-    figure = Figure(figsize=(size_in, size_in), layout="constrained")
+    size_in = 4.2 if n <= MOST_LABELS_SMALL else WIDTH_IN if n <= MOST_LABELS_ROOMY else 1.35 * WIDTH_IN
+    figure = Figure(figsize=(size_in, size_in * (1 if n <= MOST_LABELS_WITH_TEXT else 0.87)), layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor("#f1f1f1")  # rows without a test recording
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     step = math.ceil(n / MOST_TICKS)
     font = float(np.clip(420 / n, 4.5, 9))
-    names = [short(label) for label in labels[::step]]
+    names = [short(label, 22 if n <= MOST_LABELS_ROOMY else 14) for label in labels[::step]]
     axes.set_xticks(range(0, n, step), names, fontsize=font, rotation=90 if n > MOST_LABELS_SMALL else 0)
     axes.set_yticks(range(0, n, step), names, fontsize=font)
     if n <= MOST_LABELS_SMALL and max(map(len, names)) * n > 40:  # noqa: PLR2004 letters that fit beneath

@@ -100,12 +100,12 @@ def count(value: float, digits: int = 0) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time span in the units that people say."""
-    if seconds < 60:  # noqa: PLR2004
+    if round(seconds, 1) < 60:  # noqa: PLR2004
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:  # noqa: PLR2004
         return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes < 6000 else f"{minutes / 60:,.0f} h"  # noqa: PLR2004
 
 
 def _read(layout: Layout) -> Found:
