@@ -24,7 +24,7 @@ def corpus_folder(layout: Layout) -> Path:
 def make_corpus(layout: Layout, config: DemoConfig, executor: Executor) -> None:
     """Synthesise what is missing of the corpus in OUT/corpus."""
     root = corpus_folder(layout)
-    key_file, key = layout.root / "corpus.key", digest(config.model_dump())
+    key_file, key = layout.demo_key, digest(config.model_dump())
     if key_file.exists() and key_file.read_text() != key:
         raise UsageError(
             f"--out {layout.root} holds a demo of other settings ({key_file.read_text()}, this one is {key}); take "

@@ -134,7 +134,7 @@ def _children(folder: UPath) -> Iterable[UPath]:
 
 def _corpus_name(found: Found) -> str:
     """Return where the recordings came from."""
-    if (found.layout.root / "corpus.key").exists():
+    if found.layout.demo_key.exists():
         return "synthesised demo"
     if found.run.get("corpus"):
         return str(found.run["corpus"])

@@ -67,6 +67,11 @@ class Layout:
         return self.root / "metrics" / f"{name}.json"
 
     @property
+    def demo_key(self) -> UPath:
+        """Digest of the settings of the demo's corpus; only a demo has it."""
+        return self.root / "corpus.key"
+
+    @property
     def report(self) -> UPath:
         """The report's folder; its page is index.html."""
         return self.root / "report"

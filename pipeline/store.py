@@ -94,7 +94,10 @@ def zarr_store(path: UPath, *, read_only: bool = False) -> Store:
     """Return the zarr store at `path`, a folder or any URL that fsspec opens."""
     if is_local(path):
         return zarr.storage.LocalStore(str(path), read_only=read_only)
-    return zarr.storage.FsspecStore.from_upath(path, read_only=read_only)
+    # from_upath would take a file system whose connections belong to another event loop, or that has none
+    return zarr.storage.FsspecStore.from_url(
+        str(path), storage_options=dict(path.storage_options), read_only=read_only
+    )
 
 
 def create(layout: Layout, outline: Outline) -> None:
