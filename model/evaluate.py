@@ -16,7 +16,7 @@ from model.train import load_model
 from pipeline.errors import PipelineError
 from pipeline.schema import Layout, write_atomically
 
-LOG_FLOOR = 1e-12
+LOG_FLOOR = 1e-7  # float32 is no finer next to 1: one sigmoid tells as much of its first language as of its second
 EXAMPLE_S = 12.0
 
 
@@ -56,8 +56,9 @@ def log_posteriors(model: keras.Model, features: NDArray[np.float32]) -> NDArray
 
     A model of frames has one step a frame, a model of sequences has one in all.
     """
-    steps = features.shape[1] if network.takes_frames(model) else 1
-    inputs = features.reshape(-1, features.shape[2]) if steps > 1 else features
+    frames = network.takes_frames(model)
+    steps = features.shape[1] if frames else 1
+    inputs = features.reshape(-1, features.shape[2]) if frames else features
     posterior = network.probabilities(model, inputs)
     return np.log(np.maximum(posterior, LOG_FLOOR)).reshape(len(features), steps, -1)
 

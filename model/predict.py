@@ -113,7 +113,8 @@ def main(model: Path, audio: tuple[str, ...], as_json: bool) -> None:
     try:
         classifier = Classifier.load(model)
     except UsageError as error:
-        raise click.UsageError(str(error)) from None
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
     rows, failed = [], False
     for file in audio:
         try:

@@ -42,7 +42,7 @@ def train(layout: Layout, name: str, config: ModelConfig, seed: int, key: str) -
         config, store.timesteps, store.train_mean, store.train_std, len(store.labels)
     )
     _describe(folder, store, model)
-    validated = bool(store.chunks("validation"))
+    validated = bool(store.label_counts("validation").any())
     if not validated:
         log.warning("train %s: there is no validation speaker; the best epoch is chosen by training loss", name)
     if not checkpoint.finished(config.max_epochs):
@@ -83,7 +83,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras has n
     def best_epoch(self) -> int:
         """Return the number, from 0, of the epoch with the smallest validation (else training) loss."""
         losses = [row.get("val_loss", row["loss"]) for row in self.history]
-        return int(np.argmin(losses))
+        return int(np.argmin(np.nan_to_num(losses, nan=np.inf)))  # an epoch that came to nothing is not the best
 
     def finished(self, max_epochs: int) -> bool:
         """Whether training is over: all epochs done, or none better for as many as the patience."""

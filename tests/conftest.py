@@ -1,9 +1,11 @@
 """What tests share: small synthetic corpora, probes without files, and hypothesis settings."""
 
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import audioread
 import fsspec
 import numpy as np
 import pytest
@@ -19,6 +21,11 @@ from pipeline.schema import label_of_folder
 # the same examples in every run: a failure can be repeated, a pass means what it meant yesterday
 settings.register_profile("pipeline", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.load_profile("pipeline")
+
+with warnings.catch_warnings():
+    # librosa.load asks for these, and they import modules that Python is about to drop
+    warnings.simplefilter("ignore", DeprecationWarning)
+    audioread.available_backends()
 
 
 def noise(key: str, samples: int) -> NDArray[np.float64]:
@@ -59,7 +66,11 @@ def make_probe(recording_id: str, samples: int = 16_000, rate: int = 16_000, err
     """Return what a scan finds of the recording LANGUAGE/[SPEAKER/]NAME, without a file."""
     language, *speaker, _ = recording_id.split("/")
     recording = Recording(
-        recording_id, f"/corpus/{recording_id}", label_of_folder(language), speaker[0] if speaker else None, 2 * samples
+        recording_id,
+        f"/corpus/{recording_id}",
+        label_of_folder(language),
+        speaker[0] if speaker else None,
+        2 * samples,
     )
     return Probe(recording, None if error else Header(samples, rate, 1), error)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from pipeline import store
@@ -12,6 +13,11 @@ from pipeline.schema import SCHEMA_VERSION, SPLITS, Layout, flag_attributes
 
 LANGUAGES = ("de", "en", "fr")
 TIMESTEPS, COEFFICIENTS = 4, 3
+
+# keras calls numpy.array on tensorflow's variables, which know no `copy` yet, wherever it saves a model
+SAVES_MODELS = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
 
 SplitRuns = Mapping[str, Sequence[tuple[int, int]]]
 

@@ -315,7 +315,7 @@ STORES = st.builds(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(STORES, st.integers(1, 5), st.integers(1, 9), st.booleans(), st.integers(0, 2**32 - 1))
 def test_whatever_the_sizes_every_valid_sequence_comes_exactly_once(
     stored: Stored, pool_chunks: int, batch_size: int, shuffle: bool, seed: int

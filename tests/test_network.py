@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from model import network
 from model.config import AnnConfig, LstmConfig, ModelConfig
 from model.train import load_model, model_bytes
+from tests.model_stores import SAVES_MODELS
 
-# keras calls numpy.array on tensorflow's variables, which know no `copy` yet
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+pytestmark = SAVES_MODELS
 
 TIMESTEPS, COEFFICIENTS = 6, 5
 MEAN = np.array([-500.0, 100.0, 0.0, 3.0, -1.0])

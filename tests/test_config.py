@@ -1,0 +1,273 @@
+"""Configuration: what is read, what is refused and in which words, and the hash of what a store depends on."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import FeatureConfig, PipelineConfig, SplitConfig, StoreConfig, digest, load
+from pipeline.errors import UsageError
+
+DEFAULT = PipelineConfig()
+
+
+def read(*overrides: str) -> PipelineConfig:
+    return load(PipelineConfig, None, overrides)
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "run.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_defaults_are_the_contract() -> None:
+    features = DEFAULT.features
+    assert (features.sample_rate_hz, features.n_fft, features.hop_length) == (16_000, 400, 160)
+    assert (features.n_mels, features.n_mfcc, features.top_db, features.center) == (128, 40, 80.0, True)
+    assert (DEFAULT.split.train, DEFAULT.split.validation, DEFAULT.split.test) == (0.70, 0.15, 0.15)
+    assert DEFAULT.store.timesteps == 20
+
+
+def test_nothing_given_is_the_default() -> None:
+    assert read() == DEFAULT
+
+
+def test_override_beats_file_beats_default(tmp_path: Path) -> None:
+    file = written(tmp_path, "seed: 5\nfeatures:\n  n_mfcc: 13\n  n_mels: 26\n")
+    config = load(PipelineConfig, file, ["features.n_mfcc=20", "store.timesteps=7"])
+    assert (config.seed, config.features.n_mels, config.features.n_mfcc, config.store.timesteps) == (5, 26, 20, 7)
+    assert config.features.window_s == DEFAULT.features.window_s
+
+
+def test_last_override_wins() -> None:
+    assert read("seed=5", "seed=6").seed == 6
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "features: {}\n"])
+def test_file_without_settings_is_the_default(tmp_path: Path, text: str) -> None:
+    assert load(PipelineConfig, written(tmp_path, text), []) == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("features.fmax_hz=7600", 7600.0),
+        ("features.fmax_hz=null", None),
+        ("features.top_db=null", None),
+        ("features.center=false", False),
+        ("features.window_s=0.05", 0.05),
+        ("features={n_mfcc: 13}", 13),
+    ],
+)
+def test_values_of_set_are_yaml(override: str, value: object) -> None:
+    features = read(override).features
+    assert value in [features.fmax_hz, features.top_db, features.center, features.window_s, features.n_mfcc]
+    assert features != DEFAULT.features or value is None
+
+
+settings_of = st.fixed_dictionaries(
+    {},
+    optional={
+        "seed": st.integers(0, 2**32 - 1),
+        "features.n_mels": st.integers(40, 512),
+        "features.n_mfcc": st.integers(1, 40),
+        "features.top_db": st.one_of(st.none(), st.floats(1, 200)),
+        "features.center": st.booleans(),
+        "features.hop_s": st.floats(0.001, 1),
+        "store.timesteps": st.integers(1, 10_000),
+        "store.chunks_per_shard": st.integers(1, 10**6),
+    },
+)
+
+
+def at(config: PipelineConfig, key: str) -> object:
+    found: Any = config
+    for part in key.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@given(settings_of)
+def test_every_setting_arrives_by_set_as_it_was_written(settings: dict[str, object]) -> None:
+    config = read(*[f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in settings.items()])
+    for key in ["seed", "features.n_mels", "features.top_db", "features.center", "features.hop_s", "store.timesteps"]:
+        assert at(config, key) == settings.get(key, at(DEFAULT, key))
+
+
+@pytest.mark.parametrize("override", ["seed", "", "=1", "features.n_mfcc"])
+def test_set_without_a_value_says_how_to_write_it(override: str) -> None:
+    with pytest.raises(UsageError) as error:
+        read(override)
+    assert str(error.value) == (f"--set {override}: write it as key.sub=value, for example --set features.n_mfcc=20")
+
+
+def test_set_with_broken_yaml_says_so() -> None:
+    with pytest.raises(UsageError) as error:
+        read("seed=[1, 2")
+    assert str(error.value) == "--set seed=[1, 2: the value is not YAML; quote it"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sede=5", "sede = 5: there is no such key; allowed here: seed, features, split, store"),
+        (
+            "store.x=a",
+            "store.x = 'a': there is no such key; allowed here: timesteps, sequences_per_chunk, chunks_per_",
+        ),
+        ("split.dev=0.1", "split.dev = 0.1: there is no such key; allowed here: train, validation, test"),
+        ("features.n-mfcc=5", "features.n-mfcc = 5: there is no such key; allowed here: sample_rate_hz, window_s, "),
+    ],
+)
+def test_unknown_key_is_named_with_its_value_and_what_is_allowed(override: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        read(override)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("override", "start"),
+    [
+        ("seed=-1", "seed = -1: input should be greater than or equal to 0"),
+        ("seed=x", "seed = 'x': input should be a valid integer"),
+        ("seed=1.5", "seed = 1.5: input should be a valid integer"),
+        ("seed=", "seed = None: input should be a valid integer"),
+        ("seed=2020-01-01", f"seed = {dt.date(2020, 1, 1)!r}: input should be a valid integer"),
+        ("features=3", "features = 3: input should be a valid dictionary"),
+        ("features.center=maybe", "features.center = 'maybe': input should be a valid boolean"),
+        ("features.hop_s=.nan", "features.hop_s = nan: input should be"),
+        ("features.window_s=.inf", "features.window_s = inf: input should be less than or equal to 1"),
+        ("features.sample_rate_hz=200000", "features.sample_rate_hz = 200000: input should be less than or equal"),
+        ("features.n_mfcc=129", "features: n_mfcc 129 must not be larger than n_mels 128"),
+        ("features.window_s=0.00001", "features: window_s must hold at least 2 samples and hop_s at least 1"),
+        ("features.fmax_hz=8001", "features: fmax_hz 8001.0 must lie between fmin_hz and half of sample_rate_hz"),
+        ("features.fmin_hz=8000", "features: fmin_hz 8000.0 must lie below half of sample_rate_hz"),
+        ("features.fmin_hz=.inf", "features: fmin_hz inf must lie below half of sample_rate_hz"),
+        ("split.test=0.5", "split: train, validation and test must sum to 1 with train above 0; they sum to 1.35"),
+        ("store.timesteps=0", "store.timesteps = 0: input should be greater than or equal to 1"),
+    ],
+)
+def test_bad_value_is_named_with_its_key_and_what_is_allowed(override: str, start: str) -> None:
+    with pytest.raises(UsageError) as error:
+        read(override)
+    assert str(error.value).startswith(start)
+    assert "\n" not in str(error.value)
+
+
+def test_training_without_a_share_is_refused() -> None:
+    with pytest.raises(UsageError, match="with train above 0"):
+        read("split.train=0", "split.validation=0.5", "split.test=0.5")
+
+
+def test_several_errors_are_counted() -> None:
+    with pytest.raises(UsageError) as error:
+        read("sede=5", "seed=-1", "store.timesteps=0")
+    assert str(error.value).endswith("(and 2 more)")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: b: c", "is not YAML: mapping values are not allowed here"),
+        ("a: [", "is not YAML"),
+        ("- seed", "expected keys and values at the top, not ['seed']"),
+        ("seed", "expected keys and values at the top, not 'seed'"),
+    ],
+)
+def test_file_that_is_no_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(UsageError) as error:
+        load(PipelineConfig, file, [])
+    assert str(error.value).startswith(f"--config {file}")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        load(PipelineConfig, tmp_path / "none.yaml", [])
+    assert str(error.value) == f"--config {tmp_path / 'none.yaml'}: No such file or directory"
+
+
+def test_file_of_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_bytes(b"seed: \xff\xfe")
+    with pytest.raises(UsageError, match=r"run\.yaml is not YAML"):
+        load(PipelineConfig, tmp_path / "run.yaml", [])
+
+
+def test_keys_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="keys should be strings"):
+        load(PipelineConfig, written(tmp_path, "1: 2\nyes: 3\n"), [])
+
+
+@pytest.mark.parametrize("model", [DEFAULT, DEFAULT.features, DEFAULT.split, DEFAULT.store])
+def test_configuration_is_frozen_and_hashable(model: pydantic.BaseModel) -> None:
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        setattr(model, next(iter(type(model).model_fields)), 1)
+    assert hash(model) == hash(type(model)())
+
+
+@given(st.integers(1000, 192_000), st.floats(0.002, 1), st.floats(0.001, 1))
+def test_windows_and_hops_are_whole_samples(rate: int, window_s: float, hop_s: float) -> None:
+    config = FeatureConfig(sample_rate_hz=rate, window_s=window_s, hop_s=hop_s, n_mels=8, n_mfcc=8)
+    assert abs(config.n_fft - window_s * rate) <= 0.5
+    assert abs(config.hop_length - hop_s * rate) <= 0.5
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(0, 0), (1, 1), (159, 1), (160, 2), (16_000, 101)])
+def test_centred_frames_are_one_a_hop_and_one_more(samples: int, frames: int) -> None:
+    assert FeatureConfig().frames(samples) == frames
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(0, 0), (399, 0), (400, 1), (559, 1), (560, 2)])
+def test_frames_that_are_not_centred_lie_within_the_samples(samples: int, frames: int) -> None:
+    assert FeatureConfig(center=False).frames(samples) == frames
+
+
+def test_shard_is_chunks_times_sequences() -> None:
+    assert StoreConfig(sequences_per_chunk=3, chunks_per_shard=5).sequences_per_shard == 15
+
+
+@given(st.dictionaries(st.text(), st.one_of(st.integers(), st.floats(allow_nan=False), st.text(), st.none())))
+def test_digest_does_not_depend_on_order(value: dict[str, object]) -> None:
+    assert digest(value) == digest(dict(reversed(value.items())))
+    assert digest(value) != digest([value])
+
+
+def test_hash_is_the_same_on_every_machine() -> None:
+    assert DEFAULT.store_hash == "633090f7051a2824"
+
+
+OTHER_VALUES = [
+    "seed=2", "features.sample_rate_hz=8000", "features.window_s=0.03", "features.hop_s=0.02", "features.n_mels=64",
+    "features.n_mfcc=13", "features.fmin_hz=20", "features.fmax_hz=7600", "features.top_db=60",
+    "features.center=false",
+    "split={train: 0.6, validation: 0.25}", "split={train: 0.6, test: 0.25}", "split={validation: 0.1, test: 0.2}",
+    "store.timesteps=10", "store.sequences_per_chunk=128", "store.chunks_per_shard=8",
+]  # fmt: skip
+
+
+def test_hash_changes_with_every_setting() -> None:
+    hashes = {read(override).store_hash for override in OTHER_VALUES}
+    assert len(hashes | {DEFAULT.store_hash}) == len(OTHER_VALUES) + 1
+    named = " ".join(OTHER_VALUES)
+    for section in (FeatureConfig, SplitConfig, StoreConfig):
+        assert all(key in named for key in section.model_fields)
+
+
+@pytest.mark.parametrize("override", ["features.window_s=25e-3", "features.top_db=80", "seed=1", "split.train=0.7"])
+def test_hash_does_not_depend_on_how_a_value_is_written(override: str) -> None:
+    assert read(override).store_hash == DEFAULT.store_hash
+
+
+def test_hash_leaves_out_what_is_added_to_the_pipeline() -> None:
+    class More(PipelineConfig):
+        extra: int = 0
+
+    assert More(extra=1).store_hash == More(extra=2).store_hash == DEFAULT.store_hash

@@ -1,0 +1,286 @@
+"""The task: real recordings into a real store, good ones and bad ones, and the same bytes whoever does it."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import xarray as xr
+
+from pipeline import extraction, features, manifest, store
+from pipeline.audio import read
+from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
+from pipeline.corpus import list_recordings
+from pipeline.errors import PipelineError
+from pipeline.plan import Plan
+from pipeline.scan import probe_headers
+from pipeline.schema import SPLITS, Layout
+from pipeline.store import RecordingOutcome, ShardRecord
+from pipeline.task import ShardSummary, extract_shard
+
+from .conftest import make_corpus, noise
+
+SPEAKERS = {"de": {"anna": 2, "bert": 1, "cara": 1}, "en": {"dora": 1, "emil": 1, "fay": 1}}
+
+
+def configuration(chunks_per_shard: int = 2) -> PipelineConfig:
+    """Shards of 8 sequences of 10 frames; a recording of a second has 10."""
+    return PipelineConfig(
+        features=FeatureConfig(n_mels=40, n_mfcc=13),
+        store=StoreConfig(timesteps=10, sequences_per_chunk=4, chunks_per_shard=chunks_per_shard),
+    )
+
+
+@dataclass
+class Work:
+    """A scanned corpus and its empty store."""
+
+    layout: Layout
+    table: pd.DataFrame
+    plan: Plan
+    _read: list[xr.Dataset] = field(default_factory=list)
+
+    def extract(self, *indices: int) -> list[ShardSummary]:
+        """Extract some shards, or all."""
+        self._read.clear()
+        chosen = indices or range(len(self.plan))
+        return [extract_shard(self.plan[i], out=str(self.layout.root), config=self.plan.config) for i in chosen]
+
+    def records(self) -> list[ShardRecord]:
+        return [store.read_record(self.layout, index) for index in range(len(self.plan))]
+
+    def outcomes(self, name: str) -> list[RecordingOutcome]:
+        """What the shards say of a recording."""
+        return [o for r in self.records() for o in r.outcomes if o.recording == self.row(name)]
+
+    def row(self, name: str) -> int:
+        return int(self.table.index[self.table["recording_id"] == name][0])
+
+    def dataset(self) -> xr.Dataset:
+        """The whole store, read once after each extraction."""
+        if not self._read:
+            self._read.append(xr.open_zarr(str(self.layout.store), chunks=None).load())
+        return self._read[0]
+
+    def sequences(self, name: str) -> xr.Dataset:
+        """The sequences of one recording."""
+        dataset = self.dataset()
+        return dataset.isel(sequence=np.flatnonzero(dataset["recording"] == self.row(name)))
+
+
+def prepared(corpus: Path, out: Path | str, config: PipelineConfig | None = None) -> Work:
+    """Scan a corpus and create the store."""
+    settings = config or configuration()
+    table = manifest.build(probe_headers(list_recordings(str(corpus)).recordings), settings)
+    work = Work(Layout.at(str(out)), table, Plan(table, settings))
+    extraction.open_store(work.layout, table, work.plan)
+    return work
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return make_corpus(tmp_path / "corpus", SPEAKERS)
+
+
+@pytest.fixture
+def work(corpus: Path, tmp_path: Path) -> Work:
+    return prepared(corpus, tmp_path / "out")
+
+
+def expected(path: Path, config: PipelineConfig) -> np.ndarray:
+    """The features of a whole recording, (sequence, timestep, mfcc)."""
+    found = features.mfcc([read(str(path), 16_000)], config.features).mfcc
+    count = len(found) // config.store.timesteps
+    return found[: count * config.store.timesteps].reshape(count, config.store.timesteps, -1)
+
+
+def test_store_holds_the_features_of_every_recording(work: Work, corpus: Path) -> None:
+    summaries = work.extract()
+    assert [(s.index, s.sequences, s.failed) for s in summaries[:-1]] == [(i, 8, 0) for i in range(len(work.plan) - 1)]
+    for name in work.table["recording_id"]:
+        found = work.sequences(name)
+        np.testing.assert_array_equal(found["features"], expected(corpus / name, work.plan.config))
+        np.testing.assert_array_equal(found["start_frame"], np.arange(10) * 10)
+        assert found["valid"].all()
+
+
+def test_codes_are_those_of_the_manifest(work: Work) -> None:
+    work.extract()
+    labels = manifest.labels(work.table)
+    for row in work.table.itertuples():
+        found = work.sequences(str(row.recording_id))
+        assert {labels[code] for code in found["label"].to_numpy()} == {row.label}
+        assert {SPLITS[code] for code in found["split"].to_numpy()} == {row.split}
+
+
+def test_recordings_across_shards_are_ok_in_each(work: Work) -> None:
+    work.extract()
+    for name in work.table["recording_id"]:
+        outcomes = work.outcomes(name)
+        assert {(o.status, o.reason, o.decoded_frames) for o in outcomes} == {("ok", "", 101)}
+        assert sum(o.sequences_written for o in outcomes) == 10
+    assert any(len(work.outcomes(name)) == 2 for name in work.table["recording_id"])
+
+
+def replace_with_nan(path: Path) -> None:
+    samples, rate = soundfile.read(path)
+    samples[rate // 2] = np.nan
+    soundfile.write(path, samples, rate, format="WAV", subtype="FLOAT")
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (Path.unlink, "cannot be opened: No such file or directory"),
+        (cut_in_half, "not readable as audio: "),
+        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: path.write_text("text" * 99), "not readable as audio: Format not recognised"),
+        (replace_with_nan, "a sample is not a finite number, first at 0.500 s"),
+    ],
+    ids=["missing", "cut", "empty", "text", "not a number"],
+)
+def test_recording_that_cannot_be_used_is_invalid_and_harms_no_other(
+    work: Work, corpus: Path, harm: Callable[[Path], object], reason: str
+) -> None:
+    harm(corpus / "de/anna/0.flac")
+    summaries = work.extract()
+    assert sum(summary.failed for summary in summaries) == len(work.outcomes("de/anna/0.flac")) >= 1
+    for outcome in work.outcomes("de/anna/0.flac"):
+        assert outcome.status == "failed"
+        assert outcome.reason.startswith(reason)
+        assert (outcome.decoded_frames, outcome.sequences_written) == (0, 0)
+    bad = work.sequences("de/anna/0.flac")
+    assert bad.sizes["sequence"] == 10
+    assert not bad["valid"].any()
+    assert bad["features"].isnull().all()
+    for name in set(work.table["recording_id"]) - {"de/anna/0.flac"}:
+        good = work.sequences(name)
+        assert good["valid"].all()
+        np.testing.assert_array_equal(good["features"], expected(corpus / name, work.plan.config))
+
+
+def test_recording_that_ends_early_is_short_and_its_beginning_valid(corpus: Path, tmp_path: Path) -> None:
+    path = corpus / "de/anna/long.mp3"
+    soundfile.write(path, noise("long", 48_000), 16_000)
+    # libsndfile believes the header, which says three seconds
+    cut_in_half(path)
+    work = prepared(corpus, tmp_path / "out")
+    assert work.table["frames"][work.row("de/anna/long.mp3")] == 301
+    work.extract()
+    decoded = work.plan.config.features.frames(len(read(str(path), 16_000)))
+    written = decoded // 10
+    assert 8 < written < 20
+    outcomes = work.outcomes("de/anna/long.mp3")
+    assert len(outcomes) >= 4
+    assert {o.decoded_frames for o in outcomes} == {decoded}
+    assert sum(o.sequences_written for o in outcomes) == written
+    # the shards that the decoded part fills are ok, one is cut, of the last ones nothing is left
+    statuses = [o.status for o in outcomes]
+    assert statuses == sorted(statuses, key=["ok", "short"].index)
+    assert statuses[-1] == "short"
+    assert outcomes[-1].sequences_written == 0
+    assert outcomes[-1].reason == f"ends after {decoded / 100:.2f} s, before the end its header names"
+    found = work.sequences("de/anna/long.mp3")
+    assert found["valid"].to_numpy().tolist() == [True] * written + [False] * (30 - written)
+    np.testing.assert_array_equal(found["features"][:written], expected(path, work.plan.config))
+    assert found["features"][written:].isnull().all()
+
+
+def test_sums_are_those_of_the_valid_training_sequences(work: Work, corpus: Path) -> None:
+    training = [name for name, split in zip(work.table["recording_id"], work.table["split"], strict=True)
+                if split == "train"]  # fmt: skip
+    assert 2 <= len(training) < len(work.table)
+    (corpus / training[0]).unlink()
+    work.extract()
+    dataset = work.dataset()
+    chosen = (dataset["valid"] & (dataset["split"] == SPLITS.index("train"))).to_numpy()
+    frames = dataset["features"].to_numpy()[chosen].reshape(-1, 13).astype(np.float64)
+    records = work.records()
+    assert sum(r.train_count for r in records) == len(frames) == 100 * (len(training) - 1)
+    for name, values in (("train_sum", frames), ("train_sum_squares", frames**2)):
+        total = np.sum([getattr(r, name) for r in records], axis=0) * store.SUM_UNIT
+        np.testing.assert_allclose(total, values.sum(axis=0), rtol=1e-9, atol=1e-4)
+
+
+def test_shard_without_training_sequences_has_no_sums(work: Work) -> None:
+    work.extract()
+    last = work.records()[-1]
+    assert work.plan[len(work.plan) - 1].segments[0].split != SPLITS.index("train")
+    assert (last.train_count, set(last.train_sum), set(last.train_sum_squares)) == (0, {0}, {0})
+
+
+def test_records_hold_the_checksums_of_what_is_stored(work: Work) -> None:
+    work.extract()
+    for record in work.records():
+        assert record.checksums == store.checksums(work.layout, record.index)
+
+
+def test_shards_in_any_order_and_at_once_have_the_bytes_of_one_after_the_other(corpus: Path, tmp_path: Path) -> None:
+    one, other = prepared(corpus, tmp_path / "one"), prepared(corpus, tmp_path / "other")
+    one.extract()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(other.extract, reversed(range(len(other.plan)))))
+    assert one.records() == other.records()
+
+
+def test_extracting_again_writes_the_same(work: Work) -> None:
+    work.extract()
+    before = work.records()
+    work.extract(1)
+    assert work.records() == before
+
+
+@pytest.mark.parametrize("chunks_per_shard", [1, 3, 50])
+def test_features_do_not_depend_on_the_shard_or_its_other_recordings(
+    work: Work, corpus: Path, tmp_path: Path, chunks_per_shard: int
+) -> None:
+    work.extract()
+    names = list(work.table["recording_id"])
+    before = {name: work.sequences(name)["features"].to_numpy() for name in names}
+    make_corpus(corpus, {"fr": {"gina": 3}, "de": {"hans": 2}}, seconds=1.7)
+    more = prepared(corpus, tmp_path / "more", configuration(chunks_per_shard))
+    more.extract()
+    assert len(more.table) == len(names) + 5
+    for name in names:
+        np.testing.assert_array_equal(more.sequences(name)["features"], before[name])
+
+
+def test_output_behind_a_url_has_the_bytes_of_a_folder(work: Work, corpus: Path, memory_url: str) -> None:
+    there = prepared(corpus, memory_url)
+    work.extract()
+    there.extract()
+    assert there.records() == work.records()
+
+
+def test_store_that_cannot_be_written_raises_and_is_not_marked(work: Work, tmp_path: Path) -> None:
+    (tmp_path / "out/features.zarr/features/c").write_text("a file where a folder has to be")
+    with pytest.raises(PipelineError) as error:
+        work.extract(1)
+    message = str(error.value)
+    assert message.startswith(f"shard 1 (sequences 8 to 16) cannot be written to {tmp_path / 'out'}: ")
+    assert message.endswith("make room or mend the folder, then run the same command again: finished shards are kept")
+    assert isinstance(error.value.__cause__, OSError)
+    assert store.finished(work.layout) == set()
+
+
+def test_record_that_cannot_be_written_raises(work: Work, tmp_path: Path) -> None:
+    (tmp_path / "out/shards").write_text("a file where a folder has to be")
+    with pytest.raises(PipelineError, match=r"shard 0 .* cannot be written to .*: File exists"):
+        work.extract(0)
+
+
+def test_summary_counts_failures_of_its_own_shard(work: Work, corpus: Path) -> None:
+    segments = work.plan[0].segments
+    for segment in segments:
+        Path(segment.uri).unlink()
+    (summary,) = work.extract(0)
+    assert (summary.index, summary.sequences, summary.failed) == (0, 8, len(segments))
+    assert summary.busy_s > 0
