@@ -71,12 +71,10 @@ class Store:
 
     def blocks(self, split: str, pool_chunks: int = POOL_CHUNKS) -> Iterator[Block]:
         """Yield a split in the order of the store, up to `pool_chunks` chunks a block."""
-        for start, stop in self.split_runs.get(split, []):
-            step = pool_chunks * self.sequences_per_chunk
-            for begin in range(start, stop, step):
-                block = self.read(begin, min(begin + step, stop))
-                if len(block):
-                    yield block
+        for start, stop in self._spans(split, pool_chunks):
+            block = self.read(start, stop)
+            if len(block):
+                yield block
 
     def shuffled_blocks(self, split: str, seed: int, epoch: int, pool_chunks: int = POOL_CHUNKS) -> Iterator[Block]:
         """Yield a split in an order that depends on (seed, epoch) alone.
@@ -99,10 +97,17 @@ class Store:
     def label_counts(self, split: str) -> NDArray[np.int64]:
         """Return how many valid sequences of each label a split holds: (label,) int64."""
         counts = np.zeros(len(self.labels), np.int64)
-        for start, stop in self.chunks(split):
+        for start, stop in self._spans(split, POOL_CHUNKS):
             label = self._arrays["label"][start:stop][self._arrays["valid"][start:stop]]
             counts += np.bincount(label, minlength=len(counts))
         return counts
+
+    def _spans(self, split: str, pool_chunks: int) -> Iterator[tuple[int, int]]:
+        """Yield the sequences [start, stop) of a split, up to `pool_chunks` chunks at a time."""
+        step = pool_chunks * self.sequences_per_chunk
+        for start, stop in self.split_runs.get(split, []):
+            for begin in range(start, stop, step):
+                yield begin, min(begin + step, stop)
 
 
 def sequence_dataset(

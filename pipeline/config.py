@@ -52,6 +52,9 @@ class FeatureConfig(BaseModel):
             raise ValueError(f"n_mfcc {self.n_mfcc} must not be larger than n_mels {self.n_mels}")
         if self.hop_length < 1 or self.n_fft <= 1:
             raise ValueError("window_s must hold at least 2 samples and hop_s at least 1")
+        if not math.isclose(self.hop_s * self.sample_rate_hz, self.hop_length, rel_tol=1e-6):
+            nearest_s = self.hop_length / self.sample_rate_hz
+            raise ValueError(f"hop_s {self.hop_s} is not a whole number of samples; the nearest is {nearest_s:.9g}")
         if self.fmax_hz is not None and not self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
             raise ValueError(f"fmax_hz {self.fmax_hz} must lie between fmin_hz and half of sample_rate_hz")
         if not self.fmin_hz < self.sample_rate_hz / 2:

@@ -1,14 +1,16 @@
 """The corpus folder: which files are recordings, and the language and speaker that their place names."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import xxhash
 from upath import UPath
 
 from pipeline.audio import EXTENSIONS
 from pipeline.errors import UsageError
-from pipeline.schema import label_of_folder
+from pipeline.schema import is_local, label_of_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,21 @@ def list_recordings(corpus: str) -> Listing:
     return Listing(tuple(recordings), tuple(others))
 
 
-def _files(root: UPath) -> Iterable[tuple[str, int]]:
-    """Yield (path below `root`, size) of all files."""
+def _files(root: UPath) -> Iterator[tuple[str, int]]:
+    """Yield (path below `root`, size) of all files; links to folders are followed, each folder once."""
+    if is_local(root):
+        top, seen = Path(str(root)), set[Path]()
+        for folder, below, names in os.walk(top, followlinks=True):
+            real = Path(folder).resolve()
+            if real in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            below.sort()
+            for path in (Path(folder, name) for name in names):
+                if path.is_file():
+                    yield path.relative_to(top).as_posix(), path.stat().st_size
+        return
     prefix = root.fs._strip_protocol(root.path).rstrip("/") + "/"
     for path, info in root.fs.find(root.path, detail=True).items():
         yield path.removeprefix(prefix), int(info["size"])

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from itertools import islice
+from textwrap import shorten
 from typing import Any, Protocol, Self, TypeVar
 
 import dask.config
-from distributed import Client, KilledWorker, Worker, WorkerPlugin, as_completed
+from dask.typing import Key
 from dask.utils import parse_bytes
+from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, as_completed
 
 from pipeline.cluster import ClusterProfile
 from pipeline.errors import PipelineError
@@ -132,18 +134,25 @@ class DaskExecutor:
     def run(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield the results as they come, with a bounded number of tasks submitted at any time."""
         client, rest = self._client, iter(items)
-        window = islice(rest, self.workers * TASKS_PER_WORKER)
-        pending = as_completed((client.submit(function, item, pure=False) for item in window), with_results=True)
+        names: dict[Key, str] = {}
+
+        def submit(item: T) -> Future[R]:
+            future: Future[R] = client.submit(function, item, pure=False)
+            names[future.key] = shorten(str(item), 80)
+            return future
+
+        pending = as_completed(map(submit, islice(rest, self.workers * TASKS_PER_WORKER)), with_results=True)
         try:
-            for _, result in pending:
+            for future, result in pending:
+                del names[future.key]
                 for item in islice(rest, 1):
-                    pending.add(client.submit(function, item, pure=False))
+                    pending.add(submit(item))
                 yield result
         except KilledWorker as error:
             raise PipelineError(
-                f"the task {error.task} killed {error.allowed_failures + 1} workers one after the other, most likely "
-                "for want of memory; give workers more memory or make store.chunks_per_shard smaller, then run the "
-                "same command again: finished shards are kept"
+                f"{names.get(error.task, error.task)} killed {error.allowed_failures + 1} workers one after the other, "
+                "most likely for want of memory; give workers more memory or make store.chunks_per_shard smaller, "
+                "then run the same command again: finished shards are kept"
             ) from error
         finally:
             pending.clear()

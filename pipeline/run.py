@@ -61,6 +61,7 @@ class Run:
     def skips(self, stage: str, key: str) -> bool:
         """Whether `stage` has nothing to do; says so."""
         if self.recheck or not self.state.unchanged(stage, key):
+            log.info("%s: begins", stage)
             return False
         log.info("%s: unchanged, nothing to do", stage)
         return True

@@ -25,10 +25,7 @@ class RunState:
         self._layout = layout
         self._content: dict[str, Any] = {"stages": {}}
         if layout.run.exists():
-            try:
-                self._content = json.loads(layout.run.read_text(encoding="utf-8"))
-            except ValueError:
-                raise UsageError(f"{layout.run} is not JSON; delete it: every stage is then checked anew") from None
+            self._content = _read(layout.run)
 
     @property
     def stages(self) -> Mapping[str, Mapping[str, Any]]:
@@ -70,3 +67,13 @@ def _digest(path: UPath) -> str | None:
         return xxhash.xxh3_128_hexdigest(path.read_bytes())
     except FileNotFoundError:
         return None
+
+
+def _read(path: UPath) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
+        raise UsageError(f"{path} is not the record of a run; delete it: every stage is then checked anew")
+    return content

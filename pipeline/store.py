@@ -197,8 +197,8 @@ def seal(layout: Layout, mean: NDArray[np.float64], std: NDArray[np.float64], co
     _array(group, "train_mean")[:] = mean
     _array(group, "train_std")[:] = std
     _array(group, "train_count")[...] = count
-    if is_local(layout.store):
-        for leftover in layout.store.rglob("*.partial"):
+    if is_local(layout.root):
+        for leftover in (*layout.store.rglob("*.partial"), *layout.shards.glob("*.partial")):
             leftover.unlink()
 
 

@@ -120,6 +120,14 @@ def test_frames_are_as_many_as_the_configuration_computes(config: FeatureConfig,
         assert config.frames(samples) == len(reference(signal("frames", samples), config))
 
 
+@pytest.mark.parametrize("frequency_hz", [100, 4000, 7900])
+@pytest.mark.parametrize("amplitude", [0, 1e-6, 1e-4])
+def test_features_of_a_loud_tone_in_faint_noise_equal_librosa(frequency_hz: int, amplitude: float) -> None:
+    t = np.arange(16_000) / 16_000
+    y = (0.9 * np.sin(2 * np.pi * frequency_hz * t) + amplitude * noise("faint", 16_000)).astype(np.float32)
+    np.testing.assert_allclose(features_of(y), reference(y, DEFAULT), atol=3e-4, rtol=0)
+
+
 @pytest.mark.parametrize("name", CUT_CONFIGS)
 @settings(max_examples=150)
 @given(data=st.data())

@@ -1,6 +1,7 @@
 """Whole runs that are killed, interrupted, repeated, and spread over other numbers of workers."""
 
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -86,33 +87,51 @@ def test_a_stage_whose_output_is_gone_runs_again(corpus: Path, uninterrupted: Pa
     assert metrics.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("stage", "sign"),
-    [
-        ("demo", "demo: dashboard"),
-        ("scan", "scan: dashboard"),
-        ("extract", "extract: dashboard"),
-        ("verify", "verify: dashboard"),
-        ("train", "train ann: epoch 1"),
-        ("evaluate", "train lstm: 2 epochs"),
-        ("report", "evaluate lstm: sequence_accuracy"),
-    ],
-)
-def test_ctrl_c_ends_any_stage_with_one_line_and_the_same_command_continues(
-    corpus: Path, tmp_path: Path, stage: str, sign: str
-) -> None:
-    arguments = ["--out", tmp_path, "--workers", "2", *SMALL, "--set=demo.utterances_per_speaker=2"]
-    arguments = ["demo", *arguments] if stage == "demo" else ["--corpus", corpus, *arguments]
+# what a stage leaves, without which it runs again
+LEAVES = {
+    "scan": ["manifest.parquet", "features.zarr", "shards", "ledger.parquet"],
+    "extract": ["features.zarr", "shards", "ledger.parquet"],
+    "verify": [],
+    "train": ["models"],
+    "evaluate": ["metrics"],
+    "report": ["report"],
+}
 
-    interrupted = run_until(lambda log: sign in log, signal.SIGINT, *arguments)
+
+@pytest.mark.parametrize("stage", LEAVES)
+def test_ctrl_c_ends_any_stage_with_one_line_and_the_same_command_continues(
+    corpus: Path, uninterrupted: Path, tmp_path: Path, stage: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(uninterrupted, out)
+    for name in LEAVES[stage]:
+        shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
+    arguments = (stage, "--corpus", corpus, "--out", out, "--workers", "2", *SMALL)
+    begun = {"train": "train ann: epoch 1"}.get(stage, ": begins")
+
+    interrupted = run_until(lambda log: begun in log, signal.SIGINT, *arguments)
 
     assert interrupted.returncode == 130, interrupted.stderr
     assert "interrupted; the same command continues" in interrupted.stderr.splitlines()[-1]
     assert "Traceback" not in interrupted.stderr
-    if stage in {"scan", "extract", "train"}:  # one of each kind goes on to the end
-        result = run(*arguments)
-        assert result.returncode == 0, result.stderr
-        assert (tmp_path / "report" / "index.html").is_file()
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert ("continues after epoch 1" in result.stderr) == (stage == "train")
+
+
+def test_ctrl_c_ends_the_demo_and_the_same_command_goes_on_with_its_corpus(tmp_path: Path) -> None:
+    arguments = ("demo", "--out", tmp_path, "--executor", "serial", *SMALL, "--set=models.lstm=null")
+    arguments += ("--set=demo.utterances_per_speaker=1", "--set=demo.speakers_per_language=8")
+    files = tmp_path / "corpus"
+    interrupted = run_until(lambda _: len(list(files.rglob("*.flac"))) > 2, signal.SIGINT, *arguments)
+    assert interrupted.returncode == 130, interrupted.stderr
+    assert "Traceback" not in interrupted.stderr
+    made = {path: path.stat().st_mtime_ns for path in files.rglob("*.flac")}
+    assert 2 < len(made) < 24
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "report" / "index.html").is_file()
+    assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
 def test_sigterm_ends_a_run_with_143(corpus: Path, tmp_path: Path) -> None:
