@@ -8,6 +8,8 @@ from model.config import AnnConfig, LstmConfig, ModelConfig
 
 Array = NDArray[np.floating]
 BINARY = 2
+ROWS = 4096
+"""Rows given to a network at once, which bounds the memory of its activations."""
 
 
 def build(config: ModelConfig, timesteps: int, mean: Array, std: Array, labels: int) -> keras.Model:
@@ -35,7 +37,8 @@ def takes_frames(network: keras.Model) -> bool:
 
 def probabilities(network: keras.Model, features: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the probability of each label: (…, label) float64 for features (…, mfcc) or (…, timestep, mfcc)."""
-    output = np.asarray(network.predict_on_batch(features), np.float64)
+    parts = [network.predict_on_batch(features[i : i + ROWS]) for i in range(0, len(features), ROWS)]
+    output = np.concatenate(parts).astype(np.float64)
     return np.concatenate([1 - output, output], axis=-1) if output.shape[-1] == 1 else output
 
 

@@ -45,13 +45,17 @@ class Classifier:
         load_tensorflow()
         import keras  # noqa: PLC0415 loading takes seconds, and wrong usage should be told at once
 
-        description = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+        try:
+            description = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+            labels, timesteps = tuple(description["labels"]), int(description["timesteps"])
+            features = FeatureConfig.model_validate(description["features"])
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"MODEL {folder / 'labels.json'} is damaged; run train again") from None
         try:
             network = keras.saving.load_model(model_file, compile=False)
         except (ValueError, OSError) as error:
             raise UsageError(f"MODEL {model_file} is not a Keras model: {' '.join(str(error).split())}") from None
-        features = FeatureConfig.model_validate(description["features"])
-        return cls(network, tuple(description["labels"]), description["timesteps"], features)
+        return cls(network, labels, timesteps, features)
 
     def probabilities(self, uri: str) -> NDArray[np.float64]:
         """Return the probability of each label for one recording: (label,) float64, of sum 1.

@@ -112,7 +112,9 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras has n
             write_atomically(self._folder / "model.keras", content)
         table = pd.DataFrame(self.history).to_csv(index=False)
         write_atomically(self._folder / "history.csv", table.encode())
-        self._state(self.epochs - 1).unlink(missing_ok=True)
+        for state in self._state(self.epochs).parent.glob("epoch-*.keras"):
+            if state.name != self._state(self.epochs).name:
+                state.unlink()
         self.model.stop_training = self.finished(self.epochs + 1)
         log.info("train %s: %s", self._folder.name, "  ".join(f"{k} {v:.4g}" for k, v in row.items()))
 

@@ -86,9 +86,9 @@ class _Stream(soundfile.SoundFile):  # type: ignore[misc] # the library has no t
 @contextmanager
 def _open(uri: str) -> Iterator[soundfile.SoundFile]:
     """Open a recording, and give libsndfile's and the file system's errors the one form."""
-    path = UPath(uri)
-    local = is_local(path)
     try:
+        path = UPath(uri)
+        local = is_local(path)
         # libsndfile names no cause when a path cannot be opened, so Python opens it
         # without a buffer, for libsndfile continues where the descriptor stands
         with Path(str(path)).open("rb", buffering=0) if local else io.BytesIO(path.read_bytes()) as stream:
@@ -101,6 +101,8 @@ def _open(uri: str) -> Iterator[soundfile.SoundFile]:
         raise AudioError(f"not readable as audio: {error.error_string.rstrip('.')}") from error
     except OSError as error:
         raise AudioError(f"cannot be opened: {error.strerror or error}") from error
+    except (ImportError, ValueError) as error:  # of a URL that no package here opens
+        raise AudioError(f"cannot be opened: {error}") from error
 
 
 def _mono_blocks(file: soundfile.SoundFile) -> Iterator[Samples]:

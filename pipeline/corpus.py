@@ -10,7 +10,7 @@ from upath import UPath
 
 from pipeline.audio import EXTENSIONS
 from pipeline.errors import UsageError
-from pipeline.schema import is_local, label_of_folder
+from pipeline.schema import folder_at, is_local, label_of_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def list_recordings(corpus: str) -> Listing:
 
     Raises UsageError for a folder that is missing, holds no recording, or holds one language only.
     """
-    root = UPath(corpus).absolute()
+    root = folder_at(corpus)
     if not root.is_dir():
         raise UsageError(f"--corpus {corpus}: there is no such folder")
     recordings, others = [], []

@@ -150,9 +150,9 @@ class DaskExecutor:
                 yield result
         except KilledWorker as error:
             raise PipelineError(
-                f"{names.get(error.task, error.task)} killed {error.allowed_failures + 1} workers one after the other, "
-                "most likely for want of memory; give workers more memory or make store.chunks_per_shard smaller, "
-                "then run the same command again: finished shards are kept"
+                f"{names.get(error.task, error.task)} killed {error.allowed_failures + 1} workers one after the "
+                "other, most likely for want of memory; give workers more memory or make store.chunks_per_shard "
+                "smaller, then run the same command again: finished shards are kept"
             ) from error
         finally:
             pending.clear()

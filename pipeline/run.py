@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 import pandas as pd
 from rich.console import Console
-from upath import UPath
 
 from model.config import ModelConfig, ModelsConfig
 from model.startup import load_tensorflow
@@ -24,7 +23,7 @@ from pipeline.executors import DaskExecutor, Executor, SerialExecutor
 from pipeline.plan import Plan
 from pipeline.progress import set_up_logging
 from pipeline.scan import scan
-from pipeline.schema import Layout
+from pipeline.schema import Layout, folder_at
 from pipeline.state import RunState
 from pipeline.synthesis import DemoConfig
 
@@ -58,9 +57,9 @@ class Run:
     corpus: str | None
     recheck: bool
 
-    def skips(self, stage: str, key: str) -> bool:
-        """Whether `stage` has nothing to do; says so."""
-        if self.recheck or not self.state.unchanged(stage, key):
+    def skips(self, stage: str, key: str, *, complete: bool = True) -> bool:
+        """Whether `stage` has nothing to do; says so. `complete`: nothing is missing that only the stage knows of."""
+        if self.recheck or not complete or not self.state.unchanged(stage, key):
             log.info("%s: begins", stage)
             return False
         log.info("%s: unchanged, nothing to do", stage)
@@ -121,7 +120,7 @@ def extract_stage(run: Run) -> None:
     table = run.manifest()
     key = digest([run.config.pipeline.store_hash, manifest.digest(table)])
     complete = len(store.finished(run.layout)) == len(Plan(table, run.config.pipeline))
-    if complete and run.skips("extract", key):
+    if run.skips("extract", key, complete=complete):
         return
     result = extraction.extract(run.layout, table, run.config.pipeline, run.executor)
     counts = ledger.counts(tables.read(run.layout.ledger))
@@ -287,7 +286,7 @@ def main(
         status.show(layout, Console())
         return
     config = load(RunConfig, config_file, overrides)
-    corpus = corpus and str(UPath(corpus).absolute())
+    corpus = corpus and str(folder_at(corpus))
     runs_on = SerialExecutor() if executor == "serial" else DaskExecutor(load_profile(cluster, cluster_file), workers)
     with runs_on:
         if stage == "demo":

@@ -8,6 +8,8 @@ from typing import Any, Final
 from upath import UPath
 from upath.implementations.local import PosixUPath, WindowsUPath
 
+from pipeline.errors import UsageError
+
 SCHEMA_VERSION: Final = 1
 
 SPLITS: Final = ("train", "validation", "test")
@@ -32,7 +34,7 @@ class Layout:
     @classmethod
     def at(cls, uri: str) -> "Layout":
         """Return the layout of the output folder `uri`."""
-        return cls(UPath(uri).absolute())
+        return cls(folder_at(uri))
 
     @property
     def manifest(self) -> UPath:
@@ -105,6 +107,14 @@ def label_of_folder(folder: str) -> str:
 def worst_status(statuses: Iterable[str]) -> str:
     """Return the worst of some statuses."""
     return STATUSES[max(STATUSES.index(status) for status in statuses)]
+
+
+def folder_at(uri: str) -> UPath:
+    """Return the folder that a path or URL names; raises UsageError where no package is there that opens it."""
+    try:
+        return UPath(uri).absolute()
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"{uri} cannot be opened: {error}") from None
 
 
 def is_local(path: UPath) -> bool:

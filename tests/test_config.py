@@ -79,7 +79,7 @@ settings_of = st.fixed_dictionaries(
         "features.n_mfcc": st.integers(1, 40),
         "features.top_db": st.one_of(st.none(), st.floats(1, 200)),
         "features.center": st.booleans(),
-        "features.hop_s": st.floats(0.001, 1),
+        "features.hop_s": st.integers(16, 16_000).map(lambda samples: samples / 16_000),
         "store.timesteps": st.integers(1, 10_000),
         "store.chunks_per_shard": st.integers(1, 10**6),
     },
@@ -214,10 +214,17 @@ def test_configuration_is_frozen_and_hashable(model: pydantic.BaseModel) -> None
 
 
 @given(st.integers(1000, 192_000), st.floats(0.002, 1), st.floats(0.001, 1))
-def test_windows_and_hops_are_whole_samples(rate: int, window_s: float, hop_s: float) -> None:
-    config = FeatureConfig(sample_rate_hz=rate, window_s=window_s, hop_s=hop_s, n_mels=8, n_mfcc=8)
+def test_a_window_is_rounded_to_samples_and_a_hop_must_be_whole(rate: int, window_s: float, hop_s: float) -> None:
+    hop_length = max(1, round(hop_s * rate))
+    config = FeatureConfig(sample_rate_hz=rate, window_s=window_s, hop_s=hop_length / rate, n_mels=8, n_mfcc=8)
     assert abs(config.n_fft - window_s * rate) <= 0.5
-    assert abs(config.hop_length - hop_s * rate) <= 0.5
+    assert config.hop_length == hop_length
+
+
+def test_a_hop_between_two_samples_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError) as error:
+        read("features.sample_rate_hz=22050")
+    assert "hop_s 0.01 is not a whole number of samples; the nearest is 0.00997732426" in str(error.value)
 
 
 @pytest.mark.parametrize(("samples", "frames"), [(0, 0), (1, 1), (159, 1), (160, 2), (16_000, 101)])

@@ -108,9 +108,9 @@ def test_state_behind_a_url(memory_url: str) -> None:
     assert not RunState(layout).unchanged("scan", "key")
 
 
-@pytest.mark.parametrize("content", [b"", b'{"stages": {', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b'{"stages": {', b"\xff\xfe", b"{}", b"[]", b"null", b'{"stages": 1}'])
 def test_damaged_file_is_named_with_the_remedy(layout: Layout, content: bytes) -> None:
     layout.run.write_bytes(content)
     with pytest.raises(UsageError) as error:
         RunState(layout)
-    assert str(error.value) == f"{layout.run} is not JSON; delete it: every stage is then checked anew"
+    assert str(error.value) == f"{layout.run} is not the record of a run; delete it: every stage is then checked anew"
