@@ -34,9 +34,13 @@ class RunState:
         return stages
 
     def describe(self, **facts: Any) -> None:
-        """Record facts about the run as a whole, beside the versions of Python and the libraries."""
+        """Record facts about the run as a whole, beside the versions of Python and the libraries.
+
+        A fact that is None is not known to this run, and stays as an earlier one gave it.
+        """
         versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
-        self._content = {**facts, "versions": versions, "stages": self._content["stages"]}
+        known = {name: self._content.get(name) if fact is None else fact for name, fact in facts.items()}
+        self._content = {**known, "versions": versions, "stages": self._content["stages"]}
         self._write()
 
     def unchanged(self, stage: str, key: str) -> bool:
