@@ -1,0 +1,55 @@
+"""Memory of a task: measured in a process of its own, on a recording far longer than a shard."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+SAMPLE_RATE_HZ = 44_100
+
+# the peak of the process before the task, and after it
+SCRIPT = """
+import resource, sys
+import librosa.filters, scipy.signal
+from pipeline import extraction, manifest, plan, task
+from pipeline.config import PipelineConfig
+from pipeline.corpus import list_recordings
+from pipeline.scan import probe_headers
+from pipeline.schema import Layout
+
+def peak_bytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+config, layout = PipelineConfig(), Layout.at(sys.argv[2])
+table = manifest.build(probe_headers(list_recordings(sys.argv[1]).recordings), config)
+shards = plan.Plan(table, config)
+extraction.open_store(layout, table, shards)
+idle = peak_bytes()
+whole = next(shard for shard in shards if shard.stop - shard.start == config.store.sequences_per_shard)
+task.extract_shard(whole, out=str(layout.root), config=config)
+print(peak_bytes() - idle, plan.projected_bytes(config))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is in other units")
+def test_a_task_keeps_to_the_memory_that_the_plan_declares(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for language, minutes in (("aa", 25), ("bb", 1)):
+        (tmp_path / "corpus" / language).mkdir(parents=True)
+        path = tmp_path / "corpus" / language / "long.flac"
+        with soundfile.SoundFile(path, "w", SAMPLE_RATE_HZ, channels=2) as file:
+            for _ in range(minutes):
+                file.write(0.1 * random.standard_normal((60 * SAMPLE_RATE_HZ, 2)))
+    decoded_bytes = 25 * 60 * SAMPLE_RATE_HZ * 2 * 4
+
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "corpus"), str(tmp_path / "out")],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+
+    taken, declared = map(int, result.stdout.split())
+    assert taken <= declared
+    assert declared < decoded_bytes
