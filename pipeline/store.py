@@ -101,7 +101,12 @@ def zarr_store(path: UPath, *, read_only: bool = False) -> Store:
 
 
 def create(layout: Layout, outline: Outline) -> None:
-    """Create the empty store, replacing one whose creation was cut short; attributes are written last."""
+    """Create the empty store, replacing one whose creation was cut short; attributes are written last.
+
+    Records of shards that a store now gone held are cleared first.
+    """
+    for index in finished(layout):
+        layout.shard_record(index).unlink()
     group = zarr.create_group(zarr_store(layout.store), zarr_format=3, overwrite=True)
     sequences, timesteps, coefficients = outline.features_shape
     for name, dtype in SEQUENCE_ARRAYS.items():

@@ -151,6 +151,15 @@ def test_damage_is_found_named_and_mended_by_the_remedy_told(corpus: Path, tmp_p
     assert store_bytes(out) == before
 
 
+def test_a_store_that_was_deleted_is_extracted_again_whatever_its_records_say(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert extract(corpus, out).returncode == 0
+    before = store_bytes(out)
+    shutil.rmtree(out / "features.zarr")
+    assert run("extract", "--out", out, *SERIAL).returncode == 0
+    assert store_bytes(out) == before
+
+
 def test_stages_out_of_order_name_the_stage_that_is_missing(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for stage, missing in (
