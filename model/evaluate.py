@@ -40,15 +40,19 @@ def evaluate(layout: Layout, name: str, config_hash: str) -> dict[str, Any]:
         "model": name,
         "labels": list(store.labels),
         **{level: scores(tally.confusion[level], store.labels) for level in levels},
-        "labels_without_test": [
-            label for label, n in zip(store.labels, store.label_counts("test"), strict=True) if n == 0
-        ],
+        "labels_without_test": _missing(store, "test"),
+        "labels_without_validation": _missing(store, "validation"),
         "example": tally.example,
         "config_hash": config_hash,
         "store": {key: store.attributes[key] for key in ("config_hash", "manifest_digest")},
     }
     write_atomically(layout.metrics(name), json.dumps(metrics, indent=1, ensure_ascii=False).encode())
     return metrics
+
+
+def _missing(store: Store, split: str) -> list[str]:
+    """Return the labels that have no valid sequence in `split`."""
+    return [label for label, n in zip(store.labels, store.label_counts(split), strict=True) if n == 0]
 
 
 def log_posteriors(model: keras.Model, features: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -120,10 +120,11 @@ def test_the_metrics_file_holds_what_is_returned(spoken: Spoken, frames: bool) -
     metrics = evaluate(spoken.layout, "known", "abc")
     assert json.loads(spoken.layout.metrics("known").read_text(encoding="utf-8")) == metrics
     levels = ["frame", "sequence", "recording"] if frames else ["sequence", "recording"]
-    further = ["labels_without_test", "example", "config_hash", "store"]
+    further = ["labels_without_test", "labels_without_validation", "example", "config_hash", "store"]
     assert list(metrics) == ["model", "labels", *levels, *further]
     assert (metrics["model"], metrics["labels"], metrics["config_hash"]) == ("known", list(LANGUAGES), "abc")
     assert metrics["labels_without_test"] == []
+    assert metrics["labels_without_validation"] == list(LANGUAGES)
     assert metrics["store"]["manifest_digest"] == "0123456789abcdef"
     for level in levels:
         assert list(metrics[level]) == ["n", "accuracy", "macro_f1", "confusion", "per_label"]
