@@ -320,7 +320,7 @@ def command_line() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        log.error("%s%s; mend it and run the same command again", place, error.strerror or error)
+        log.error("%s%s; mend that and run the same command again", place, error.strerror or error)
         sys.exit(PipelineError.exit_code)
 
 

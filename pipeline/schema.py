@@ -132,6 +132,7 @@ def write_atomically(path: UPath, content: bytes) -> None:
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        error.filename = str(path)  # a full disk comes without the place
         raise
