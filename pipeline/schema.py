@@ -1,7 +1,7 @@
 """Names, codes and places of everything that an output folder holds: the contract between the packages."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -102,11 +102,6 @@ def flag_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
 def label_of_folder(folder: str) -> str:
     """Return the label for a language folder: its name with white space as `_`."""
     return "_".join(folder.split()) or "_"
-
-
-def worst_status(statuses: Iterable[str]) -> str:
-    """Return the worst of some statuses."""
-    return STATUSES[max(STATUSES.index(status) for status in statuses)]
 
 
 def folder_at(uri: str) -> UPath:

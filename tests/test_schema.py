@@ -16,7 +16,6 @@ from pipeline.schema import (
     flag_names,
     is_local,
     label_of_folder,
-    worst_status,
     write_atomically,
 )
 
@@ -97,19 +96,6 @@ def test_every_label_is_a_flag_meaning(folder: str) -> None:
 )
 def test_white_space_in_labels_becomes_an_underscore(folder: str, label: str) -> None:
     assert label_of_folder(folder) == label
-
-
-@pytest.mark.parametrize(
-    ("statuses", "worst"),
-    [
-        (["ok"], "ok"),
-        (["ok", "short"], "short"),
-        (["failed", "ok", "short"], "failed"),
-        (["filtered", "ok"], "filtered"),
-    ],
-)
-def test_worst_status_wins(statuses: list[str], worst: str) -> None:
-    assert worst_status(statuses) == worst
 
 
 def test_atomic_write_makes_folders_and_leaves_one_file(tmp_path: Path) -> None:
