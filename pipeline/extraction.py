@@ -19,7 +19,7 @@ from pipeline.statistics import combine
 from pipeline.task import extract_shard
 
 # their versions decide the bits of a feature
-LIBRARIES = ("ducc0", "librosa", "numpy", "soundfile", "soxr", "zarr")
+LIBRARIES = ("librosa", "numba", "numpy", "soundfile", "soxr", "zarr")
 IDLE_WORKER_BYTES = 300 * 2**20
 
 log = logging.getLogger(__name__)

@@ -6,23 +6,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-import ducc0
 import librosa
 import numpy as np
+import scipy.fft
+from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.audio import Samples
 from pipeline.config import FeatureConfig
+from pipeline.lanes import LANES, aligned, load, maximum, scatter, splat, store
+from pipeline.transform import Floats, Integers, Transform, load_windows, power_spectrum
 
 Frames = NDArray[np.float32]
-Windows = NDArray[np.float64]
 
 FRAMES_PER_BLOCK = 256
-"""Frames are computed in blocks of this many, counted from the recording's start: BLAS and FFT libraries may round
-differently for arrays of other shapes, and the bits of a frame must depend on its recording alone."""
+"""Frames are computed in blocks of this many, counted from the recording's start, so that a block's buffers stay in
+the processor's cache."""
 
-BANDS_PER_BLOCK = 16
 LOG_FLOOR = np.float32(1e-10)
+COEFFICIENTS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -34,26 +36,21 @@ class Extract:
 
 
 class _Workspace:
-    """Tables of a configuration, and buffers for one block of frames, used again for every block.
+    """Tables of a configuration, and buffers for eight frames, used again for all.
 
-    Fresh arrays of this size would cost more in page faults than the arithmetic.
+    `bands` is (n_mels, 2): the first bin of each mel filter and how many it weighs; `weights` are these weights one
+    after the other. `basis` is the transform to MFCCs as `_multiply_cosines` reads it.
     """
 
     def __init__(self, config: FeatureConfig) -> None:
-        self.window = librosa.filters.get_window("hann", config.n_fft, fftbins=True).astype(np.float64)
-        self.bands = _band_blocks(config)
-        self.spectrum = np.empty((FRAMES_PER_BLOCK, config.n_fft), np.float64)
-        self.squares = np.empty((FRAMES_PER_BLOCK, config.n_fft), np.float32)
-        self.log_mel = np.empty((FRAMES_PER_BLOCK, config.n_mels), np.float32)
-
-
-@dataclass(frozen=True)
-class _BandBlock:
-    """Neighbouring mel bands, and the columns of `squares` that any of them weighs: `weights` is (column, band)."""
-
-    bands: slice
-    columns: slice
-    weights: Frames
+        self.window: Floats = librosa.filters.get_window("hann", config.n_fft, fftbins=True).astype(np.float64)
+        self.transform = Transform.of(config.n_fft)
+        self.bands, self.weights = _mel_bands(config)
+        self.basis = _cosines(config.n_mels, config.n_mfcc)
+        values = 2 * LANES * len(self.transform.roots)
+        self.complex = aligned(values), aligned(values)
+        self.power = aligned(LANES * (config.n_fft // 2 + 1))
+        self.folded = aligned(LANES * 2 * ((config.n_mels + 1) // 2))
 
 
 def mfcc(blocks: Iterable[Samples], config: FeatureConfig, start: int = 0, stop: int | None = None) -> Extract:
@@ -65,59 +62,136 @@ def mfcc(blocks: Iterable[Samples], config: FeatureConfig, start: int = 0, stop:
     recording is read, because its peak may lie anywhere; only the frames asked for are kept. Fewer frames come
     back where the recording ends before `stop`.
     """
-    kept: list[Frames] = []
+    kept: list[tuple[Frames, int]] = []
     peak_db, frames = -np.inf, 0
-    for log_mel in log_mel_blocks(blocks, config):
-        peak_db = max(peak_db, float(log_mel.max()))
-        if frames + len(log_mel) > start and (stop is None or frames < stop):
-            kept.append(log_mel)
-        frames += len(log_mel)
-    floor_db = np.float32(-np.inf if config.top_db is None else peak_db - config.top_db)
+    for log_mel, count in log_mel_blocks(blocks, config):
+        peak_db = max(peak_db, float(log_mel[:, :count].max()))
+        if frames + count > start and (stop is None or frames < stop):
+            kept.append((log_mel, count))
+        frames += count
     skipped = start // FRAMES_PER_BLOCK * FRAMES_PER_BLOCK
-    result = np.empty((sum(map(len, kept)), config.n_mfcc), np.float32)
-    for i, log_mel in enumerate(kept):
-        np.maximum(log_mel, floor_db, out=log_mel)
+    result = np.empty((sum(count for _, count in kept), config.n_mfcc), np.float32)
+    for i, (log_mel, count) in enumerate(kept):
         place = i * FRAMES_PER_BLOCK
-        # the fast transform: a float32 matrix product is off by more than 1e-3 for quiet speech
-        cepstrum = ducc0.fft.dct(log_mel, type=2, axes=(1,), inorm=1, out=log_mel, nthreads=1)
-        result[place : place + len(log_mel)] = cepstrum[:, : config.n_mfcc]
+        result[place : place + count] = _cepstra(log_mel, peak_db, config)[:count]
     return Extract(result[start - skipped : None if stop is None else stop - skipped], frames)
 
 
-def log_mel_blocks(blocks: Iterable[Samples], config: FeatureConfig) -> Iterator[Frames]:
-    """Yield the log-mel spectrogram in dB as (frame, n_mels) float32 blocks, without the floor below the peak."""
+def mfcc_blocks(blocks: Iterable[Samples], config: FeatureConfig, peak_db: float, start: int = 0) -> Iterator[Frames]:
+    """Yield the MFCCs of a recording from frame `start` on as (frame, mfcc) float32 blocks, as they can be computed.
+
+    `peak_db` is what `peak` returned for the recording. The bits are those of `mfcc`.
+    """
+    place = start // FRAMES_PER_BLOCK * FRAMES_PER_BLOCK
+    for log_mel, count in log_mel_blocks(blocks, config, place // FRAMES_PER_BLOCK):
+        yield _cepstra(log_mel, peak_db, config)[max(0, start - place) : count]
+        place += FRAMES_PER_BLOCK
+
+
+def peak(blocks: Iterable[Samples], config: FeatureConfig) -> tuple[float, int]:
+    """Return the largest value of a recording's log-mel spectrogram in dB, and how many frames it has."""
+    peak_db, frames = -np.inf, 0
+    for log_mel, count in log_mel_blocks(blocks, config):
+        peak_db, frames = max(peak_db, float(log_mel[:, :count].max())), frames + count
+    return peak_db, frames
+
+
+def log_mel_blocks(blocks: Iterable[Samples], config: FeatureConfig, skipped: int = 0) -> Iterator[tuple[Frames, int]]:
+    """Yield the log-mel spectrogram in dB, without the floor below the peak, block by block.
+
+    A block is (n_mels, FRAMES_PER_BLOCK) float32 and the number of its frames, of which only the last block has
+    fewer. The first `skipped` blocks are not computed.
+    """
     space = _workspace(config, threading.get_ident())
-    for windows in _windows(blocks, config):
-        yield _log_mel(windows, space).copy()
+    transform = space.transform
+    for samples, frames in itertools.islice(_frames(blocks, config), skipped, None):
+        log_mel = np.empty((config.n_mels, FRAMES_PER_BLOCK), np.float32)
+        _mel_power(
+            samples, config.hop_length, space.window, *space.complex, transform.factors, transform.roots,
+            transform.split, space.power, space.bands, space.weights, log_mel.reshape(-1),
+        )  # fmt: skip
+        np.maximum(log_mel, LOG_FLOOR, out=log_mel)
+        np.log10(log_mel, out=log_mel)
+        yield np.multiply(log_mel, np.float32(10), out=log_mel), frames
 
 
-def _log_mel(windows: Windows, space: _Workspace) -> Frames:
-    """Compute a block (frame, n_mels) from windows (frame, n_fft), in the workspace's buffers."""
-    n = len(windows)
-    spectrum, squares, log_mel = space.spectrum[:n], space.squares[:n], space.log_mel[:n]
-    # in float64 as librosa does: float32 is off by more than 1e-3 where a loud tone stands in faint noise
-    np.multiply(windows, space.window, out=spectrum)
-    # in place; real and imaginary parts come side by side, and the mel filters add their squares
-    ducc0.fft.r2r_fftpack(spectrum, axes=(1,), real2hermitian=True, forward=True, out=spectrum, nthreads=1)
-    np.copyto(squares, spectrum, casting="same_kind")
-    np.square(squares, out=squares)
-    for block in space.bands:
-        np.matmul(squares[:, block.columns], block.weights, out=log_mel[:, block.bands])
-    np.maximum(log_mel, LOG_FLOOR, out=log_mel)
-    np.log10(log_mel, out=log_mel)
-    return np.multiply(log_mel, np.float32(10), out=log_mel)
+def _cepstra(log_mel: Frames, peak_db: float, config: FeatureConfig) -> Frames:
+    """Return the MFCCs (FRAMES_PER_BLOCK, mfcc) float32 of a block that `log_mel_blocks` yielded."""
+    space = _workspace(config, threading.get_ident())
+    floor_db = -np.inf if config.top_db is None else float(np.float32(peak_db - config.top_db))
+    result = np.empty((FRAMES_PER_BLOCK, config.n_mfcc), np.float32)
+    _multiply_cosines(log_mel.reshape(-1), floor_db, space.folded, space.basis, result.reshape(-1), config.n_mels)
+    return result
 
 
-def _windows(blocks: Iterable[Samples], config: FeatureConfig) -> Iterator[Windows]:
-    """Cut samples into (frame, n_fft) float64 views of at most FRAMES_PER_BLOCK frames, always at the same frames.
+@njit(cache=True, error_model="numpy")
+def _mel_power(
+    samples: NDArray[np.float32], hop: int, window: Floats, x: Floats, y: Floats, factors: Integers, roots: Floats,
+    split: Floats, power: Floats, bands: Integers, weights: Floats, out: Frames,
+) -> None:  # fmt: skip
+    """Write the mel spectrogram of a block of frames into `out`, (n_mels × FRAMES_PER_BLOCK,) float32.
 
-    A view is valid until the next one is asked for.
+    In float64 up to the sum over a band: float32 is off by more than 1e-3 where a loud tone stands in faint noise.
+    """
+    for frame in range(0, FRAMES_PER_BLOCK, LANES):
+        load_windows(samples, frame * hop, hop, window, x)
+        power_spectrum(x, y, len(window), factors, roots, split, power)
+        used = 0
+        for band in range(len(bands)):
+            place, count = bands[band, 0] * LANES, bands[band, 1]
+            total = weights[used] * load(power, place)
+            for i in range(1, count):
+                total = total + weights[used + i] * load(power, place + i * LANES)
+            used += count
+            store(out, band * FRAMES_PER_BLOCK + frame, total)
+
+
+@njit(cache=True, error_model="numpy")
+def _multiply_cosines(
+    log_mel: Frames, floor_db: float, folded: Floats, basis: Floats, out: Frames, n_mels: int
+) -> None:
+    """Write the MFCCs of a block of frames into `out`, (FRAMES_PER_BLOCK × n_mfcc,) float32.
+
+    The cosines of an even coefficient are the same from either end, those of an odd one change their sign; so sums
+    and differences of bands from both ends are multiplied, half as many. In float64: a float32 matrix product is off
+    by more than 1e-3 for quiet speech.
+    """
+    n_mfcc, half = len(out) // FRAMES_PER_BLOCK, (n_mels + 1) // 2
+    for frame in range(0, FRAMES_PER_BLOCK, LANES):
+        for i in range(half):
+            low = maximum(load(log_mel, i * FRAMES_PER_BLOCK + frame), splat(floor_db))
+            high = maximum(load(log_mel, (n_mels - 1 - i) * FRAMES_PER_BLOCK + frame), splat(floor_db))
+            store(folded, i * LANES, low + high)
+            store(folded, (half + i) * LANES, low - high)
+        for group in range(basis.shape[0]):
+            odd = group % 2
+            c0, c1, c2, c3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+            for i in range(half):
+                value = load(folded, (odd * half + i) * LANES)
+                c0, c1 = c0 + basis[group, i, 0] * value, c1 + basis[group, i, 1] * value
+                c2, c3 = c2 + basis[group, i, 2] * value, c3 + basis[group, i, 3] * value
+            k = group // 2 * 2 * COEFFICIENTS_AT_ONCE + odd
+            if k < n_mfcc:
+                scatter(out, frame * n_mfcc + k, n_mfcc, c0)
+            if k + 2 < n_mfcc:
+                scatter(out, frame * n_mfcc + k + 2, n_mfcc, c1)
+            if k + 4 < n_mfcc:
+                scatter(out, frame * n_mfcc + k + 4, n_mfcc, c2)
+            if k + 6 < n_mfcc:
+                scatter(out, frame * n_mfcc + k + 6, n_mfcc, c3)
+
+
+def _frames(blocks: Iterable[Samples], config: FeatureConfig) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Cut samples into blocks of at most FRAMES_PER_BLOCK frames, always at the same frames.
+
+    Yields (samples, frames): a buffer, valid until the next one is asked for, that begins with the first frame's
+    first sample and has room for all frames of a block, and how many frames it holds.
     """
     length, hop = config.n_fft, config.hop_length
     padding = np.zeros(length // 2 if config.center else 0, np.float32)
     step = FRAMES_PER_BLOCK * hop
     # a hop longer than the window skips samples that must have come
-    held = np.empty(max((FRAMES_PER_BLOCK - 1) * hop + length, step), np.float64)
+    held = np.zeros(max(step - hop + length, step), np.float32)
     filled = samples = 0
     for block in itertools.chain([padding], blocks, [padding]):
         samples += len(block)
@@ -127,15 +201,11 @@ def _windows(blocks: Iterable[Samples], config: FeatureConfig) -> Iterator[Windo
             held[filled : filled + len(part)] = part
             filled, taken = filled + len(part), taken + len(part)
             if filled == len(held):
-                yield _strided(held[: (FRAMES_PER_BLOCK - 1) * hop + length], length, hop)
+                yield held, FRAMES_PER_BLOCK
                 filled -= step
                 held[:filled] = held[step:].copy()
     if samples > 2 * len(padding) and filled >= length:
-        yield _strided(held[:filled][: (FRAMES_PER_BLOCK - 1) * hop + length], length, hop)
-
-
-def _strided(samples: NDArray[np.float64], length: int, hop: int) -> Windows:
-    return np.lib.stride_tricks.sliding_window_view(samples, length)[::hop]
+        yield held, min(FRAMES_PER_BLOCK, 1 + (filled - length) // hop)
 
 
 @lru_cache(maxsize=16)
@@ -143,17 +213,29 @@ def _workspace(config: FeatureConfig, thread: int) -> _Workspace:  # noqa: ARG00
     return _Workspace(config)
 
 
-def _band_blocks(config: FeatureConfig) -> tuple[_BandBlock, ...]:
-    """Cut the mel filters, of which 98 % are zero, into dense blocks along the diagonal."""
+def _mel_bands(config: FeatureConfig) -> tuple[Integers, Floats]:
+    """Return the mel filters, of which 98 % are zero, as (band, (first bin, bins)) and the weights of these bins."""
     mel = librosa.filters.mel(
         sr=config.sample_rate_hz, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.fmin_hz, fmax=config.fmax_hz
-    ).T  # (bin, band)
-    # the transform's columns are r0, r1, i1, r2, i2, …
-    weights = mel[(np.arange(config.n_fft) + 1) // 2].astype(np.float32)  # (column, band)
-    blocks = []
-    for first in range(0, config.n_mels, BANDS_PER_BLOCK):
-        bands = slice(first, min(first + BANDS_PER_BLOCK, config.n_mels))
-        used = np.flatnonzero(weights[:, bands].any(axis=1))
-        columns = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
-        blocks.append(_BandBlock(bands, columns, np.ascontiguousarray(weights[columns, bands])))
-    return tuple(blocks)
+    )  # (n_mels, bin)
+    bands, weights = [], []
+    for filter_ in mel:
+        used = np.flatnonzero(filter_)
+        first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
+        bands.append((first, last + 1 - first))
+        weights.append(filter_[first : last + 1])
+    return np.array(bands, np.int64), np.concatenate(weights).astype(np.float64)
+
+
+def _cosines(n_mels: int, n_mfcc: int) -> Floats:
+    """Return the DCT for folded bands: (group, band, COEFFICIENTS_AT_ONCE), groups of even and odd ones in turn."""
+    half = (n_mels + 1) // 2
+    cosines = scipy.fft.dct(np.eye(n_mels), type=2, norm="ortho", axis=1)[:half]  # (band, coefficient)
+    if n_mels % 2:
+        cosines[half - 1] /= 2  # the band in the middle is added to itself
+    step = 2 * COEFFICIENTS_AT_ONCE
+    groups = -(-n_mfcc // step)
+    padded = np.zeros((half, groups * step))
+    padded[:, :n_mfcc] = cosines[:, :n_mfcc]
+    grouped = padded.reshape(half, groups, COEFFICIENTS_AT_ONCE, 2).transpose(1, 3, 0, 2)
+    return np.ascontiguousarray(grouped.reshape(2 * groups, half, COEFFICIENTS_AT_ONCE))

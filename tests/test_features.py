@@ -1,7 +1,7 @@
 """Features: librosa's numbers, the same bits however a recording is cut, and signals whose features are known."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import librosa
 import numpy as np
@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline import features
 from pipeline.audio import Samples
 from pipeline.config import FeatureConfig
-from pipeline.features import FRAMES_PER_BLOCK, LOG_FLOOR, log_mel_blocks, mfcc
+from pipeline.features import FRAMES_PER_BLOCK, LOG_FLOOR, mfcc, mfcc_blocks, peak
 
 from .conftest import noise
 
@@ -32,6 +33,11 @@ CUT_CONFIGS = {"small": SMALL, "odd window": ODD, "hop beyond window": GAPS, "no
 def features_of(samples: Samples, config: FeatureConfig = DEFAULT) -> NDArray[np.float32]:
     """Features of a recording in one block: (frame, mfcc) float32."""
     return mfcc([samples], config).mfcc
+
+
+def log_mel_blocks(blocks: Iterable[Samples], config: FeatureConfig) -> Iterator[NDArray[np.float32]]:
+    """The log-mel spectrogram as (frame, n_mels) blocks."""
+    return (log_mel[:, :frames].T for log_mel, frames in features.log_mel_blocks(blocks, config))
 
 
 def signal(key: str, samples: int) -> Samples:
@@ -167,6 +173,15 @@ def test_any_slice_equals_the_slice_of_the_whole(start: int, stop: int | None) -
     extract = mfcc([SLICED], SMALL, start, stop)
     np.testing.assert_array_equal(extract.mfcc, SLICED_FEATURES[start:stop])
     assert extract.recording_frames == len(SLICED_FEATURES)
+
+
+@settings(max_examples=50)
+@given(positions)
+def test_blocks_with_the_peak_known_beforehand_have_the_same_bits(start: int) -> None:
+    peak_db, frames = peak([SLICED], SMALL)
+    assert frames == len(SLICED_FEATURES)
+    parts = [np.zeros((0, SMALL.n_mfcc), np.float32), *mfcc_blocks([SLICED], SMALL, peak_db, start)]
+    np.testing.assert_array_equal(np.concatenate(parts), SLICED_FEATURES[start:])
 
 
 def test_slices_of_neighbours_join_to_the_whole() -> None:
