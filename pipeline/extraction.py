@@ -5,7 +5,9 @@ import logging
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
+import numpy as np
 import pandas as pd
 
 from pipeline import ledger, manifest, store, tables
@@ -16,7 +18,7 @@ from pipeline.plan import Plan, feature_shape, projected_bytes
 from pipeline.progress import track
 from pipeline.schema import SCHEMA_VERSION, SPLITS, Layout, flag_attributes
 from pipeline.statistics import combine
-from pipeline.task import extract_shard
+from pipeline.task import extract_batch
 
 # their versions decide the bits of a feature
 LIBRARIES = ("librosa", "numba", "numpy", "soundfile", "soxr", "zarr")
@@ -43,15 +45,15 @@ def extract(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executo
     plan = Plan(table, config)
     open_store(layout, table, plan)
     done = store.finished(layout)
-    pending = [index for index in range(len(plan)) if index not in done]
+    pending = np.setdiff1d(np.arange(len(plan)), np.fromiter(done, np.int64))
     if done:
         log.info("extract: %d of %d shards are finished already", len(done), len(plan))
     busy_s = audio_s = 0.0
-    if pending:
+    if len(pending):
         _check_memory(executor, config)
-        work = partial(extract_shard, out=str(layout.root), config=config)
+        work = partial(extract_batch, out=str(layout.root), config=config)
         with track("extract", len(pending), "shards", executor.dashboard) as progress:
-            for summary in executor.run(work, (plan[index] for index in pending)):
+            for summary in chain.from_iterable(executor.run(work, plan.batches(pending))):
                 shard_s = plan.duration_s(plan[summary.index])
                 busy_s, audio_s = busy_s + summary.busy_s, audio_s + shard_s
                 progress.advance(audio_s=shard_s, failed=summary.failed)

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline import manifest as manifests
 from pipeline.config import FeatureConfig, PipelineConfig
 from pipeline.schema import SPLITS
+
+FEWEST_SHARDS_OF_A_LONG_RECORDING = 3
+"""One that lies in two shards is read once for each, which costs no more than to read it for its peak and then again
+for its frames, and leaves its shards to two workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,17 @@ class Shard:
         return f"shard {self.index} (sequences {self.start} to {self.stop})"
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive shards that one task extracts, one after the other."""
+
+    shards: tuple[Shard, ...]
+
+    def __str__(self) -> str:
+        first, last = self.shards[0], self.shards[-1]
+        return str(first) if first is last else f"shards {first.index} to {last.index}"
+
+
 class Plan:
     """All shards of a manifest, made one at a time when asked for; holds a few arrays of one value a recording."""
 
@@ -72,6 +88,31 @@ class Plan:
         first = int(np.searchsorted(self._stop, start, side="right"))
         last = int(np.searchsorted(self._start, stop, side="left"))
         return Shard(index, start, stop, tuple(self._segment(i, start, stop) for i in range(first, last)))
+
+    def batches(self, pending: NDArray[np.int64]) -> Iterator[Batch]:
+        """Yield the tasks that extract the shards of `pending` (rising numbers), the longest first.
+
+        A shard is a task, and all full shards hold the same seconds of audio. But shards that hold parts of one long
+        recording are one task, which can read it from beginning to end instead of anew for each shard.
+        """
+        begins = ~self._goes_with_the_one_before()[pending] | (np.diff(pending, prepend=-2) != 1)
+        starts = np.flatnonzero(begins)
+        sizes = np.diff(starts, append=len(pending))
+        for i in np.argsort(-sizes, kind="stable"):
+            yield Batch(tuple(self[int(index)] for index in pending[starts[i] : starts[i] + sizes[i]]))
+
+    def _goes_with_the_one_before(self) -> NDArray[np.bool_]:
+        """Return for each shard whether it belongs to the task of the shard before it.
+
+        A shard where one long recording ends and another begins belongs to the first one's task.
+        """
+        size = self.config.store.sequences_per_shard
+        first, last = self._start // size, (self._stop - 1) // size
+        joined = np.zeros(len(self), np.bool_)
+        for i in np.flatnonzero(last - first >= FEWEST_SHARDS_OF_A_LONG_RECORDING - 1):
+            begin = first[i] + 1 if joined[first[i]] else first[i]
+            joined[begin + 1 : last[i] + 1] = True
+        return joined
 
     def _segment(self, i: int, start: int, stop: int) -> Segment:
         begin, end = max(start, int(self._start[i])), min(stop, int(self._stop[i]))

@@ -1,6 +1,7 @@
-"""The work on one shard: decode, compute MFCCs, write the whole shard, mark it finished last."""
+"""The work on a shard: decode, compute MFCCs, write the whole shard, mark it finished last."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,11 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pipeline import store
-from pipeline.audio import AudioError, read_blocks
-from pipeline.config import PipelineConfig
+from pipeline.audio import AudioError, Samples, read_blocks
+from pipeline.config import FeatureConfig, PipelineConfig
 from pipeline.errors import PipelineError
-from pipeline.features import mfcc
-from pipeline.plan import Segment, Shard, frames_of
+from pipeline.features import Extract, Frames, mfcc, mfcc_blocks, peak
+from pipeline.plan import Batch, Segment, Shard, frames_of
 from pipeline.schema import SPLITS, Layout
 from pipeline.store import RecordingOutcome, ShardRecord
 
@@ -30,7 +31,53 @@ class ShardSummary:
     busy_s: float
 
 
-def extract_shard(shard: Shard, *, out: str, config: PipelineConfig) -> ShardSummary:
+class LongRecording:
+    """A recording that lies in several shards of a task, read from beginning to end for all of them.
+
+    The floor of its features depends on its peak, which may lie anywhere. So it is read twice, once for the peak and
+    once for the frames, however many shards it fills; neither time more than a block of it is held.
+    """
+
+    def __init__(self, segment: Segment, config: FeatureConfig) -> None:
+        self.recording, self._uri, self._config = segment.recording, segment.uri, config
+        self._failure: str | None = None
+        self._frames = 0
+        self._blocks: Iterator[Frames] | None = None
+        self._rest = np.empty((0, config.n_mfcc), np.float32)
+
+    def take(self, start: int, stop: int) -> Extract:
+        """Return frames [start, stop) as `features.mfcc` does; `start` is where the call before stopped."""
+        if self._failure:
+            raise AudioError(self._failure)
+        try:
+            if self._blocks is None:
+                peak_db, self._frames = peak(self._samples(), self._config)
+                self._blocks = mfcc_blocks(self._samples(), self._config, peak_db, start)
+            parts, taken = [self._rest], len(self._rest)
+            while taken < stop - start and (block := next(self._blocks, None)) is not None:
+                parts.append(block)
+                taken += len(block)
+        except AudioError as error:
+            self._failure = str(error)
+            raise
+        frames = np.concatenate(parts)
+        self._rest = frames[stop - start :].copy()
+        return Extract(frames[: stop - start], self._frames)
+
+    def _samples(self) -> Iterator[Samples]:
+        return read_blocks(self._uri, self._config.sample_rate_hz)
+
+
+def extract_batch(batch: Batch, *, out: str, config: PipelineConfig) -> list[ShardSummary]:
+    """Extract the shards of a task, one after the other; see `extract_shard`."""
+    shared = batch.shards[0].segments[-1]  # what makes several shards one task
+    long = LongRecording(shared, config.features) if len(batch.shards) > 1 else None
+    return [extract_shard(shard, out=out, config=config, long=long) for shard in batch.shards]
+
+
+def extract_shard(
+    shard: Shard, *, out: str, config: PipelineConfig, long: LongRecording | None = None
+) -> ShardSummary:
     """Extract and write one whole shard of the store below the output folder `out`.
 
     A recording that cannot be used leaves its sequences invalid and goes into the shard's record with the reason;
@@ -41,7 +88,7 @@ def extract_shard(shard: Shard, *, out: str, config: PipelineConfig) -> ShardSum
     # numerical libraries round differently with other thread counts
     with threadpool_limits(limits=1):
         arrays = _empty(shard, config)
-        outcomes = tuple(_fill(arrays, segment, config) for segment in shard.segments)
+        outcomes = tuple(_fill(arrays, segment, config, long) for segment in shard.segments)
         try:
             record = _record(shard, arrays, outcomes, store.write_shard(layout, shard.index, arrays))
             store.mark_finished(layout, record)
@@ -62,7 +109,7 @@ def _empty(shard: Shard, config: PipelineConfig) -> Arrays:
     return arrays
 
 
-def _fill(arrays: Arrays, segment: Segment, config: PipelineConfig) -> RecordingOutcome:
+def _fill(arrays: Arrays, segment: Segment, config: PipelineConfig, long: LongRecording | None) -> RecordingOutcome:
     """Write one segment into the shard's arrays, in place."""
     timesteps = config.store.timesteps
     rows = slice(segment.place, segment.place + segment.count)
@@ -72,7 +119,10 @@ def _fill(arrays: Arrays, segment: Segment, config: PipelineConfig) -> Recording
     arrays["recording"][rows] = segment.recording
     arrays["start_frame"][rows] = np.arange(start, stop, timesteps)
     try:
-        extract = mfcc(read_blocks(segment.uri, config.features.sample_rate_hz), config.features, start, stop)
+        if long is not None and segment.recording == long.recording:
+            extract = long.take(start, stop)
+        else:
+            extract = mfcc(read_blocks(segment.uri, config.features.sample_rate_hz), config.features, start, stop)
     except AudioError as error:
         return RecordingOutcome(segment.recording, "failed", str(error), 0, 0)
     written = len(extract.mfcc) // timesteps

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from upath import UPath
 
 from pipeline import manifest, tables
 from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
-from pipeline.plan import Plan, Segment, Shard, feature_shape, frames_of, projected_bytes
+from pipeline.plan import Batch, Plan, Segment, Shard, feature_shape, frames_of, projected_bytes
 from pipeline.schema import SPLITS
 
 from .conftest import make_probe
@@ -163,3 +164,31 @@ def test_projected_memory_grows_with_the_shard(chunk: int, chunks: int) -> None:
 
 def test_default_shard_fits_a_worker_of_one_gibibyte() -> None:
     assert projected_bytes(PipelineConfig()) < 2**30 - 300 * 2**20
+
+
+@given(lengths, configs, st.data())
+def test_batches_hold_each_pending_shard_once_and_a_long_recording_is_read_by_few(
+    samples: list[int], config: PipelineConfig, data: st.DataObject
+) -> None:
+    plan = Plan(table_of(samples, config), config)
+    pending = np.array(sorted(data.draw(st.sets(st.sampled_from(range(len(plan)))))), np.int64)
+    batches = [batch.shards for batch in plan.batches(pending)]
+    assert sorted(shard.index for batch in batches for shard in batch) == pending.tolist()
+    assert [len(batch) for batch in batches] == sorted((len(batch) for batch in batches), reverse=True)
+    for batch in batches:
+        # what makes them one task: a recording that goes through all of them
+        held = [{segment.recording for segment in shard.segments} for shard in batch]
+        assert len(batch) == 1 or set.intersection(*held) == {batch[0].segments[-1].recording}
+        assert [shard.index for shard in batch] == list(range(batch[0].index, batch[-1].index + 1))
+    whole = [batch.shards for batch in plan.batches(np.arange(len(plan)))]
+    for recording in {segment.recording for shard in plan for segment in shard.segments}:
+        tasks = [batch for batch in whole if any(s.recording == recording for shard in batch for s in shard.segments)]
+        # its own, that of the recording before it, and that of a short one which ends where it begins
+        assert len(tasks) <= 2
+
+
+def test_batch_names_its_shards() -> None:
+    plan = Plan(table_of([160_000], configuration()), configuration())
+    first, *_, last = plan
+    assert str(Batch((first,))) == "shard 0 (sequences 0 to 8)"
+    assert str(Batch(tuple(plan))) == f"shards 0 to {last.index}"

@@ -11,12 +11,12 @@ import pytest
 import soundfile
 import xarray as xr
 
-from pipeline import extraction, features, manifest, store
-from pipeline.audio import read
+from pipeline import extraction, features, manifest, store, task
+from pipeline.audio import read, read_blocks
 from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
 from pipeline.corpus import list_recordings
 from pipeline.errors import PipelineError
-from pipeline.plan import Plan
+from pipeline.plan import Batch, Plan
 from pipeline.scan import probe_headers
 from pipeline.schema import SPLITS, Layout
 from pipeline.store import RecordingOutcome, ShardRecord
@@ -236,6 +236,39 @@ def test_extracting_again_writes_the_same(work: Work) -> None:
     before = work.records()
     work.extract(1)
     assert work.records() == before
+
+
+@pytest.mark.parametrize("harm", [None, Path.unlink, cut_in_half, replace_with_nan])
+@pytest.mark.parametrize("extension", ["flac", "mp3"])
+def test_shards_of_a_long_recording_have_the_same_bytes_as_one_task_and_as_many(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], object], extension: str
+) -> None:
+    path = corpus / f"de/anna/long.{extension}"
+    soundfile.write(path, noise("long", 441_000), 44_100)
+    many, one = prepared(corpus, tmp_path / "many"), prepared(corpus, tmp_path / "one")
+    if harm is not None:
+        harm(path)
+    many.extract()
+    opened: list[str] = []
+    monkeypatch.setattr(task, "read_blocks", lambda uri, rate: opened.append(uri) or read_blocks(uri, rate))
+    batches = list(one.plan.batches(np.arange(len(one.plan))))
+    for batch in batches:
+        task.extract_batch(batch, out=str(one.layout.root), config=one.plan.config)
+    assert len(batches[0].shards) >= 12  # of 8 sequences, 100 are the long recording's
+    assert one.records() == many.records()
+    # for its peak, for its frames, and for the shard where the recording before it ends
+    assert opened.count(str(path)) <= 3
+
+
+def test_task_that_begins_within_a_long_recording_writes_the_same(corpus: Path, tmp_path: Path) -> None:
+    soundfile.write(corpus / "de/anna/long.flac", noise("long", 160_000), 16_000)
+    whole, parts = prepared(corpus, tmp_path / "whole"), prepared(corpus, tmp_path / "parts")
+    whole.extract()
+    everything = next(parts.plan.batches(np.arange(len(parts.plan)))).shards
+    for shards in (everything[5:9], everything[:5], everything[9:]):
+        task.extract_batch(Batch(shards), out=str(parts.layout.root), config=parts.plan.config)
+    parts.extract(*sorted(set(range(len(parts.plan))) - {shard.index for shard in everything}))
+    assert parts.records() == whole.records()
 
 
 @pytest.mark.parametrize("chunks_per_shard", [1, 3, 50])
