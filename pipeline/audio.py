@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import miniaudio
 import numpy as np
 import soundfile
 import soxr
@@ -59,7 +60,7 @@ def read_blocks(uri: str, sample_rate_hz: int) -> Iterator[Samples]:
     AudioError for a recording that cannot be decoded or that holds samples which are not finite or absurdly large.
     """
     with _open(uri) as file:
-        blocks = _mono_blocks(file)
+        blocks = _mono_blocks(_decoded(file, uri), file.samplerate)
         if file.samplerate == sample_rate_hz:
             yield from blocks
         else:
@@ -105,17 +106,49 @@ def _open(uri: str) -> Iterator[soundfile.SoundFile]:
         raise AudioError(f"cannot be opened: {error}") from error
 
 
-def _mono_blocks(file: soundfile.SoundFile) -> Iterator[Samples]:
-    samples = 0
+def _decoded(file: soundfile.SoundFile, uri: str) -> Iterator[Samples]:
+    """Yield (sample, channel) float32 blocks of BLOCK_S, by the fastest decoder that gives libsndfile's samples."""
+    if file.format == "FLAC" and is_local(UPath(uri)):
+        yield from _flac_blocks(file, str(UPath(uri)))
+        return
+    count = int(BLOCK_S * file.samplerate)
+    # libsndfile takes ten times as long to convert 16-bit samples as NumPy
+    dtype = "int16" if file.format in ("WAV", "WAVEX") and file.subtype == "PCM_16" else "float32"
     # not SoundFile.blocks: where a file ends before its header says, that yields memory nobody wrote
-    while len(block := file.read(int(BLOCK_S * file.samplerate), dtype="float32", always_2d=True)):
+    while len(block := file.read(count, dtype=dtype, always_2d=True)):
+        yield block * np.float32(2**-15) if dtype == "int16" else block
+
+
+def _flac_blocks(file: soundfile.SoundFile, path: str) -> Iterator[Samples]:
+    """Decode a FLAC file by dr_flac, which skips damaged parts without a word: only the length tells."""
+    decoded = 0
+    try:
+        stream = miniaudio.stream_file(
+            path, miniaudio.SampleFormat.FLOAT32, file.channels, file.samplerate, int(BLOCK_S * file.samplerate)
+        )
+        for samples in stream:
+            block = np.frombuffer(samples, np.float32).reshape(-1, file.channels)
+            decoded += len(block)
+            yield block
+    except miniaudio.DecodeError as error:
+        raise AudioError(f"not readable as audio: {error}") from error
+    if decoded != file.frames:
+        raise AudioError(
+            f"not readable as audio: {decoded / file.samplerate:.3f} s of it can be decoded, its header names "
+            f"{file.frames / file.samplerate:.3f} s"
+        )
+
+
+def _mono_blocks(blocks: Iterator[Samples], sample_rate_hz: int) -> Iterator[Samples]:
+    samples = 0
+    for block in blocks:
         with np.errstate(over="ignore", invalid="ignore"):
             mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
         usable = np.abs(mono) <= LARGEST_SAMPLE
         if not usable.all():
             first = int(np.argmin(usable))
             what = "larger than any sound" if np.isfinite(mono[first]) else "not a finite number"
-            raise AudioError(f"a sample is {what}, first at {(samples + first) / file.samplerate:.3f} s")
+            raise AudioError(f"a sample is {what}, first at {(samples + first) / sample_rate_hz:.3f} s")
         samples += len(mono)
         yield mono
 
