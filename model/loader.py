@@ -1,22 +1,33 @@
 """Streaming a feature store into TensorFlow: memory is a pool of chunks, whatever the store's size."""
 
+import ctypes
 import itertools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import xarray as xr
-import zarr
 from numpy.typing import NDArray
-from toolz import partition_all
+from upath import UPath
 
+from model.chunks import ArrayReader, open_arrays
 from pipeline.schema import flag_names
 
 POOL_CHUNKS = 16
 """Chunks mixed at a time. Recordings lie in random order in the store, so a pool of chunks drawn at random is a fair
 sample of the split, and reading stays sequential within a chunk."""
+
+# of malloc.h; the second is the highest that glibc takes
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGEST_MMAP_THRESHOLD = 32 * 2**20
+KEPT_BYTES = 128 * 2**20
+
+ALIGNMENT = 64
+"""Bytes; TensorFlow copies arrays that begin elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,57 @@ class Block:
         return len(self.label)
 
 
+class _Pool:
+    """Room for `size` sequences read from different places, used again for every pool of an epoch.
+
+    Fresh arrays of this size cost as much in page faults as reading fills them.
+    """
+
+    def __init__(self, arrays: Mapping[str, ArrayReader], size: int) -> None:
+        self._arrays = arrays
+        self._room = {name: np.empty((size, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
+        self._index = np.empty(size, np.int64)
+        self._filled = 0
+
+    def clear(self) -> None:
+        """Forget what was read."""
+        self._filled = 0
+
+    def add(self, start: int, stop: int) -> None:
+        """Read the sequences [start, stop) of the store."""
+        place = slice(self._filled, self._filled + stop - start)
+        for name, array in self._arrays.items():
+            array.read_into(start, stop, self._room[name][place])
+        self._index[place] = np.arange(start, stop)
+        self._filled = place.stop
+
+    @property
+    def valid(self) -> int:
+        """How many of the sequences read are valid."""
+        return int(np.count_nonzero(self._room["valid"][: self._filled]))
+
+    def block(self, order: NDArray[np.int64]) -> Block:
+        """Return the valid sequences in `order`, copied out of the pool."""
+        rows = np.flatnonzero(self._room["valid"][: self._filled])[order]
+        features = self._room["features"]
+        mixed = _aligned((len(rows), *features.shape[1:]))
+        np.take(features, rows, axis=0, out=mixed, mode="clip")
+        return Block(
+            features=mixed,
+            label=self._room["label"][rows].astype(np.int64),
+            recording=self._room["recording"][rows],
+            index=self._index[rows],
+        )
+
+
+def _aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return an uninitialised array that TensorFlow takes without copying it."""
+    values = math.prod(shape)
+    raw = np.empty(values + ALIGNMENT // 4, np.float32)
+    skipped = -raw.ctypes.data % ALIGNMENT // 4
+    return raw[skipped : skipped + values].reshape(shape)
+
+
 class Store:
     """A feature store opened for reading. Holds metadata alone."""
 
@@ -47,31 +109,44 @@ class Store:
             self.train_mean: NDArray[np.float64] = dataset["train_mean"].to_numpy()
             self.train_std: NDArray[np.float64] = dataset["train_std"].to_numpy()
             self.timesteps, self.n_mfcc = dataset.sizes["timestep"], dataset.sizes["mfcc"]
-        group = zarr.open_group(uri, mode="r")
-        self._arrays: dict[str, Any] = {name: group[name] for name in ("features", "label", "recording", "valid")}
-        self.sequences_per_chunk = int(self._arrays["features"].chunks[0])
+        self._arrays = open_arrays(uri, UPath(uri), ("features", "label", "recording", "valid"))
+        self.sequences_per_chunk = self._arrays["features"].chunk_size
+        self._part = (0, 1)
 
-    def chunks(self, split: str) -> list[tuple[int, int]]:
-        """Return the sequences [start, stop) of each chunk, or part of one, that lies in `split`."""
-        size, result = self.sequences_per_chunk, []
+    def shard(self, index: int, count: int) -> "Store":
+        """Return the store as trainer `index` of `count` sees it: every `count`-th chunk of an epoch's order.
+
+        Together the trainers see every sequence once. Raises ValueError unless 0 <= index < count.
+        """
+        if not 0 <= index < count:
+            raise ValueError(f"shard {index} of {count}: the index must be at least 0 and below the count")
+        store = copy(self)
+        store._part = (index, count)
+        return store
+
+    @property
+    def sharded(self) -> bool:
+        """Whether this is one trainer's part of a store."""
+        return self._part[1] > 1
+
+    def chunks(self, split: str) -> NDArray[np.int64]:
+        """Return the sequences [start, stop) of each chunk, or part of one, that lies in `split`: (chunk, 2)."""
+        size = self.sequences_per_chunk
+        parts = [np.empty((0, 2), np.int64)]
         for start, stop in self.split_runs.get(split, []):
-            edges = [start, *range((start // size + 1) * size, stop, size), stop]
-            result += list(itertools.pairwise(edges))
-        return result
+            edges = np.array([start, *range((start // size + 1) * size, stop, size), stop], np.int64)
+            parts.append(np.stack([edges[:-1], edges[1:]], axis=1))
+        return np.concatenate(parts)
 
     def read(self, start: int, stop: int) -> Block:
         """Read the valid ones among the sequences [start, stop)."""
-        keep = np.flatnonzero(self._arrays["valid"][start:stop])
-        return Block(
-            features=self._arrays["features"][start:stop][keep],
-            label=self._arrays["label"][start:stop][keep].astype(np.int64),
-            recording=self._arrays["recording"][start:stop][keep],
-            index=start + keep,
-        )
+        pool = _Pool(self._arrays, stop - start)
+        pool.add(start, stop)
+        return pool.block(np.arange(pool.valid))
 
     def blocks(self, split: str, pool_chunks: int = POOL_CHUNKS) -> Iterator[Block]:
         """Yield a split in the order of the store, up to `pool_chunks` chunks a block."""
-        for start, stop in self._spans(split, pool_chunks):
+        for start, stop in itertools.islice(self._spans(split, pool_chunks), *self._part_of_all()):
             block = self.read(start, stop)
             if len(block):
                 yield block
@@ -83,22 +158,25 @@ class Store:
         """
         random = np.random.default_rng([seed, epoch])
         chunks = self.chunks(split)
-        for pool in partition_all(pool_chunks, random.permutation(len(chunks)).tolist()):
-            parts = [self.read(*chunks[i]) for i in pool]
-            order = random.permutation(sum(len(part) for part in parts))
-            if len(order):
-                yield Block(
-                    features=np.concatenate([part.features for part in parts])[order],
-                    label=np.concatenate([part.label for part in parts])[order],
-                    recording=np.concatenate([part.recording for part in parts])[order],
-                    index=np.concatenate([part.index for part in parts])[order],
-                )
+        order = random.permutation(len(chunks))[slice(*self._part_of_all())]
+        pool = _Pool(self._arrays, pool_chunks * self.sequences_per_chunk)
+        for begin in range(0, len(order), pool_chunks):
+            pool.clear()
+            for start, stop in chunks[order[begin : begin + pool_chunks]].tolist():
+                pool.add(start, stop)
+            if pool.valid:
+                yield pool.block(random.permutation(pool.valid))
+
+    def _part_of_all(self) -> tuple[int, None, int]:
+        """Return start, stop and step of this trainer's part of a sequence."""
+        index, count = self._part
+        return index, None, count
 
     def label_counts(self, split: str) -> NDArray[np.int64]:
         """Return how many valid sequences of each label a split holds: (label,) int64."""
         counts = np.zeros(len(self.labels), np.int64)
         for start, stop in self._spans(split, POOL_CHUNKS):
-            label = self._arrays["label"][start:stop][self._arrays["valid"][start:stop]]
+            label = self._arrays["label"].read(start, stop)[self._arrays["valid"].read(start, stop)]
             counts += np.bincount(label, minlength=len(counts))
         return counts
 
@@ -134,7 +212,7 @@ def sequence_dataset(
         for block in blocks():
             yield block.features, block.label
 
-    return _batches(generate, (source.timesteps, source.n_mfcc), batch_size, int(source.label_counts(split).sum()))
+    return _batches(generate, (source.timesteps, source.n_mfcc), batch_size, _sequences(source, split))
 
 
 def frame_dataset(
@@ -163,20 +241,44 @@ def frame_dataset(
                 frames, label = frames[order], label[order]
             yield frames, label
 
-    frames = int(source.label_counts(split).sum()) * source.timesteps
-    return _batches(generate, (source.n_mfcc,), batch_size, frames)
+    items = _sequences(source, split)
+    return _batches(generate, (source.n_mfcc,), batch_size, items and items * source.timesteps)
+
+
+def _sequences(store: Store, split: str) -> int | None:
+    """Return how many sequences a pass gives; of a trainer's part that is another number in each epoch."""
+    return None if store.sharded else int(store.label_counts(split).sum())
 
 
 def _batches(
-    generate: Callable[[], Iterator[Any]], item: tuple[int, ...], batch_size: int, items: int
+    generate: Callable[[], Iterator[Any]], item: tuple[int, ...], batch_size: int, items: int | None
 ) -> tf.data.Dataset:
-    """Cut the blocks of a generator, `items` items in all, into batches.
+    """Cut the blocks of a generator, `items` items in all if that is known, into batches.
 
     Whole blocks go over to TensorFlow, which cuts them: a Python call a batch would be the bottleneck.
     """
+
+    def keeping_memory() -> Iterator[Any]:
+        _keep_freed_memory()
+        yield from generate()
+
     signature = tf.TensorSpec((None, *item), tf.float32), tf.TensorSpec((None,), tf.int64)
-    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature).rebatch(batch_size)
-    return dataset.apply(tf.data.experimental.assert_cardinality(-(-items // batch_size))).prefetch(2)
+    dataset = tf.data.Dataset.from_generator(keeping_memory, output_signature=signature).rebatch(batch_size)
+    if items is not None:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-items // batch_size)))
+    return dataset.prefetch(2)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed for the next block.
+
+    TensorFlow sets the thresholds low when a dataset starts, and then every block of some megabytes is given back to
+    the kernel and comes again as page faults. Other C libraries have no such setting, and no need of it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _epochs(

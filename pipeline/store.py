@@ -13,7 +13,6 @@ import zarr.storage
 from numpy.typing import NDArray
 from upath import UPath
 from zarr.abc.store import Store
-from zarr.codecs import ZstdCodec
 from zarr.core.array_spec import ArrayConfigParams
 from zarr.errors import ZarrUserWarning
 
@@ -117,8 +116,8 @@ def create(layout: Layout, outline: Outline) -> None:
             dtype=dtype,
             chunks=(outline.sequences_per_chunk, *inner),
             shards=(outline.sequences_per_shard, *inner),
-            # MFCC mantissas hardly compress; everything else is runs of equal numbers
-            compressors=None if name == "features" else ZstdCodec(level=3),
+            # MFCC mantissas hardly compress, and all else is 12 bytes a sequence; so a chunk is read as it lies there
+            compressors=None,
             fill_value=np.nan if name == "features" else 0,
             dimension_names=("sequence", "timestep", "mfcc")[: 1 + len(inner)],
             attributes=dict(outline.array_attributes.get(name, {})),
