@@ -2,12 +2,15 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from model.config import AnnConfig, LstmConfig, ModelConfig
 
 Array = NDArray[np.floating]
 BINARY = 2
+MOST_UNROLLED = 64
+"""Timesteps; the graph grows with them."""
 ROWS = 4096
 """Rows given to a network at once, which bounds the memory of its activations."""
 
@@ -18,15 +21,18 @@ def build(config: ModelConfig, timesteps: int, mean: Array, std: Array, labels: 
     `mean` and `std` are (mfcc,). Two languages are told apart by one sigmoid unit, the probability of the second;
     more by a softmax.
     """
+    compiled: bool | str
     match config:
         case AnnConfig():
             network = _ann(config, mean, std, labels)
+            compiled = "auto"
             optimizer = keras.optimizers.Adam(config.learning_rate)
         case LstmConfig():
             network = _lstm(config, timesteps, mean, std, labels)
+            compiled = False  # XLA takes a fifth longer a step, and six seconds before the first
             optimizer = keras.optimizers.RMSprop(config.learning_rate)
     loss = "binary_crossentropy" if labels == BINARY else "sparse_categorical_crossentropy"
-    network.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+    network.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=compiled)
     return network
 
 
@@ -58,13 +64,18 @@ def _ann(config: AnnConfig, mean: Array, std: Array, labels: int) -> keras.Model
     return keras.Sequential([inputs, _normalization(mean, std), *hidden, _output(labels)], name="ann")
 
 
+def _unrolls(timesteps: int) -> bool:
+    """Whether to unroll the recurrence: a tenth to a sixth faster on CPUs; on a GPU cuDNN takes the loop as it is."""
+    return timesteps <= MOST_UNROLLED and not tf.config.list_physical_devices("GPU")
+
+
 def _lstm(config: LstmConfig, timesteps: int, mean: Array, std: Array, labels: int) -> keras.Model:
     return keras.Sequential(
         [
             keras.Input((timesteps, len(mean))),
             _normalization(mean, std),
-            keras.layers.LSTM(config.units, return_sequences=True),  # (batch, timestep, units)
-            keras.layers.Flatten(),
+            keras.layers.LSTM(config.units, return_sequences=True, unroll=_unrolls(timesteps)),
+            keras.layers.Flatten(),  # (batch, timestep × units)
             _output(labels),
         ],
         name="lstm",

@@ -6,6 +6,7 @@ import logging
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def train(layout: Layout, name: str, config: ModelConfig, seed: int, key: str) -
     if not validated:
         log.warning("train %s: there is no validation speaker; the best epoch is chosen by training loss", name)
     if not checkpoint.finished(config.max_epochs):
+        model.train_function = checkpoint.clock.train_function(model)
         dataset = frame_dataset if network.takes_frames(model) else sequence_dataset
         model.fit(
             dataset(store, "train", config.batch_size, seed, first_epoch=checkpoint.epochs),
@@ -59,7 +61,44 @@ def train(layout: Layout, name: str, config: ModelConfig, seed: int, key: str) -
         )
     best = checkpoint.best_epoch()
     log.info("train %s: %d epochs, the best is epoch %d", name, checkpoint.epochs, best + 1)
-    return {"epochs": checkpoint.epochs, "best_epoch": best + 1, "parameters": int(model.count_params())}
+    epochs = pd.DataFrame(checkpoint.history)
+    return {
+        "epochs": checkpoint.epochs,
+        "best_epoch": best + 1,
+        "parameters": int(model.count_params()),
+        **{name: float(epochs[name].mean()) for name in ("steps_per_s", "input_wait")},
+    }
+
+
+class StepClock:
+    """Measures the steps of an epoch, and how much of their time training waits for the next batch."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Begin an epoch."""
+        self._started_s = self._ended_s = time.perf_counter()
+        self._waited_s, self._steps = 0.0, 0
+
+    def train_function(self, model: keras.Model) -> Callable[[Iterator[Any]], Any]:
+        """Return what Keras calls for a step: its own step, with the batch fetched outside of it."""
+        step = tf.function(model.train_step, jit_compile=bool(model.jit_compile), reduce_retracing=True)
+
+        def train_step(batches: Iterator[Any]) -> Any:
+            asked_s = time.perf_counter()
+            batch = next(batches)
+            self._waited_s += time.perf_counter() - asked_s
+            logs = step(batch)
+            self._ended_s, self._steps = time.perf_counter(), self._steps + 1
+            return logs
+
+        return train_step
+
+    def figures(self) -> dict[str, float]:
+        """Return steps a second, and the fraction of the steps' time that went into waiting for input."""
+        wall_s = max(self._ended_s - self._started_s, 1e-9)
+        return {"steps_per_s": self._steps / wall_s, "input_wait": self._waited_s / wall_s}
 
 
 class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no types
@@ -73,6 +112,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras has n
         super().__init__()
         self._folder, self._patience, self._key = folder, patience, key
         self._started_s = 0.0
+        self.clock = StepClock()
         self.history = self._read_history()
 
     @property
@@ -99,12 +139,18 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras has n
         return load_model(self._state(self.epochs))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
-        """Start the clock."""
+        """Start the clocks."""
         self._started_s = time.perf_counter()
+        self.clock.start()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Save everything, the history last."""
-        row = {"epoch": epoch + 1, **(logs or {}), "wall_s": time.perf_counter() - self._started_s}
+        row = {
+            "epoch": epoch + 1,
+            **(logs or {}),
+            "wall_s": time.perf_counter() - self._started_s,
+            **self.clock.figures(),
+        }
         self.history = [*self.history, row]
         content = model_bytes(self.model)
         write_atomically(self._state(self.epochs), content)

@@ -33,6 +33,7 @@ LABEL = np.random.default_rng(5).integers(0, 3, 60)
 LSTM = LstmConfig(units=3, batch_size=8, max_epochs=3, learning_rate=0.01)
 ANN = AnnConfig(hidden_units=(4, 3), batch_size=32, max_epochs=1)
 SEED = 11
+TIMINGS = ["wall_s", "steps_per_s", "input_wait"]
 
 
 def _store(root: Path, runs: SplitRuns = RUNS, label: NDArray[np.int64] = LABEL, **options: Any) -> Layout:
@@ -62,7 +63,7 @@ def _history(layout: Layout, name: str = "lstm") -> pd.DataFrame:
 def _check_same_training(layout: Layout, expected: Layout) -> None:
     """Equal histories but for the time, equal weights and optimisers, bit for bit; and the same files."""
     pd.testing.assert_frame_equal(
-        _history(layout).drop(columns="wall_s"), _history(expected).drop(columns="wall_s"), check_exact=True
+        _history(layout).drop(columns=TIMINGS), _history(expected).drop(columns=TIMINGS), check_exact=True
     )
     for file in ("model.keras", "checkpoints/epoch-0003.keras"):
         one, other = (load_model(each.model("lstm") / file) for each in (layout, expected))
@@ -94,10 +95,11 @@ def test_training_writes_model_labels_history_and_checkpoint(uninterrupted: Layo
 
 def test_the_history_has_a_row_an_epoch(uninterrupted: Layout) -> None:
     history = _history(uninterrupted)
-    assert set(history.columns) == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", "wall_s"}
+    assert set(history.columns) == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", *TIMINGS}
     assert history["epoch"].tolist() == [1, 2, 3]
     assert np.isfinite(history.to_numpy()).all()
-    assert (history["wall_s"] > 0).all()
+    assert (history[["wall_s", "steps_per_s"]] > 0).all(axis=None)
+    assert history["input_wait"].between(0, 1).all()
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
 
 
@@ -119,7 +121,8 @@ def test_training_leaves_events_for_tensorboard(uninterrupted: Layout) -> None:
 
 def test_a_model_of_frames_trains_on_every_frame(layout: Layout) -> None:
     result = train(layout, "ann", ANN, SEED, "key")
-    assert result == {"epochs": 1, "best_epoch": 1, "parameters": 4 * 4 + 5 * 3 + 4 * 3}
+    timings = {name: _history(layout, "ann")[name].mean() for name in ("steps_per_s", "input_wait")}
+    assert result == pytest.approx({"epochs": 1, "best_epoch": 1, "parameters": 4 * 4 + 5 * 3 + 4 * 3, **timings})
     description = json.loads((layout.model("ann") / "labels.json").read_text())
     assert description["level"] == "frame"
     model = load_model(layout.model("ann") / "model.keras")
