@@ -1,10 +1,10 @@
 """Recordings: reading headers, and decoding to mono float32 blocks at one sample rate."""
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import miniaudio
 import numpy as np
@@ -88,11 +88,11 @@ class _Stream(soundfile.SoundFile):  # type: ignore[misc] # the library has no t
 def _open(uri: str) -> Iterator[soundfile.SoundFile]:
     """Open a recording, and give libsndfile's and the file system's errors the one form."""
     try:
-        path = UPath(uri)
-        local = is_local(path)
+        # of an absolute path there is nothing to parse, which would take longer than to read a header
+        local = uri.startswith(os.sep) or is_local(UPath(uri))
         # libsndfile names no cause when a path cannot be opened, so Python opens it
         # without a buffer, for libsndfile continues where the descriptor stands
-        with Path(str(path)).open("rb", buffering=0) if local else io.BytesIO(path.read_bytes()) as stream:
+        with io.FileIO(uri) if local else io.BytesIO(UPath(uri).read_bytes()) as stream:
             if not stream.seek(0, io.SEEK_END):
                 raise AudioError("the file is empty")
             stream.seek(0)

@@ -102,7 +102,7 @@ def _keeps_manifest(run: Run, listing: Listing) -> bool:
     known: dict[str, int] = dict(
         tables.read(run.layout.manifest)[["recording_id", "size_bytes"]].itertuples(index=False)
     )
-    sizes = {recording.recording_id: recording.size_bytes for recording in listing.recordings}
+    sizes: dict[str, int] = dict(listing.recordings[["recording_id", "size_bytes"]].itertuples(index=False))
     new = [name for name in sizes if sizes[name] != known.get(name)]
     gone = [name for name in known if name not in sizes]
     if new:

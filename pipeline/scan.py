@@ -1,51 +1,53 @@
 """The scan stage: corpus folder → manifest, from headers alone."""
 
 import logging
-from collections.abc import Sequence
 
 import pandas as pd
-from toolz import partition_all
 
 from pipeline import manifest, tables
 from pipeline.audio import AudioError, read_header
 from pipeline.config import PipelineConfig
-from pipeline.corpus import Listing, Recording
+from pipeline.corpus import Listing
 from pipeline.errors import few
 from pipeline.executors import Executor
-from pipeline.manifest import Probe
+from pipeline.manifest import HEADER_TYPES
 from pipeline.progress import track
 from pipeline.schema import SPLITS, Layout
 
-HEADERS_PER_TASK = 256
+HEADERS_PER_TASK = 512
 
 log = logging.getLogger(__name__)
 
 
 def scan(listing: Listing, layout: Layout, config: PipelineConfig, executor: Executor) -> pd.DataFrame:
     """Probe all headers, and write and return the manifest."""
-    batches = list(partition_all(HEADERS_PER_TASK, listing.recordings))
-    probes: list[Probe] = []
-    with track("scan", len(listing.recordings), "headers", executor.dashboard) as progress:
-        for found in executor.run(probe_headers, batches):
-            probes.extend(found)
-            progress.advance(len(found), failed=sum(probe.error is not None for probe in found))
-    probes.sort(key=lambda probe: probe.recording.recording_id)
-    table = manifest.build(probes, config)
+    uris = listing.recordings["uri"]
+    batches = (uris.iloc[start : start + HEADERS_PER_TASK] for start in range(0, len(uris), HEADERS_PER_TASK))
+    found = []
+    with track("scan", len(uris), "headers", executor.dashboard) as progress:
+        for headers in executor.run(probe_headers, batches):
+            found.append(headers)
+            progress.advance(len(headers), failed=int(headers["error"].notna().sum()))
+    table = manifest.build(listing.recordings, pd.concat(found), config)
     tables.write(layout.manifest, table)
     _tell(listing, table)
     return table
 
 
-def probe_headers(recordings: Sequence[Recording]) -> list[Probe]:
-    """Read the headers of some recordings; one that has none gets the reason."""
-    return [_probe(recording) for recording in recordings]
+def probe_headers(uris: pd.Series) -> pd.DataFrame:
+    """Read the headers of the recordings at `uris`: the rows of `uris`, the columns of `manifest.HEADER_TYPES`.
+
+    A recording that has none gets the reason as its `error`.
+    """
+    return pd.DataFrame([_probe(uri) for uri in uris], uris.index, list(HEADER_TYPES)).astype(HEADER_TYPES)
 
 
-def _probe(recording: Recording) -> Probe:
+def _probe(uri: str) -> tuple[int, int, int, str | None]:
     try:
-        return Probe(recording, read_header(recording.uri))
+        header = read_header(uri)
     except AudioError as error:
-        return Probe(recording, None, str(error))
+        return 0, 0, 0, str(error)
+    return header.samples, header.sample_rate_hz, header.channels, None
 
 
 def _tell(listing: Listing, table: pd.DataFrame) -> None:

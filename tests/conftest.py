@@ -8,14 +8,15 @@ from pathlib import Path
 import audioread
 import fsspec
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from pipeline.audio import Header
-from pipeline.corpus import Recording
-from pipeline.manifest import Probe
+from pipeline import manifest
+from pipeline.config import PipelineConfig
+from pipeline.corpus import COLUMNS
 from pipeline.schema import label_of_folder
 
 # the same examples in every run: a failure can be repeated, a pass means what it meant yesterday
@@ -62,17 +63,29 @@ def make_corpus_fixture() -> Callable[..., Path]:
     return make_corpus
 
 
+Probe = dict[str, str | int | None]
+
+
 def make_probe(recording_id: str, samples: int = 16_000, rate: int = 16_000, error: str | None = None) -> Probe:
     """Return what a scan finds of the recording LANGUAGE/[SPEAKER/]NAME, without a file."""
     language, *speaker, _ = recording_id.split("/")
-    recording = Recording(
-        recording_id,
-        f"/corpus/{recording_id}",
-        label_of_folder(language),
-        speaker[0] if speaker else None,
-        2 * samples,
-    )
-    return Probe(recording, None if error else Header(samples, rate, 1), error)
+    header = (0, 0, 0) if error else (samples, rate, 1)
+    return {
+        "recording_id": recording_id,
+        "uri": f"/corpus/{recording_id}",
+        "label": label_of_folder(language),
+        "speaker": speaker[0] if speaker else None,
+        "size_bytes": 2 * samples,
+        **dict(zip(manifest.HEADER_TYPES, (*header, error), strict=True)),
+    }
+
+
+def make_manifest(probes: list[Probe], config: PipelineConfig) -> pd.DataFrame:
+    """Return the manifest of some recordings."""
+    table = pd.DataFrame(probes)
+    recordings = table[list(COLUMNS)].astype(dict.fromkeys(COLUMNS[:-1], "string"))
+    # headers come as they are ready
+    return manifest.build(recordings, table[list(manifest.HEADER_TYPES)].astype(manifest.HEADER_TYPES)[::-1], config)
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import fsspec
+import pandas as pd
 import pytest
 
 from pipeline.audio import EXTENSIONS
-from pipeline.corpus import Listing, Recording, list_recordings
+from pipeline.corpus import COLUMNS, Listing, list_recordings
 from pipeline.errors import UsageError
 
 
@@ -29,13 +30,15 @@ def refusal(corpus: Path | str) -> str:
 
 
 def found(listing: Listing) -> list[tuple[str, str, str | None]]:
-    return [(r.recording_id, r.label, r.speaker) for r in listing.recordings]
+    rows = listing.recordings[["recording_id", "label", "speaker"]].itertuples(index=False, name=None)
+    return [(name, label, None if pd.isna(speaker) else speaker) for name, label, speaker in rows]
 
 
 def test_place_of_a_file_names_language_and_speaker(tmp_path: Path) -> None:
     files(tmp_path, ["de/anna/1.wav", "de/anna/2.flac", "en/bob/x.ogg"])
     listing = list_recordings(str(tmp_path))
-    assert listing.recordings[0] == Recording("de/anna/1.wav", str(tmp_path / "de/anna/1.wav"), "de", "anna", 3)
+    assert tuple(listing.recordings.columns) == COLUMNS
+    assert tuple(listing.recordings.iloc[0]) == ("de/anna/1.wav", str(tmp_path / "de/anna/1.wav"), "de", "anna", 3)
     assert found(listing) == [
         ("de/anna/1.wav", "de", "anna"),
         ("de/anna/2.flac", "de", "anna"),
@@ -65,7 +68,7 @@ def test_labels_are_folder_names_without_white_space(tmp_path: Path, folder: str
 def test_files_that_are_no_recordings_are_told_apart(tmp_path: Path) -> None:
     files(tmp_path, ["README.md", "stray.wav", "de/1.wav", "de/anna/notes.txt", "de/anna/2", "en/1.wav", "en/wav"])
     listing = list_recordings(str(tmp_path))
-    assert [r.recording_id for r in listing.recordings] == ["de/1.wav", "en/1.wav"]
+    assert list(listing.recordings["recording_id"]) == ["de/1.wav", "en/1.wav"]
     assert listing.others == ("README.md", "de/anna/2", "de/anna/notes.txt", "en/wav", "stray.wav")
 
 
@@ -78,13 +81,15 @@ def test_extensions_count_in_any_case(tmp_path: Path, extension: str) -> None:
 def test_recordings_come_in_the_order_of_their_ids(tmp_path: Path) -> None:
     names = ["en/b/1.wav", "de/a/10.wav", "de/a/2.wav", "de/a.wav", "de/Z.wav"]
     listing = list_recordings(str(files(tmp_path, names)))
-    assert [r.recording_id for r in listing.recordings] == sorted(names)
+    assert list(listing.recordings["recording_id"]) == sorted(names)
 
 
 def test_relative_folder_is_the_same_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files(tmp_path, ["c/de/1.wav", "c/en/1.wav"])
     monkeypatch.chdir(tmp_path)
-    assert list_recordings("c") == list_recordings(f"{tmp_path}/c/") == list_recordings(str(tmp_path / "c"))
+    expected = list_recordings(str(tmp_path / "c")).recordings
+    for corpus in ("c", f"{tmp_path}/c/"):
+        pd.testing.assert_frame_equal(list_recordings(corpus).recordings, expected)
 
 
 def test_corpus_behind_a_url_has_the_same_ids(tmp_path: Path, memory_url: str) -> None:
@@ -96,7 +101,7 @@ def test_corpus_behind_a_url_has_the_same_ids(tmp_path: Path, memory_url: str) -
     here, there = list_recordings(str(tmp_path)), list_recordings(f"{memory_url}/c")
     assert found(there) == found(here)
     assert (there.digest, there.others) == (here.digest, here.others)
-    with fsspec.open(there.recordings[0].uri, "rb") as file:
+    with fsspec.open(there.recordings.loc[0, "uri"], "rb") as file:
         assert file.read() == b"abc"
 
 
@@ -133,7 +138,7 @@ def test_names_in_another_encoding_are_told_apart(tmp_path: Path) -> None:
     files(tmp_path, ["de/1.wav", "en/1.wav"])
     (tmp_path / "de" / os.fsdecode(b"\xe4.wav")).touch()
     listing = list_recordings(str(tmp_path))
-    assert [r.recording_id for r in listing.recordings] == ["de/1.wav", "en/1.wav"]
+    assert list(listing.recordings["recording_id"]) == ["de/1.wav", "en/1.wav"]
     assert listing.others == (r"'de/\udce4.wav'",)
 
 
@@ -148,7 +153,7 @@ def test_digest_is_equal_for_a_copy_in_another_place(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     here, there = list_recordings(str(tmp_path / "a")), list_recordings(str(tmp_path / "b"))
     assert here.digest == there.digest
-    assert here.recordings != there.recordings
+    assert not here.recordings.equals(there.recordings)
 
 
 @pytest.mark.parametrize("change", ["size", "name", "more", "less"])

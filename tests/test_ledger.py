@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import ledger, manifest
+from pipeline import ledger
 from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.plan import Plan
 from pipeline.schema import LEDGER_COLUMNS, STATUSES
 from pipeline.store import RecordingOutcome, ShardRecord
 
-from .conftest import make_probe
+from .conftest import make_manifest, make_probe
 
 CONFIG = PipelineConfig(store=StoreConfig(sequences_per_chunk=2, chunks_per_shard=2))
 LONG = 64_000  # samples: 20 sequences, five shards
-TABLE = manifest.build(
+TABLE = make_manifest(
     [
         make_probe("de/a/long.wav", LONG),
         make_probe("de/b/short.wav", 1600),

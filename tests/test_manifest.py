@@ -14,10 +14,9 @@ from upath import UPath
 from pipeline import manifest, tables
 from pipeline.config import FeatureConfig, PipelineConfig, SplitConfig, StoreConfig
 from pipeline.errors import UsageError
-from pipeline.manifest import Probe
 from pipeline.schema import MANIFEST_COLUMNS, SPLITS
 
-from .conftest import make_probe
+from .conftest import Probe, make_manifest, make_probe
 
 CONFIG = PipelineConfig()
 SHORT = 16_000 // 10  # samples: less than one sequence
@@ -41,7 +40,7 @@ def probes_of(found: list[tuple[str, str | None, int]]) -> list[Probe]:
 
 
 def build(probes: list[Probe], seed: int = 1, split: SplitConfig = CONFIG.split) -> pd.DataFrame:
-    return manifest.build(probes, PipelineConfig(seed=seed, split=split))
+    return make_manifest(probes, PipelineConfig(seed=seed, split=split))
 
 
 def simple(speakers_of: dict[str, list[str]], seed: int = 1) -> pd.DataFrame:
@@ -210,7 +209,7 @@ def test_columns_and_types_are_the_contract() -> None:
     config = PipelineConfig(features=FeatureConfig(sample_rate_hz=8000), store=StoreConfig(timesteps=10))
     probes = [make_probe("de/anna/0.wav", 44_100, 44_100), make_probe("en/x.wav", error="the file is empty")]
     probes += [make_probe("en/y.wav")]
-    table = manifest.build(probes, config).set_index("recording_id")
+    table = make_manifest(probes, config).set_index("recording_id")
     assert (table.index.name, *table.columns) == MANIFEST_COLUMNS
     good, bad = table.loc["de/anna/0.wav"], table.loc["en/x.wav"]
     assert (good["uri"], good["label"], good["speaker"]) == ("/corpus/de/anna/0.wav", "de", "anna")

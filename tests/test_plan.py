@@ -14,7 +14,7 @@ from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
 from pipeline.plan import Batch, Plan, Segment, Shard, feature_shape, frames_of, projected_bytes
 from pipeline.schema import SPLITS
 
-from .conftest import make_probe
+from .conftest import make_manifest, make_probe
 
 
 def configuration(timesteps: int = 20, chunk: int = 4, chunks: int = 2) -> PipelineConfig:
@@ -29,7 +29,7 @@ lengths = st.lists(st.one_of(st.integers(0, 4000), st.integers(4000, 40_000), st
 def table_of(samples: list[int], config: PipelineConfig) -> pd.DataFrame:
     """Manifest of recordings in two languages; one is sure to be usable in each."""
     found = [*samples, 20_000, 20_000]
-    return manifest.build(
+    return make_manifest(
         [make_probe(f"{'de' if i % 2 else 'en'}/{i % 7}/{i}.wav", n) for i, n in enumerate(found)], config
     )
 
@@ -104,7 +104,7 @@ def test_sequences_do_not_move_when_shards_have_another_size() -> None:
 def test_recording_longer_than_many_shards_is_cut_at_their_ends() -> None:
     config = configuration(timesteps=10, chunk=5, chunks=2)
     # 10 h, 10 min: 3,600,000 frames and one for the end, 10 each; and two short ones
-    table = manifest.build(
+    table = make_manifest(
         [make_probe("de/a/0.wav", 36_000 * 16_000), make_probe("de/b/0.wav"), make_probe("en/c/0.wav")], config
     )
     row = int(table.index[table["recording_id"] == "de/a/0.wav"][0])

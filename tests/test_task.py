@@ -75,7 +75,8 @@ class Work:
 def prepared(corpus: Path, out: Path | str, config: PipelineConfig | None = None) -> Work:
     """Scan a corpus and create the store."""
     settings = config or configuration()
-    table = manifest.build(probe_headers(list_recordings(str(corpus)).recordings), settings)
+    recordings = list_recordings(str(corpus)).recordings
+    table = manifest.build(recordings, probe_headers(recordings["uri"]), settings)
     work = Work(Layout.at(str(out)), table, Plan(table, settings))
     extraction.open_store(work.layout, table, work.plan)
     return work

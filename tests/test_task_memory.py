@@ -24,7 +24,8 @@ def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 config, layout = PipelineConfig(), Layout.at(sys.argv[2])
-table = manifest.build(probe_headers(list_recordings(sys.argv[1]).recordings), config)
+recordings = list_recordings(sys.argv[1]).recordings
+table = manifest.build(recordings, probe_headers(recordings["uri"]), config)
 shards = plan.Plan(table, config)
 extraction.open_store(layout, table, shards)
 idle = peak_bytes()
