@@ -22,7 +22,8 @@ from pipeline.task import extract_batch
 
 # their versions decide the bits of a feature
 LIBRARIES = ("librosa", "numba", "numpy", "soundfile", "soxr", "zarr")
-IDLE_WORKER_BYTES = 300 * 2**20
+IDLE_WORKER_BYTES = 400 * 2**20
+"""A Dask worker with the libraries loaded and the kernel compiled, which takes 140 MiB of it."""
 
 log = logging.getLogger(__name__)
 

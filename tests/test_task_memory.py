@@ -13,8 +13,8 @@ SAMPLE_RATE_HZ = 44_100
 # the peak of the process before the task, and after it
 SCRIPT = """
 import resource, sys
-import librosa.filters, scipy.signal
-from pipeline import extraction, manifest, plan, task
+import numpy, scipy.signal
+from pipeline import extraction, features, manifest, plan, task
 from pipeline.config import PipelineConfig
 from pipeline.corpus import list_recordings
 from pipeline.scan import probe_headers
@@ -28,6 +28,7 @@ recordings = list_recordings(sys.argv[1]).recordings
 table = manifest.build(recordings, probe_headers(recordings["uri"]), config)
 shards = plan.Plan(table, config)
 extraction.open_store(layout, table, shards)
+features.mfcc([numpy.zeros(16_000, numpy.float32)], config.features)  # compiles, or loads what was compiled
 idle = peak_bytes()
 whole = next(shard for shard in shards if shard.stop - shard.start == config.store.sequences_per_shard)
 task.extract_shard(whole, out=str(layout.root), config=config)
