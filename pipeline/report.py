@@ -227,8 +227,9 @@ def training(found: Found, pictures: Pictures) -> list[Context]:
     for name, history in found.histories.items():
         title = f"{name.upper()}, per {'frame' if 'frame' in found.metrics.get(name, {}) else 'sequence'}"
         histories[title], best[title] = history, figures.best_epoch(history)
-        parameters = found.stages.get(f"train/{name}", {}).get("parameters")
-        rows.append({"name": name, "epochs": len(history), "best": best[title], "parameters": parameters})
+        stage = found.stages.get(f"train/{name}", {})
+        facts = {key: stage.get(key) for key in ("parameters", "steps_per_s", "input_wait")}
+        rows.append({"name": name, "epochs": len(history), "best": best[title], **facts})
     if rows:
         pictures.add("curves", figures.curves(histories, best))
     return rows

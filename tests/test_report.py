@@ -92,7 +92,8 @@ def run_record() -> dict[str, Any]:
             "scan": {**stage, "finished_at": "2026-01-02T03:04:05+00:00", "wall_s": 0.5},
             "extract": {**stage, "finished_at": "2026-01-02T03:05:05+00:00", "wall_s": 3.0, "shards": 4,
                         "shards_new": 3, "audio_s_new": 7200.0, "busy_s": 5.0, "workers": 2},
-            "train/lstm": {**stage, "finished_at": "2026-01-02T04:05:05+00:00", "wall_s": 3725.0, "parameters": 1234},
+            "train/lstm": {**stage, "finished_at": "2026-01-02T04:05:05+00:00", "wall_s": 3725.0, "parameters": 1234,
+                           "steps_per_s": 80.44, "input_wait": 0.0123},
             "report": {**stage, "finished_at": "2030-01-01T00:00:00+00:00", "wall_s": 99.0},
         },
         "corpus": "corpora/<here>",
@@ -302,7 +303,8 @@ def test_two_models_are_compared(write: Write, reads: list[tuple[int, int]]) -> 
     assert "no better than naming the most frequent test language every time, which gives 50.0 % per recording." in (
         page.text
     )
-    assert "LSTM: 3 epochs, the best is epoch 2, 1,234 parameters." in page.text
+    waiting = "80.4 steps a second and 1.2 % of the time spent waiting for input."
+    assert f"LSTM: 3 epochs, the best is epoch 2, 1,234 parameters, {waiting}" in page.text
     assert page.table("precision")[EVIL] == ["0.125", "0.250", "0.375", "40", "0.125", "0.250", "0.375", "1"]
     assert page.table("precision")[MATHS] == ["–"] * 8
     assert f"{recording_id(4)}, a test recording; its language is {EVIL}, to which the LSTM gives 60.0 %" in page.text
@@ -355,7 +357,7 @@ def test_training_without_validation(write: Write) -> None:
 
 def test_diverged_training_has_no_best_epoch(write: Write) -> None:
     history = HISTORY.assign(val_loss=np.nan)
-    assert "LSTM: 3 epochs, 1,234 parameters." in write({"lstm": 30}, history=history).text
+    assert "LSTM: 3 epochs, 1,234 parameters, 80.4 steps" in write({"lstm": 30}, history=history).text
 
 
 def test_same_folder_same_page(write_pictures: Write) -> None:
