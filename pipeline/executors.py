@@ -5,16 +5,17 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from itertools import islice
+from multiprocessing import resource_tracker
 from textwrap import shorten
 from typing import Any, Protocol, Self, TypeVar
 
 import dask.config
 from dask.typing import Key
 from dask.utils import parse_bytes
-from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, as_completed
+from distributed import Client, Future, KilledWorker, as_completed
 
 from pipeline.cluster import ClusterProfile
 from pipeline.errors import PipelineError
@@ -91,13 +92,20 @@ class SerialExecutor:
         """Nothing was started."""
 
 
-class _IgnoreInterrupt(WorkerPlugin):
-    """Leaves Ctrl-C, which a terminal sends to every process of a command, to the driver."""
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Keep Ctrl-C, which a terminal sends to every process of a command, for the driver alone.
 
-    name = "ignore-interrupt"
-
-    def setup(self, worker: Worker) -> None:  # noqa: ARG002 the signature is Dask's
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Processes inherit the mask of the thread that starts them, so workers that start here never see it, and neither
+    do those that replace them. The driver has it when the context ends: a cluster of which half is started cannot be
+    closed in peace.
+    """
+    resource_tracker.ensure_running()  # started later, it would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class DaskExecutor:
@@ -112,12 +120,11 @@ class DaskExecutor:
     def _client(self) -> Client:
         logging.getLogger("distributed").setLevel(logging.ERROR)
         self._stack.enter_context(dask.config.set(DASK_SETTINGS))
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _interrupts_held_back():
             # a second run on a machine finds the dashboard's port taken and gets another one
             warnings.filterwarnings("ignore", message="Port .* is already in use")
             cluster = self._stack.enter_context(self._profile.start(self.workers))
-        client: Client = self._stack.enter_context(Client(cluster))
-        client.register_plugin(_IgnoreInterrupt())
+            client: Client = self._stack.enter_context(Client(cluster))
         return client
 
     @property

@@ -75,8 +75,8 @@ def setting(name: str) -> str | None:
     return os.environ.get(name)
 
 
-def interrupt_is_ignored(_: int) -> bool:
-    return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+def interrupt_is_blocked(_: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def modules_after_loading(name: str) -> list[str]:
@@ -187,7 +187,8 @@ def test_memory_is_not_given_back_at_once_in_workers(cluster: DaskExecutor) -> N
 
 
 def test_workers_leave_interrupts_to_the_driver(cluster: DaskExecutor) -> None:
-    assert set(cluster.run(interrupt_is_ignored, range(10))) == {True}
+    assert set(cluster.run(interrupt_is_blocked, range(10))) == {True}
+    assert not interrupt_is_blocked(0)
 
 
 def test_workers_never_load_tensorflow_or_the_models(cluster: DaskExecutor) -> None:
