@@ -1,0 +1,54 @@
+"""A plan of any length: its shards are submitted as workers become free, in memory that does not grow."""
+
+import os
+from collections.abc import Generator
+
+import numpy as np
+import pandas as pd
+import psutil
+
+from pipeline.cluster import load_profile
+from pipeline.config import PipelineConfig, StoreConfig
+from pipeline.executors import TASKS_PER_WORKER, DaskExecutor
+from pipeline.plan import Batch, Plan
+
+SHARDS = 1_000_000
+RUN = 2_000
+GROWTH_BYTES = 64 * 2**20  # all shards at once take some 10 KB each, 10 GB
+
+
+def plan_of_a_million_shards() -> Plan:
+    number = np.arange(SHARDS)
+    table = pd.DataFrame(
+        {
+            "uri": pd.array(["/corpus/recording.flac"] * SHARDS, "string"),
+            "label": np.where(number % 2, "de", "en"),
+            "split": "train",
+            "sequences": 1,
+            "first_sequence": number,
+        }
+    )
+    return Plan(table, PipelineConfig(store=StoreConfig(sequences_per_chunk=1, chunks_per_shard=1)))
+
+
+def numbers(batch: Batch) -> list[int]:
+    """Stand in for extraction."""
+    return [shard.index for shard in batch.shards]
+
+
+def test_a_million_shards_are_submitted_in_a_window_of_flat_memory() -> None:
+    plan, process = plan_of_a_million_shards(), psutil.Process(os.getpid())
+    assert len(plan) == SHARDS
+    with DaskExecutor(load_profile("local", None), 2) as executor:
+        results = executor.run(numbers, plan.batches(np.arange(SHARDS)))
+        assert isinstance(results, Generator)
+        done = next(results)
+        scheduler = executor._client.cluster.scheduler  # it is in this process, as the driver is
+        before = process.memory_info().rss
+        for _ in range(RUN):
+            done += next(results)
+            assert len(scheduler.tasks) <= 2 * TASKS_PER_WORKER * executor.workers
+        assert process.memory_info().rss - before < GROWTH_BYTES
+        results.close()
+    assert len(set(done)) == RUN + 1
+    assert max(done) < RUN + 3 * TASKS_PER_WORKER * executor.workers
