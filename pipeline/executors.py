@@ -1,31 +1,42 @@
 """Where tasks run: in this process, or on a Dask cluster. The plan does not know, and the bytes do not change."""
 
+import asyncio
 import logging
-import os
+import math
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from multiprocessing import resource_tracker
 from textwrap import shorten
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import dask.config
 from dask.typing import Key
 from dask.utils import parse_bytes
-from distributed import Client, Future, KilledWorker, as_completed
+from distributed import Client, KilledWorker, Security, as_completed, get_worker
+from distributed.comm.core import CommClosedError, connect
 
 from pipeline.cluster import ClusterProfile
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UsageError
+from pipeline.shipping import ShippedCode
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-TASKS_PER_WORKER = 3
-"""Tasks at a worker or on the way to it: enough that none waits, few enough that a plan of any length costs the
-scheduler no memory."""
+TASKS_PER_THREAD = 3
+"""Tasks at a worker's thread or on the way to it: enough that none waits, few enough that a plan of any length costs
+the scheduler no memory."""
+
+CONNECT_TIMEOUT_S = 5.0
+TELL_AGAIN_S = 30.0
+LOOK_EVERY_S = 2.0
+THIS_PROCESS = "this process"
 
 DASK_SETTINGS: dict[str, Any] = {
     # Dask has glibc return every freed block at once, which turns large NumPy temporaries into page faults
@@ -41,13 +52,35 @@ DASK_SETTINGS: dict[str, Any] = {
 }
 
 
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Done(Generic[R]):
+    """The result of a task, and the address of the worker that it ran on."""
+
+    result: R
+    worker: str
+
+
 class Executor(Protocol):
     """Runs a function over items; use it as a context manager."""
 
-    workers: int
+    @property
+    def workers(self) -> int:
+        """How many workers there are now."""
+        ...
 
     def run(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield the results in the order in which they come; the first error of a task is raised."""
+        ...
+
+    def run_attributed(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[Done[R]]:
+        """As `run`, with the worker that each result comes from."""
+        ...
+
+    def on_each_worker(self, function: Callable[[], R]) -> dict[str, R | BaseException]:
+        """Call `function` once on each worker there is; return what it gave or raised, by the worker's address."""
         ...
 
     @property
@@ -77,6 +110,14 @@ class SerialExecutor:
     def run(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield the results in the order of the items."""
         yield from map(function, items)
+
+    def run_attributed(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[Done[R]]:
+        """As `run`, with this process as the worker."""
+        return (Done(result, THIS_PROCESS) for result in self.run(function, items))
+
+    def on_each_worker(self, function: Callable[[], R]) -> dict[str, R | BaseException]:
+        """Call `function` here."""
+        return {THIS_PROCESS: function()}
 
     def worker_memory_bytes(self) -> int | None:
         """Return None: there is no limit but the machine's."""
@@ -109,28 +150,62 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 class DaskExecutor:
-    """Runs tasks on a Dask cluster, which starts with the first task and ends with the context."""
+    """Runs tasks on the Dask cluster of a profile, which is there with the first task and left with the context."""
 
     def __init__(self, profile: ClusterProfile, workers: int | None) -> None:
-        self._profile = profile
-        self.workers = workers or os.cpu_count() or 1
+        self._profile, self._wanted = profile, workers
         self._stack = ExitStack()
+        self._address = ""
+        self._looked_s, self._threads, self._known = -math.inf, 0, frozenset[str]()
 
     @cached_property
     def _client(self) -> Client:
-        logging.getLogger("distributed").setLevel(logging.ERROR)
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong comes as an exception
         self._stack.enter_context(dask.config.set(DASK_SETTINGS))
         with warnings.catch_warnings(), _interrupts_held_back():
             # a second run on a machine finds the dashboard's port taken and gets another one
             warnings.filterwarnings("ignore", message="Port .* is already in use")
-            cluster = self._stack.enter_context(self._profile.start(self.workers))
-            client: Client = self._stack.enter_context(Client(cluster))
+            client: Client = self._stack.enter_context(self._connect())
+        logging.getLogger("distributed").setLevel(logging.ERROR)
+        self._address = client.scheduler_info(n_workers=0)["address"]
+        if self._profile.ship_code:
+            client.register_plugin(ShippedCode.of_this_package())
+        self._wait_for_a_worker(client)
         return client
+
+    def _connect(self) -> Client:
+        """Start the profile's cluster, or find the one that runs already."""
+        profile = self._profile
+        try:
+            security = Security(**profile.security) if profile.security else None
+        except TypeError as error:
+            raise UsageError(f"--cluster: security: {error}; the names are those of distributed.Security") from None
+        if profile.runs_already:
+            where: Any = profile.scheduler_address()
+            _knock(where, security or Security())
+        else:
+            arguments = {"security": security} if security else {}
+            where = self._stack.enter_context(profile.start(self._wanted, **arguments))
+        client: Client = Client(where, security=security, set_as_default=False, **profile.client)
+        return client
+
+    def _wait_for_a_worker(self, client: Client) -> None:
+        while not client.nthreads():
+            try:
+                client.wait_for_workers(1, timeout=TELL_AGAIN_S)
+            except TimeoutError:
+                log.warning("no worker has come to %s yet; waiting goes on, Ctrl-C ends it", self._address)
 
     @property
     def dashboard(self) -> str | None:
         """Address of Dask's dashboard."""
         return str(self._client.dashboard_link)
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are now."""
+        self._look()
+        return len(self._known)
 
     def worker_memory_bytes(self) -> int | None:
         """Return the memory limit of the smallest worker, if there is one."""
@@ -138,31 +213,62 @@ class DaskExecutor:
         limits = [parse_bytes(worker["memory_limit"]) for worker in workers if worker["memory_limit"]]
         return min(limits, default=None)
 
+    def on_each_worker(self, function: Callable[[], R]) -> dict[str, R | BaseException]:
+        """Call `function` once on each worker there is; return what it gave or raised, by the worker's address."""
+        outcomes: dict[str, R | BaseException] = self._client.run(function, on_error="return")
+        return outcomes
+
     def run(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield the results as they come, with a bounded number of tasks submitted at any time."""
+        return (done.result for done in self.run_attributed(function, items))
+
+    def run_attributed(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[Done[R]]:
+        """As `run`, with the worker that each result comes from."""
         client, rest = self._client, iter(items)
         names: dict[Key, str] = {}
+        pending = as_completed(loop=client.loop, with_results=True)
 
-        def submit(item: T) -> Future[R]:
-            future: Future[R] = client.submit(function, item, pure=False)
-            names[future.key] = shorten(str(item), 80)
-            return future
+        def fill() -> None:
+            for item in islice(rest, max(0, self._window() - len(names))):
+                future = client.submit(_attributed, function, item, pure=False)
+                names[future.key] = shorten(str(item), 80)
+                pending.add(future)
 
-        pending = as_completed(map(submit, islice(rest, self.workers * TASKS_PER_WORKER)), with_results=True)
         try:
-            for future, result in pending:
+            fill()
+            for future, done in pending:
+                if isinstance(done, CancelledError):
+                    raise done
                 del names[future.key]
-                for item in islice(rest, 1):
-                    pending.add(submit(item))
-                yield result
+                fill()
+                yield done
         except KilledWorker as error:
             raise PipelineError(
                 f"{names.get(error.task, error.task)} killed {error.allowed_failures + 1} workers one after the "
                 "other, most likely for want of memory; give workers more memory or make store.chunks_per_shard "
                 "smaller, then run the same command again: finished shards are kept"
             ) from error
+        except (CancelledError, CommClosedError) as error:
+            raise PipelineError(
+                f"the scheduler at {self._address} is gone; start it again and run the same command again: "
+                "finished shards are kept"
+            ) from error
         finally:
             pending.clear()
+
+    def _window(self) -> int:
+        """How many tasks may be submitted: it follows the workers that come and go."""
+        self._look()
+        return TASKS_PER_THREAD * max(1, self._threads)
+
+    def _look(self) -> None:
+        """See which workers there are, now and then."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        threads: dict[str, int] = self._client.nthreads()
+        self._known, self._threads = frozenset(threads), sum(threads.values())
 
     def __enter__(self) -> Self:
         return self
@@ -175,6 +281,28 @@ class DaskExecutor:
         self.close()
 
     def close(self) -> None:
-        """Stop the cluster if it was started."""
+        """Leave the cluster, and stop it if it was started here."""
         self._stack.close()
         self.__dict__.pop("_client", None)
+        self._looked_s = -math.inf
+
+
+def _knock(address: str, security: Security) -> None:
+    """Raise PipelineError where no scheduler answers; a Client that fails to start waits long, and not in silence."""
+
+    async def knock() -> None:
+        comm = await connect(address, timeout=CONNECT_TIMEOUT_S, **security.get_connection_args("client"))
+        await comm.close()
+
+    try:
+        asyncio.run(knock())
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise PipelineError(
+            f"--cluster: no scheduler can be reached at {address}: {reason}; is it started, and are its address and "
+            "the profile's security right?"
+        ) from error
+
+
+def _attributed(function: Callable[[T], R], item: T) -> Done[R]:
+    return Done(function(item), get_worker().address)

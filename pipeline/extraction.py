@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 import pandas as pd
 
-from pipeline import ledger, manifest, store, tables
+from pipeline import ledger, manifest, store, tables, workers
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError, UsageError
 from pipeline.executors import Executor
@@ -21,7 +21,7 @@ from pipeline.statistics import combine
 from pipeline.task import extract_batch
 
 # their versions decide the bits of a feature
-LIBRARIES = ("librosa", "numba", "numpy", "soundfile", "soxr", "zarr")
+LIBRARIES = ("librosa", "miniaudio", "numba", "numpy", "soundfile", "soxr", "zarr")
 IDLE_WORKER_BYTES = 400 * 2**20
 """A Dask worker with the libraries loaded and the kernel compiled, which takes 140 MiB of it."""
 
@@ -52,6 +52,7 @@ def extract(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executo
     busy_s = audio_s = 0.0
     if len(pending):
         _check_memory(executor, config)
+        workers.check(executor, layout, table["uri"])
         work = partial(extract_batch, out=str(layout.root), config=config)
         with track("extract", len(pending), "shards", executor.dashboard) as progress:
             for summary in chain.from_iterable(executor.run(work, plan.batches(pending))):

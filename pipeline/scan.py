@@ -4,7 +4,7 @@ import logging
 
 import pandas as pd
 
-from pipeline import manifest, tables
+from pipeline import manifest, tables, workers
 from pipeline.audio import AudioError, read_header
 from pipeline.config import PipelineConfig
 from pipeline.corpus import Listing
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 def scan(listing: Listing, layout: Layout, config: PipelineConfig, executor: Executor) -> pd.DataFrame:
     """Probe all headers, and write and return the manifest."""
     uris = listing.recordings["uri"]
+    workers.check(executor, layout, uris)
     batches = (uris.iloc[start : start + HEADERS_PER_TASK] for start in range(0, len(uris), HEADERS_PER_TASK))
     found = []
     with track("scan", len(uris), "headers", executor.dashboard) as progress:

@@ -5,7 +5,7 @@ from functools import partial
 
 import pandas as pd
 
-from pipeline import ledger, store, tables
+from pipeline import ledger, store, tables, workers
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError, few
 from pipeline.executors import Executor
@@ -33,6 +33,7 @@ def verify(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executor
         raise PipelineError(
             f"{layout.root}: {len(unfinished)} of {len(plan)} shards are not extracted yet; run extract first"
         )
+    workers.check(executor, layout)
     damaged: list[Damage] = []
     with track("verify", len(plan), "shards", executor.dashboard) as progress:
         for damage in executor.run(partial(check_shard, out=str(layout.root)), range(len(plan))):

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.cluster import ClusterProfile
 from pipeline.errors import PipelineError
-from pipeline.executors import TASKS_PER_WORKER, DaskExecutor, Executor, SerialExecutor
+from pipeline.executors import TASKS_PER_THREAD, DaskExecutor, Executor, SerialExecutor
 
 WORKERS = 2
 
@@ -147,7 +147,7 @@ def test_items_are_taken_only_as_they_are_needed(executor: Executor) -> None:
 
     results = executor.run(squared, items())
     assert taken == 0
-    ahead = executor.workers * TASKS_PER_WORKER
+    ahead = executor.workers * TASKS_PER_THREAD
     for received, _ in enumerate(results, start=1):
         assert taken <= received + ahead
     assert taken == received == 60
