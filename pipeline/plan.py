@@ -27,6 +27,7 @@ class Segment:
 
     recording: int
     uri: str
+    size_bytes: int
     label: int
     split: int
     first: int
@@ -68,6 +69,7 @@ class Plan:
         rows = manifest.iloc[used]
         self._row = used
         self._uri = rows["uri"].to_numpy()
+        self._size_bytes = rows["size_bytes"].to_numpy(np.int64)
         self._label = manifests.as_codes(rows["label"], manifests.labels(manifest))
         self._split = manifests.as_codes(rows["split"], SPLITS)
         self._start = rows["first_sequence"].to_numpy(np.int64)
@@ -119,6 +121,7 @@ class Plan:
         return Segment(
             recording=int(self._row[i]),
             uri=str(self._uri[i]),
+            size_bytes=int(self._size_bytes[i]),
             label=int(self._label[i]),
             split=int(self._split[i]),
             first=begin - int(self._start[i]),

@@ -166,16 +166,28 @@ def write_shard(layout: Layout, index: int, arrays: Arrays) -> dict[str, str]:
 
 def checksums(layout: Layout, index: int) -> dict[str, str]:
     """Return a digest of each stored object of shard `index`: {array: digest, or "missing"}."""
-    group = zarr.open_group(zarr_store(layout.store, read_only=True), mode="r")
     result = {}
-    for name in SEQUENCE_ARRAYS:
-        array = _array(group, name)
-        path = layout.store / name / array.metadata.encode_chunk_key((index,) + (0,) * (array.ndim - 1))
+    for name, path in _objects(layout, index).items():
         try:
             result[name] = xxhash.xxh3_128_hexdigest(path.read_bytes())
         except FileNotFoundError:
             result[name] = "missing"
     return result
+
+
+def stored_bytes(layout: Layout, index: int) -> int:
+    """Return the size of all stored objects of shard `index`."""
+    return sum(path.stat().st_size for path in _objects(layout, index).values())
+
+
+def _objects(layout: Layout, index: int) -> dict[str, UPath]:
+    """Return where each array's object of shard `index` lies."""
+    group = zarr.open_group(zarr_store(layout.store, read_only=True), mode="r")
+    places = {}
+    for name in SEQUENCE_ARRAYS:
+        array = _array(group, name)
+        places[name] = layout.store / name / array.metadata.encode_chunk_key((index,) + (0,) * (array.ndim - 1))
+    return places
 
 
 def mark_finished(layout: Layout, record: ShardRecord) -> None:

@@ -1,9 +1,12 @@
 """The work on a shard: decode, compute MFCCs, write the whole shard, mark it finished last."""
 
+import heapq
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +23,29 @@ from pipeline.store import RecordingOutcome, ShardRecord
 
 Arrays = dict[str, NDArray[Any]]
 
+MOST_SLOWEST: Final = 3
+
 
 @dataclass(frozen=True)
 class ShardSummary:
-    """What the driver shows of a finished shard. `failed` counts recordings, `busy_s` the worker's time."""
+    """What the driver shows of a finished shard, and what it cost.
+
+    `failures` counts recordings by the reason, `busy_s` is the worker's time; `slowest` holds the recordings that took
+    most of it, as (row of the manifest, seconds of work, seconds of audio).
+    """
 
     index: int
     sequences: int
-    failed: int
+    failures: Mapping[str, int]
+    slowest: tuple[tuple[int, float, float], ...]
+    bytes_read: int
+    bytes_written: int
     busy_s: float
+
+    @property
+    def failed(self) -> int:
+        """How many recordings failed."""
+        return sum(self.failures.values())
 
 
 class LongRecording:
@@ -40,6 +57,7 @@ class LongRecording:
 
     def __init__(self, segment: Segment, config: FeatureConfig) -> None:
         self.recording, self._uri, self._config = segment.recording, segment.uri, config
+        self._size_bytes, self.bytes_read = segment.size_bytes, 0
         self._failure: str | None = None
         self._frames = 0
         self._blocks: Iterator[Frames] | None = None
@@ -65,6 +83,7 @@ class LongRecording:
         return Extract(frames[: stop - start], self._frames)
 
     def _samples(self) -> Iterator[Samples]:
+        self.bytes_read += self._size_bytes
         return read_blocks(self._uri, self._config.sample_rate_hz)
 
 
@@ -85,10 +104,11 @@ def extract_shard(
     """
     started_s = time.perf_counter()
     layout = Layout.at(out)
+    already_read = long.bytes_read if long else 0
     # numerical libraries round differently with other thread counts
     with threadpool_limits(limits=1):
         arrays = _empty(shard, config)
-        outcomes = tuple(_fill(arrays, segment, config, long) for segment in shard.segments)
+        outcomes, works = _fill_all(arrays, shard, config, long)
         try:
             record = _record(shard, arrays, outcomes, store.write_shard(layout, shard.index, arrays))
             store.mark_finished(layout, record)
@@ -97,8 +117,29 @@ def extract_shard(
                 f"{shard} cannot be written to {out}: {error.strerror or error}; make room or mend the folder, then "
                 "run the same command again: finished shards are kept"
             ) from error
-    failed = sum(outcome.status == "failed" for outcome in outcomes)
-    return ShardSummary(shard.index, shard.stop - shard.start, failed, time.perf_counter() - started_s)
+    once = sum(segment.size_bytes for segment in shard.segments if long is None or segment.recording != long.recording)
+    return ShardSummary(
+        index=shard.index,
+        sequences=shard.stop - shard.start,
+        failures=Counter(outcome.reason for outcome in outcomes if outcome.status == "failed"),
+        slowest=tuple(heapq.nlargest(MOST_SLOWEST, works, key=itemgetter(1))),
+        bytes_read=once + (long.bytes_read - already_read if long else 0),
+        bytes_written=store.stored_bytes(layout, shard.index),
+        busy_s=time.perf_counter() - started_s,
+    )
+
+
+def _fill_all(
+    arrays: Arrays, shard: Shard, config: PipelineConfig, long: LongRecording | None
+) -> tuple[tuple[RecordingOutcome, ...], list[tuple[int, float, float]]]:
+    """Write all segments into the shard's arrays; return what became of each, and the work that it took."""
+    outcomes, works = [], []
+    for segment in shard.segments:
+        begun_s = time.perf_counter()
+        outcomes.append(_fill(arrays, segment, config, long))
+        audio_s = segment.count * config.store.timesteps * config.features.hop_s
+        works.append((segment.recording, time.perf_counter() - begun_s, audio_s))
+    return tuple(outcomes), works
 
 
 def _empty(shard: Shard, config: PipelineConfig) -> Arrays:

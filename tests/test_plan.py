@@ -138,7 +138,7 @@ def test_shard_names_itself() -> None:
 
 
 def test_units_of_work_can_be_keys() -> None:
-    segment = Segment(recording=0, uri="a", label=0, split=0, first=0, count=2, place=0)
+    segment = Segment(recording=0, uri="a", size_bytes=9, label=0, split=0, first=0, count=2, place=0)
     assert len({Shard(0, 0, 2, (segment,)), Shard(0, 0, 2, (segment,)), Shard(1, 2, 4, (segment,))}) == 2
 
 
