@@ -258,10 +258,11 @@ class Board:
         self._mark(now_s)
 
     def _count_worker(self, address: str, count: WorkerCount) -> None:
-        if address not in self.workers and len(self.workers) >= MOST_WORKERS:
-            oldest = min(self.workers, key=lambda known: self.workers[known].seen_s)
-            self.gone.add(self.workers.pop(oldest))
-        self.workers.setdefault(address, WorkerCount()).add(count)
+        known = self.workers.pop(address, WorkerCount())
+        known.add(count)
+        self.workers[address] = known  # in the order of their last shards
+        if len(self.workers) > MOST_WORKERS:
+            self.gone.add(self.workers.pop(next(iter(self.workers))))
 
     def _rank(self, rows: tuple[tuple[str, float, float], ...]) -> None:
         """Keep the recordings that cost most beyond what their length costs at the run's mean speed.
