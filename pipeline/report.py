@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from upath import UPath
 
 from pipeline import figures, store, tables
-from pipeline.schema import SPLITS, STATUSES, Layout, write_atomically
+from pipeline.schema import SPLITS, STATUSES, Layout, reason_kind, write_atomically
 
 LEVELS: Final = ("frame", "sequence", "recording")
 MOST_REASONS: Final = 20
@@ -203,9 +203,9 @@ def outcome(found: Found) -> Context | None:
 def _reasons(bad: pd.DataFrame) -> tuple[list[Context], Context]:
     """Return a row for each kind of reason, the worst and the most frequent first, and what is left over.
 
-    Reasons that differ in their numbers alone ("ends after 3.2 s") are of one kind.
+    Reasons that differ in their numbers alone are of one kind.
     """
-    kind = bad["reason"].str.replace(r"\d+(?:[.,]\d+)*", "…", regex=True)
+    kind = bad["reason"].map(reason_kind)
     sizes = bad.groupby(["status", kind]).size().rename("n").reset_index()
     sizes["status"] = pd.Categorical(sizes["status"], STATUSES[::-1], ordered=True)
     sizes = sizes.sort_values(["status", "n"], ascending=[True, False], kind="stable")

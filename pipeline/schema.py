@@ -1,6 +1,7 @@
 """Names, codes and places of everything that an output folder holds: the contract between the packages."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,14 @@ MANIFEST_COLUMNS: Final = (
     "frames", "sequences", "first_sequence", "size_bytes", "error",
 )  # fmt: skip
 LEDGER_COLUMNS: Final = ("recording_id", "status", "reason", "decoded_frames", "sequences_written")
+
+
+_NUMBER: Final = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+def reason_kind(reason: str) -> str:
+    """Return the kind of a reason: reasons that differ in their numbers alone ("ends after 3.2 s") are of one kind."""
+    return _NUMBER.sub("…", reason)
 
 
 @dataclass(frozen=True)

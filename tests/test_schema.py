@@ -16,6 +16,7 @@ from pipeline.schema import (
     flag_names,
     is_local,
     label_of_folder,
+    reason_kind,
     write_atomically,
 )
 
@@ -117,3 +118,8 @@ def test_atomic_write_to_a_url(memory_url: str) -> None:
     path = UPath(f"{memory_url}/a/b.json")
     write_atomically(path, b"one")
     assert path.read_bytes() == b"one"
+
+
+def test_reasons_that_differ_in_numbers_alone_are_of_one_kind() -> None:
+    assert reason_kind("ends after 3.20 s of 1,000") == reason_kind("ends after 7 s of 2") == "ends after … s of …"
+    assert reason_kind("not readable as audio") == "not readable as audio"
