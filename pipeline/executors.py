@@ -6,9 +6,9 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -19,10 +19,12 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import dask.config
 from dask.typing import Key
 from dask.utils import parse_bytes
-from distributed import Client, KilledWorker, Security, as_completed, get_worker
+from distributed import Client, KilledWorker, Security, as_completed, get_worker, performance_report
 from distributed.comm.core import CommClosedError, connect
+from upath import UPath
 
 from pipeline.cluster import ClusterProfile
+from pipeline.dashboard import TOPIC, Dashboard, losses, series_csv
 from pipeline.errors import PipelineError, UsageError
 from pipeline.shipping import ShippedCode
 
@@ -88,6 +90,22 @@ class Executor(Protocol):
         """Address of the page that shows the work, if there is one."""
         ...
 
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Pass an event of `pipeline.board` on to the page that shows the work, if there is one."""
+        ...
+
+    def losses(self) -> tuple[int, int] | None:
+        """Return how many workers were lost and how many tasks given out again since the last beginning, if known."""
+        ...
+
+    def series_csv(self) -> bytes | None:
+        """Return the series of the page, with the workers and their memory, if there is a page."""
+        ...
+
+    def performance_report(self, page: UPath) -> AbstractContextManager[None]:
+        """Write what the cluster knows of the work within the context as a page, unless it ends in an error."""
+        ...
+
     def worker_memory_bytes(self) -> int | None:
         """Return the memory limit of the smallest worker, if there is one."""
         ...
@@ -123,6 +141,21 @@ class SerialExecutor:
         """Return None: there is no limit but the machine's."""
         return None
 
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Tell nobody: there is no page."""
+
+    def losses(self) -> tuple[int, int] | None:
+        """Return that nothing was lost."""
+        return 0, 0
+
+    def series_csv(self) -> bytes | None:
+        """Return None: there is no page."""
+        return None
+
+    def performance_report(self, page: UPath) -> AbstractContextManager[None]:  # noqa: ARG002 there is no cluster
+        """Write nothing."""
+        return nullcontext()
+
     def __enter__(self) -> Self:
         return self
 
@@ -155,7 +188,7 @@ class DaskExecutor:
     def __init__(self, profile: ClusterProfile, workers: int | None) -> None:
         self._profile, self._wanted = profile, workers
         self._stack = ExitStack()
-        self._address = ""
+        self._address, self._has_page = "", False
         self._looked_s, self._threads, self._known = -math.inf, 0, frozenset[str]()
 
     @cached_property
@@ -168,6 +201,7 @@ class DaskExecutor:
             client: Client = self._stack.enter_context(self._connect())
         logging.getLogger("distributed").setLevel(logging.ERROR)
         self._address = client.scheduler_info(n_workers=0)["address"]
+        self._has_page = self._add_page(client)
         if self._profile.ship_code:
             client.register_plugin(ShippedCode.of_this_package())
         self._wait_for_a_worker(client)
@@ -196,10 +230,49 @@ class DaskExecutor:
             except TimeoutError:
                 log.warning("no worker has come to %s yet; waiting goes on, Ctrl-C ends it", self._address)
 
+    def _add_page(self, client: Client) -> bool:
+        """Add our page to the scheduler's server; return whether it could be: the scheduler may lack this package."""
+        try:
+            client.register_plugin(Dashboard())
+        except ImportError as error:
+            log.warning(
+                "the scheduler at %s has no page /pipeline: %s; install the project there", self._address, error
+            )
+            return False
+        return True
+
     @property
     def dashboard(self) -> str | None:
-        """Address of Dask's dashboard."""
-        return str(self._client.dashboard_link)
+        """Address of our page on Dask's dashboard, or of Dask's own where ours is not to be had."""
+        link = str(self._client.dashboard_link)
+        return link.removesuffix("/status") + "/pipeline" if self._has_page else link
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Pass the event on to the page; a scheduler that is gone is told of elsewhere."""
+        if self._has_page:
+            with suppress(OSError):
+                self._client.log_event(TOPIC, event)
+
+    def losses(self) -> tuple[int, int] | None:
+        """Ask the scheduler, which alone knows."""
+        found: tuple[int, int] | None = self._client.run_on_scheduler(losses) if self._has_page else None
+        return found
+
+    def series_csv(self) -> bytes | None:
+        """Ask the scheduler, which alone knows the workers' memory."""
+        found: bytes | None = self._client.run_on_scheduler(series_csv) if self._has_page else None
+        return found
+
+    @contextmanager
+    def performance_report(self, page: UPath) -> Iterator[None]:
+        """Write Dask's performance report, which needs nothing from outside to be looked at."""
+        client = self._client
+        report = performance_report(str(page), mode="inline", storage_options=dict(page.storage_options))
+        with client.as_current():
+            report.__enter__()
+            yield
+            page.parent.mkdir(parents=True, exist_ok=True)
+            report.__exit__(None, None, None)
 
     @property
     def workers(self) -> int:

@@ -3,22 +3,25 @@
 import importlib.metadata
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline import ledger, manifest, store, tables, workers
+from pipeline.board import Board, ShardEvent
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError, UsageError
 from pipeline.executors import Executor
 from pipeline.plan import Plan, feature_shape, projected_bytes
 from pipeline.progress import track
-from pipeline.schema import SCHEMA_VERSION, SPLITS, Layout, flag_attributes
+from pipeline.schema import SCHEMA_VERSION, SPLITS, Layout, flag_attributes, write_atomically
 from pipeline.statistics import combine
-from pipeline.task import extract_batch
+from pipeline.task import ShardSummary, extract_batch
 
 # their versions decide the bits of a feature
 LIBRARIES = ("librosa", "miniaudio", "numba", "numpy", "soundfile", "soxr", "zarr")
@@ -30,7 +33,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Extraction:
-    """What the stage did: `busy_s` is the workers' time, `wall_s` the driver's."""
+    """What the stage did and what it cost: `busy_s` is the workers' time, `wall_s` the driver's.
+
+    `bytes_read` counts a recording as often as it was read. Lost workers and retries are None where the scheduler
+    does not tell.
+    """
 
     shards: int
     shards_new: int
@@ -38,6 +45,20 @@ class Extraction:
     busy_s: float
     wall_s: float
     workers: int
+    bytes_read: int
+    bytes_written: int
+    lost_workers: int | None
+    retries: int | None
+
+    @property
+    def audio_h_per_core_h(self) -> float | None:
+        """Hours of audio that a busy core does in an hour, or None where nothing was done."""
+        return self.audio_s_new / self.busy_s if self.busy_s else None
+
+    def price_per_1000_audio_h(self, price_per_core_hour: float | None) -> float | None:
+        """Return what 1,000 hours of audio cost, if a core-hour has a price and something was done."""
+        speed = self.audio_h_per_core_h
+        return None if price_per_core_hour is None or not speed else 1000 * price_per_core_hour / speed
 
 
 def extract(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executor: Executor) -> Extraction:
@@ -49,19 +70,59 @@ def extract(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executo
     pending = np.setdiff1d(np.arange(len(plan)), np.fromiter(done, np.int64))
     if done:
         log.info("extract: %d of %d shards are finished already", len(done), len(plan))
-    busy_s = audio_s = 0.0
+    board = Board()
     if len(pending):
         _check_memory(executor, config)
         workers.check(executor, layout, table["uri"])
-        work = partial(extract_batch, out=str(layout.root), config=config)
-        with track("extract", len(pending), "shards", executor.dashboard) as progress:
-            for summary in chain.from_iterable(executor.run(work, plan.batches(pending))):
-                shard_s = plan.duration_s(plan[summary.index])
-                busy_s, audio_s = busy_s + summary.busy_s, audio_s + shard_s
-                progress.advance(audio_s=shard_s, failed=summary.failed)
+        with executor.performance_report(layout.performance):
+            _extract(layout, table, plan, pending, executor, board)
+        write_atomically(layout.series, executor.series_csv() or board.series_csv())
+    lost, retries = (executor.losses() if len(pending) else None) or (None, None)
+    count = executor.workers if len(pending) else 0
     finish(layout, table, plan)
-    wall_s = time.perf_counter() - started_s
-    return Extraction(len(plan), len(pending), audio_s, busy_s, wall_s, executor.workers)
+    return Extraction(
+        shards=len(plan), shards_new=len(pending), audio_s_new=board.audio_s, busy_s=board.busy_s,
+        wall_s=time.perf_counter() - started_s, workers=count, bytes_read=board.bytes_read,
+        bytes_written=board.bytes_written, lost_workers=lost, retries=retries,
+    )  # fmt: skip
+
+
+def _extract(
+    layout: Layout, table: pd.DataFrame, plan: Plan, pending: NDArray[np.int64], executor: Executor, board: Board
+) -> None:
+    """Have the pending shards extracted, and say what happens to the board, to the page and to the terminal."""
+
+    def tell(event: Mapping[str, Any]) -> None:
+        event = {**event, "time_s": time.time()}
+        board.add(event)
+        executor.tell(event)
+
+    work = partial(extract_batch, out=str(layout.root), config=plan.config)
+    tell({"kind": "begin", "stage": "extract", "shards": len(plan), "done": len(plan) - len(pending)})
+    try:
+        with track("extract", len(pending), "shards", executor.dashboard) as progress:
+            for done in executor.run_attributed(work, plan.batches(pending)):
+                for summary in done.result:
+                    event = _event(summary, done.worker, table, plan)
+                    tell(event.to_dict())
+                    progress.advance(audio_s=event.audio_s, failed=summary.failed)
+    finally:
+        tell({"kind": "end"})
+
+
+def _event(summary: ShardSummary, worker: str, table: pd.DataFrame, plan: Plan) -> ShardEvent:
+    names = table["recording_id"]
+    return ShardEvent(
+        index=summary.index,
+        audio_s=plan.duration_s(plan[summary.index]),
+        busy_s=summary.busy_s,
+        worker=worker,
+        time_s=0.0,
+        failures=summary.failures,
+        slowest=tuple((str(names.iloc[row]), work_s, audio_s) for row, work_s, audio_s in summary.slowest),
+        bytes_read=summary.bytes_read,
+        bytes_written=summary.bytes_written,
+    )
 
 
 def open_store(layout: Layout, table: pd.DataFrame, plan: Plan) -> None:

@@ -56,6 +56,7 @@ class Run:
     executor: Executor
     corpus: str | None
     recheck: bool
+    price_per_core_hour: float | None = None
 
     def skips(self, stage: str, key: str, *, complete: bool = True) -> bool:
         """Whether `stage` has nothing to do; says so. `complete`: nothing is missing that only the stage knows of."""
@@ -126,7 +127,11 @@ def extract_stage(run: Run) -> None:
     counts = ledger.counts(tables.read(run.layout.ledger))
     log.info("extract: %s", ", ".join(f"{n} {status}" for status, n in counts.items()))
     outputs = [run.layout.ledger, run.layout.store / "zarr.json", run.layout.store / "train_count" / "c"]
-    run.state.record("extract", key, outputs, recordings=counts, **asdict(result))
+    speed, price = result.audio_h_per_core_h, result.price_per_1000_audio_h(run.price_per_core_hour)
+    run.state.record(
+        "extract", key, outputs, recordings=counts, audio_h_per_core_h=speed, price_per_1000_audio_h=price,
+        **asdict(result),
+    )  # fmt: skip
 
 
 def verify_stage(run: Run) -> None:
@@ -287,7 +292,8 @@ def main(
         return
     config = load(RunConfig, config_file, overrides)
     corpus = corpus and str(folder_at(corpus))
-    runs_on = SerialExecutor() if executor == "serial" else DaskExecutor(load_profile(cluster, cluster_file), workers)
+    profile = load_profile(cluster, cluster_file)
+    runs_on = SerialExecutor() if executor == "serial" else DaskExecutor(profile, workers)
     with runs_on:
         if stage == "demo":
             corpus = str(demo.corpus_folder(layout))
@@ -295,7 +301,11 @@ def main(
         if stage == "demo":
             demo.make_corpus(layout, config.demo, runs_on)
         stages = list(STAGES) if stage in ("all", "demo") else [stage]
-        execute(Run(layout, config, state, runs_on, corpus, recheck=stage == "verify"), stages)
+        run = Run(
+            layout, config, state, runs_on, corpus, recheck=stage == "verify",
+            price_per_core_hour=profile.price_per_core_hour,
+        )  # fmt: skip
+        execute(run, stages)
     _check_failures(layout, max_failed_fraction)
 
 

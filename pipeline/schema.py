@@ -88,6 +88,16 @@ class Layout:
         return self.root / "report"
 
     @property
+    def performance(self) -> UPath:
+        """Dask's performance report of the last extraction."""
+        return self.report / "dask.html"
+
+    @property
+    def series(self) -> UPath:
+        """How the last extraction went over time, as CSV."""
+        return self.report / "extraction.csv"
+
+    @property
     def run(self) -> UPath:
         """Configuration, versions, and what each stage did."""
         return self.root / "run.json"
