@@ -27,6 +27,7 @@ Parameters = ParamSpec("Parameters")
 HUES: Final = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#a89a0c", "#7b5aa6")
 INK, QUIET, FAINT = "#1f2d3d", "#93a1b0", "#d5dbe1"
 WIDTH_IN: Final = 7.2
+MINUTES_FROM_S: Final = 180
 MOST_LABELS_WITH_TEXT: Final = 12
 MOST_LABELS_SMALL: Final = 8
 MOST_LABELS_ROOMY: Final = 30
@@ -99,6 +100,21 @@ def amounts(table: pd.DataFrame, unit: str, colors: Mapping[str, str]) -> Figure
     axes.grid(axis="x")
     keys = [Patch(color=_lighter("#555555", tone)) for tone in tones]
     figure.legend(keys, list(table.columns), loc="outside upper right", ncols=len(keys))
+    return figure
+
+
+@picture
+def speed(series: pd.DataFrame) -> Figure:
+    """Draw the speed of an extraction over time, and below it the workers: `series` has the columns of board.Point."""
+    unit, unit_s = ("minutes", 60) if series["time_s"].max() >= MINUTES_FROM_S else ("seconds", 1)
+    time = series["time_s"] / unit_s
+    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.plot(time, series["audio_h_per_h"], color=INK)
+    above.set(ylabel="audio hours an hour", ylim=(0, None))
+    below.step(time, series["workers"], color=QUIET, where="post")
+    below.set(ylabel="workers", xlabel=unit, ylim=(0, None))
+    below.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
     return figure
 
 

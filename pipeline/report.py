@@ -18,6 +18,7 @@ from pipeline.schema import SPLITS, STATUSES, Layout, reason_kind, write_atomica
 LEVELS: Final = ("frame", "sequence", "recording")
 MOST_REASONS: Final = 20
 MOST_EXAMPLES: Final = 3
+FEWEST_POINTS: Final = 5
 MINUTES_BELOW_H: Final = 10  # a corpus of fewer hours is given in minutes
 
 Context = dict[str, Any]
@@ -60,6 +61,7 @@ def write_report(layout: Layout) -> None:
     """Write report/index.html, and its pictures beside it, from whatever the stages have left so far."""
     found = _read(layout)
     pictures = Pictures(layout.report)
+    speed(layout, pictures)
     context = {
         "run": found.run,
         "settings": json.dumps(found.run.get("config", {}), indent=2, ensure_ascii=False),
@@ -75,6 +77,7 @@ def write_report(layout: Layout) -> None:
         "comparison": comparison(found, pictures),
         "models": models(found, pictures),
         "example": example(found, pictures),
+        "performance": layout.performance.exists(),
         "pictures": pictures.sources,
     }
     page = _environment().get_template("report.html.j2").render(context)
@@ -219,6 +222,14 @@ def _reasons(bad: pd.DataFrame) -> tuple[list[Context], Context]:
         })  # fmt: skip
     left = sizes["n"].iloc[MOST_REASONS:]
     return rows, {"kinds": len(left), "n": int(left.sum())}
+
+
+def speed(layout: Layout, pictures: Pictures) -> None:
+    """Draw how the last extraction went, if it was long enough to have gone somehow."""
+    if layout.series.exists():
+        series = pd.read_csv(io.BytesIO(layout.series.read_bytes()))
+        if len(series) >= FEWEST_POINTS:
+            pictures.add("speed", figures.speed(series))
 
 
 def training(found: Found, pictures: Pictures) -> list[Context]:
