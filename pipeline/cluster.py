@@ -4,7 +4,9 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Annotated, Any, Final, Self
 
 import yaml
@@ -16,6 +18,8 @@ DEFAULT_FILE = Path(__file__).parent.parent / "cluster.yaml"
 ADDRESS_VARIABLE: Final = "DASK_SCHEDULER_ADDRESS"
 EXTRAS: Final = {"asyncssh": "ssh", "dask_jobqueue": "slurm", "dask_kubernetes": "kubernetes"}
 """Which extra of this project installs the package that a profile needs."""
+
+CLOSE_TIMEOUT_S: Final = 10
 
 
 class ClusterProfile(BaseModel):
@@ -76,8 +80,12 @@ class ClusterProfile(BaseModel):
             arguments["n_workers"] = workers
         try:
             cluster = start(**arguments)
-        except (ImportError, TypeError, RuntimeError, OSError, ValueError) as error:
+        except Exception as error:  # each kind of cluster has libraries with errors of their own
+            if self.class_ == "KubeCluster":
+                _drop_half_started(start)
             raise self._explained(error) from error
+        if self.class_ == "SSHCluster":
+            cluster.sync(_let_them_print, cluster)
         if workers is None and self.adaptive is not None:
             cluster.adapt(**self.adaptive)
         return cluster
@@ -109,6 +117,20 @@ class ClusterProfile(BaseModel):
         extra = next((EXTRAS[name] for name in EXTRAS if name in f"{self.module} {error}"), None)
         remedy = f"pip install 'spoken-language-pipeline[{extra}]'" if extra else "install it, or mend the profile"
         return UsageError(f"--cluster: {self} needs a package that is not here ({error}): {remedy}")
+
+
+def _drop_half_started(start: Callable[..., Any]) -> None:
+    """Delete what a failed start left in Kubernetes; else Python tries it when it ends, and prints a traceback."""
+    for cluster in list(getattr(start, "_instances", ())):
+        with suppress(Exception):  # there may be nothing to delete, or nobody who answers
+            cluster.close(timeout=CLOSE_TIMEOUT_S)
+        cluster.shutdown_on_close = False
+
+
+async def _let_them_print(cluster: Any) -> None:
+    """Discard what remote processes print: once they run, SSHCluster reads none of it, and a few MB block them."""
+    for process in (cluster.scheduler, *cluster.workers.values()):
+        await process.proc.redirect(stdout=DEVNULL, stderr=DEVNULL)
 
 
 def load_profile(name: str, file: Path | None) -> ClusterProfile:
