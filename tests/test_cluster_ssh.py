@@ -4,12 +4,9 @@ import getpass
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +16,12 @@ import yaml
 
 from pipeline.cluster import DEFAULT_FILE, ClusterProfile
 from pipeline.executors import DaskExecutor
-from tests.whole_system import DEADLINE_S, SMALL, command, finished_shards, run, run_until, store_bytes, write_corpus
+from tests.clusters import HOST, Local, free_ports, run_watched, wait_until
+from tests.whole_system import DEADLINE_S, finished_shards, run, run_until, store_bytes
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = pytest.mark.skipif(SSHD is None, reason="no sshd here: apt-get install openssh-server")
 
-HOST = "127.0.0.1"
 CONFIGURATION = """
 ListenAddress {host}
 Port {port}
@@ -46,8 +43,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         assert SSHD is not None
         self.folder = folder
-        with socket.create_server((HOST, 0)) as taken:
-            self.port = taken.getsockname()[1]
+        (self.port,) = free_ports(1)
         for name in ("host_key", "user_key", "stranger_key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
         host_key = (folder / "host_key.pub").read_text()
@@ -58,11 +54,10 @@ class Server:
         with (folder / "sshd.log").open("wb") as log:
             self.process = psutil.Popen([SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log)
         self.seen: set[psutil.Process] = set()
-        deadline_s = time.monotonic() + DEADLINE_S
-        while b"Server listening" not in (folder / "sshd.log").read_bytes():
-            assert self.process.is_running(), (folder / "sshd.log").read_text()
-            assert time.monotonic() < deadline_s, (folder / "sshd.log").read_text()
-            time.sleep(0.02)
+        wait_until(lambda: "Server listening" in self.log(), self.log)
+
+    def log(self) -> str:
+        return (self.folder / "sshd.log").read_text()
 
     def look(self) -> None:
         """Note the Python processes that run in sessions: schedulers, nannies, workers."""
@@ -109,42 +104,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     started.close()
 
 
-@dataclass(frozen=True)
-class Local:
-    """A corpus, an output folder in which it is scanned, and the store as one process makes it."""
-
-    corpus: Path
-    scanned: Path
-    store: dict[str, bytes]
-
-
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Local:
-    folder = tmp_path_factory.mktemp("local")
-    corpus, scanned, out = write_corpus(folder / "corpus"), folder / "scanned", folder / "out"
-    assert run("scan", "--corpus", corpus, "--out", scanned, "--executor", "serial", *SMALL).returncode == 0
-    shutil.copytree(scanned, out)
-    assert run("extract", "--out", out, "--executor", "serial", *SMALL).returncode == 0
-    return Local(corpus, scanned, store_bytes(out))
-
-
-def extract(local: Local, folder: Path, profile: dict[str, Any]) -> tuple[str | Path, ...]:
-    """Return the arguments of an extraction in that profile, into `folder`/out."""
-    if not (folder / "out").exists():
-        shutil.copytree(local.scanned, folder / "out")
-    file = folder / "cluster.yaml"
-    file.write_text(yaml.safe_dump({"mine": profile}))
-    return ("extract", "--out", folder / "out", "--cluster", "mine", "--cluster-file", file, *SMALL)
-
-
-def run_watched(server: Server, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run to the end and note which processes it started behind the server."""
-    process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
-    deadline_s = time.monotonic() + DEADLINE_S
-    while process.poll() is None and time.monotonic() < deadline_s:
-        server.look()
-        time.sleep(0.05)
-    return subprocess.CompletedProcess(process.args, process.wait(1), "", process.communicate()[1])
+    return Local.at(tmp_path_factory.mktemp("local"))
 
 
 def in_the_middle(server: Server, out: Path) -> Callable[[str], bool]:
@@ -161,7 +123,7 @@ def test_a_run_over_ssh_gives_the_same_store_and_leaves_nothing_running(
     server: Server, local: Local, tmp_path: Path
 ) -> None:
     before = len(server.seen)
-    result = run_watched(server, *extract(local, tmp_path, server.profile()))
+    result = run_watched(server.look, *local.extract(tmp_path, server.profile()))
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     assert store_bytes(tmp_path / "out") == local.store
@@ -172,13 +134,13 @@ def test_a_run_over_ssh_gives_the_same_store_and_leaves_nothing_running(
 def test_ctrl_c_leaves_nothing_running_and_the_same_command_continues(
     server: Server, local: Local, tmp_path: Path
 ) -> None:
-    arguments = extract(local, tmp_path, server.profile())
+    arguments = local.extract(tmp_path, server.profile())
     result = run_until(in_the_middle(server, tmp_path / "out"), signal.SIGINT, *arguments)
     assert result.returncode == 130, result.stderr
     assert result.stderr.splitlines()[-1].endswith("interrupted; the same command continues")
     assert "Traceback" not in result.stderr
     assert server.left() == []
-    assert run_watched(server, *arguments).returncode == 0
+    assert run_watched(server.look, *arguments).returncode == 0
     assert store_bytes(tmp_path / "out") == local.store
 
 
@@ -187,7 +149,7 @@ def test_a_killed_driver_leaves_nothing_running_beyond_the_idle_timeout(
 ) -> None:
     profile = server.profile()
     profile["kwargs"]["scheduler_options"]["idle_timeout"] = "20s"
-    arguments = extract(local, tmp_path, profile)
+    arguments = local.extract(tmp_path, profile)
     result = run_until(in_the_middle(server, tmp_path / "out"), signal.SIGKILL, *arguments)
     assert result.returncode == -signal.SIGKILL
     assert server.left() == []
@@ -199,15 +161,13 @@ def test_a_killed_driver_leaves_nothing_running_beyond_the_idle_timeout(
 def test_a_host_that_lets_nobody_in_is_one_line(
     server: Server, local: Local, tmp_path: Path, name: str, reason: str
 ) -> None:
-    with socket.create_server((HOST, 0)) as taken:
-        closed_port = taken.getsockname()[1]
     (tmp_path / "nobody").touch()
     wrong = {
-        "port": {"port": closed_port, "known_hosts": None},
+        "port": {"port": free_ports(1)[0], "known_hosts": None},
         "key": {"client_keys": [str(server.folder / "stranger_key")]},
         "host": {"known_hosts": str(tmp_path / "nobody")},
     }
-    result = run(*extract(local, tmp_path, server.profile(**wrong[name])))
+    result = run(*local.extract(tmp_path, server.profile(**wrong[name])))
     assert result.returncode == 1
     begins, line = result.stderr.splitlines()
     assert begins.endswith("extract: begins")
