@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -121,6 +122,7 @@ class ClusterProfile(BaseModel):
 
 def _drop_half_started(start: Callable[..., Any]) -> None:
     """Delete what a failed start left in Kubernetes; else Python tries it when it ends, and prints a traceback."""
+    logging.getLogger("dask_kubernetes").setLevel(logging.ERROR)  # it warns of what there never was
     for cluster in list(getattr(start, "_instances", ())):
         with suppress(Exception):  # there may be nothing to delete, or nobody who answers
             cluster.close(timeout=CLOSE_TIMEOUT_S)

@@ -349,7 +349,7 @@ class DaskExecutor:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             # what Dask and Tornado say of connections that are cut under running tasks is no news
-            for name in ("distributed", "tornado", "asyncio"):
+            for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
         self.close()
 
