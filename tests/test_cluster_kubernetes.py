@@ -112,7 +112,7 @@ def test_the_resource_that_is_sent_is_what_the_definition_allows(
     (worker,) = sent["spec"]["worker"]["spec"]["containers"]
     assert worker["resources"] == shipped()["resources"]
     assert {"name": "OMP_NUM_THREADS", "value": "1"} in worker["env"]
-    assert sent["spec"] == rendered()["spec"]
+    assert sent["spec"] == rendered(name=sent["metadata"]["name"])["spec"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.cluster import ClusterProfile
 from pipeline.run import STAGES, RunConfig
 
 ROOT = Path(__file__).parent.parent
@@ -27,3 +28,9 @@ def test_the_architecture_page_names_every_module() -> None:
     modules = [p.stem for package in ("pipeline", "model") for p in (ROOT / package).glob("[a-z]*.py")]
     assert set(STAGES) <= set(re.findall(r"\w+", page))
     assert [name for name in modules if not re.search(rf"\b{name}\b", page)] == []
+
+
+def test_the_page_on_clusters_names_every_key_of_a_profile() -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    keys = [field.alias or name for name, field in ClusterProfile.model_fields.items()]
+    assert [key for key in keys if f"`{key}`" not in page] == []
