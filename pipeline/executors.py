@@ -26,7 +26,7 @@ from upath import UPath
 from pipeline.cluster import ClusterProfile
 from pipeline.dashboard import TOPIC, Dashboard, losses, series_csv
 from pipeline.errors import PipelineError, UsageError
-from pipeline.shipping import ShippedCode
+from pipeline.shipping import identity, packed
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,8 +36,10 @@ TASKS_PER_THREAD = 3
 the scheduler no memory."""
 
 CONNECT_TIMEOUT_S = 5.0
-TELL_AGAIN_S = 30.0
+TELL_AGAIN_S = 10.0
 LOOK_EVERY_S = 2.0
+POLL_S = 0.005
+NO_WORKER = "the scheduler at %s has no worker; waiting goes on until one comes, Ctrl-C ends it"
 THIS_PROCESS = "this process"
 
 DASK_SETTINGS: dict[str, Any] = {
@@ -189,7 +191,7 @@ class DaskExecutor:
         self._profile, self._wanted = profile, workers
         self._stack = ExitStack()
         self._address, self._has_page = "", False
-        self._looked_s, self._threads, self._known = -math.inf, 0, frozenset[str]()
+        self._looked_s, self._told_s, self._threads, self._known = -math.inf, math.inf, 0, frozenset[str]()
 
     @cached_property
     def _client(self) -> Client:
@@ -200,10 +202,11 @@ class DaskExecutor:
             warnings.filterwarnings("ignore", message="Port .* is already in use")
             client: Client = self._stack.enter_context(self._connect())
         logging.getLogger("distributed").setLevel(logging.ERROR)
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # tells of each try to connect again
         self._address = client.scheduler_info(n_workers=0)["address"]
         self._has_page = self._add_page(client)
         if self._profile.ship_code:
-            client.register_plugin(ShippedCode.of_this_package())
+            client.register_plugin(packed())
         self._wait_for_a_worker(client)
         return client
 
@@ -215,6 +218,8 @@ class DaskExecutor:
         except TypeError as error:
             raise UsageError(f"--cluster: security: {error}; the names are those of distributed.Security") from None
         if profile.runs_already:
+            if self._wanted is not None:
+                raise UsageError(f"--workers {self._wanted}: the cluster runs already, with the workers that it has")
             where: Any = profile.scheduler_address()
             _knock(where, security or Security())
         else:
@@ -228,7 +233,7 @@ class DaskExecutor:
             try:
                 client.wait_for_workers(1, timeout=TELL_AGAIN_S)
             except TimeoutError:
-                log.warning("no worker has come to %s yet; waiting goes on, Ctrl-C ends it", self._address)
+                log.warning(NO_WORKER, self._address)
 
     def _add_page(self, client: Client) -> bool:
         """Add our page to the scheduler's server; return whether it could be: the scheduler may lack this package."""
@@ -303,13 +308,13 @@ class DaskExecutor:
 
         def fill() -> None:
             for item in islice(rest, max(0, self._window() - len(names))):
-                future = client.submit(_attributed, function, item, pure=False)
+                future = client.submit(_attributed, function, item, identity(), pure=False)
                 names[future.key] = shorten(str(item), 80)
                 pending.add(future)
 
         try:
             fill()
-            for future, done in pending:
+            for future, done in self._arrivals(pending):
                 if isinstance(done, CancelledError):
                     raise done
                 del names[future.key]
@@ -326,8 +331,22 @@ class DaskExecutor:
                 f"the scheduler at {self._address} is gone; start it again and run the same command again: "
                 "finished shards are kept"
             ) from error
+        except ModuleNotFoundError as error:
+            raise PipelineError(
+                f"a worker that came after the others has no package {error.name}; install the project there, or have "
+                "it sent: ship_code: true in the profile"
+            ) from error
         finally:
             pending.clear()
+
+    def _arrivals(self, pending: Any) -> Iterator[Any]:
+        """Yield what comes, and look meanwhile whether workers are there from which it can come."""
+        while pending.count():
+            if pending.has_ready():
+                yield next(pending)
+            else:
+                self._look()
+                time.sleep(POLL_S)
 
     def _window(self) -> int:
         """How many tasks may be submitted: it follows the workers that come and go."""
@@ -342,6 +361,11 @@ class DaskExecutor:
         self._looked_s = now_s
         threads: dict[str, int] = self._client.nthreads()
         self._known, self._threads = frozenset(threads), sum(threads.values())
+        if threads:
+            self._told_s = now_s
+        elif now_s - self._told_s > TELL_AGAIN_S:
+            self._told_s = now_s
+            log.warning(NO_WORKER, self._address)
 
     def __enter__(self) -> Self:
         return self
@@ -377,5 +401,12 @@ def _knock(address: str, security: Security) -> None:
         ) from error
 
 
-def _attributed(function: Callable[[T], R], item: T) -> Done[R]:
-    return Done(function(item), get_worker().address)
+def _attributed(function: Callable[[T], R], item: T, driver: str) -> Done[R]:
+    """Run a task; a worker that came after the others were checked may be of another kind than the driver."""
+    worker = get_worker().address
+    if identity() != driver:
+        raise PipelineError(
+            f"worker {worker} came with other code of this project or other libraries than the driver's; install the "
+            "same there and run the same command again: finished shards are kept"
+        )
+    return Done(function(item), worker)

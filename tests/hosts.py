@@ -4,8 +4,8 @@ Where namespaces cannot be made, hosts are addresses of the loopback interface, 
 """
 
 import itertools
-import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,6 +77,10 @@ class Process:
         """Wait until the log has `text`."""
         wait_until(lambda: text in self.text() or self.popen.poll() is not None, f"{text!r} in:\n{self.log}")
         assert text in self.text(), self.text()
+
+    def address(self) -> str:
+        """Return the address that a scheduler or a worker said it has."""
+        return re.split("Scheduler at:|Start worker at:", self.text())[1].split()[0]
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, to this process alone, and return the exit code."""
@@ -174,13 +178,12 @@ class Hosts:
 
     def scheduler(self, host: Host, *options: str, environment: Mapping[str, str] | None = None) -> "Scheduler":
         """Start a scheduler and wait until it can be reached."""
-        file = self._folder / f"scheduler{next(self._processes)}.json"
         process = self.start(
-            host, *DASK, "scheduler", "--host", host.address, "--port", "0", "--scheduler-file", file,
+            host, *DASK, "scheduler", "--host", host.address, "--port", "0",
             *(options or ("--dashboard-address", f"{host.address}:0")), environment=environment,
         )  # fmt: skip
-        wait_until(file.exists, f"{file} of a scheduler:\n{process.log}")
-        return Scheduler(process, json.loads(file.read_text(encoding="utf-8"))["address"])
+        process.wait_for("Scheduler at:")
+        return Scheduler(process, process.address())
 
     def worker(
         self, host: Host, scheduler: str, *options: str, wrapper: tuple[str, ...] = (), wait: bool = True,
