@@ -1,6 +1,5 @@
 """Where tasks run: in this process, or on a Dask cluster. The plan does not know, and the bytes do not change."""
 
-import asyncio
 import logging
 import math
 import signal
@@ -19,11 +18,12 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import dask.config
 from dask.typing import Key
 from dask.utils import parse_bytes
-from distributed import Client, KilledWorker, Security, as_completed, get_worker, performance_report
-from distributed.comm.core import CommClosedError, connect
+from distributed import Client, KilledWorker, as_completed, get_worker, performance_report
+from distributed.comm.core import CommClosedError
 from upath import UPath
 
 from pipeline.cluster import ClusterProfile
+from pipeline.connection import knock, security_of
 from pipeline.dashboard import TOPIC, Dashboard, losses, series_csv
 from pipeline.errors import PipelineError, UsageError
 from pipeline.shipping import identity, packed
@@ -35,7 +35,6 @@ TASKS_PER_THREAD = 3
 """Tasks at a worker's thread or on the way to it: enough that none waits, few enough that a plan of any length costs
 the scheduler no memory."""
 
-CONNECT_TIMEOUT_S = 5.0
 TELL_AGAIN_S = 10.0
 LOOK_EVERY_S = 2.0
 POLL_S = 0.005
@@ -213,15 +212,12 @@ class DaskExecutor:
     def _connect(self) -> Client:
         """Start the profile's cluster, or find the one that runs already."""
         profile = self._profile
-        try:
-            security = Security(**profile.security) if profile.security else None
-        except TypeError as error:
-            raise UsageError(f"--cluster: security: {error}; the names are those of distributed.Security") from None
+        security = security_of(profile.security)
         if profile.runs_already:
             if self._wanted is not None:
                 raise UsageError(f"--workers {self._wanted}: the cluster runs already, with the workers that it has")
             where: Any = profile.scheduler_address()
-            _knock(where, security or Security())
+            knock(where, security)
         else:
             arguments = {"security": security} if security else {}
             where = self._stack.enter_context(profile.start(self._wanted, **arguments))
@@ -382,23 +378,6 @@ class DaskExecutor:
         self._stack.close()
         self.__dict__.pop("_client", None)
         self._looked_s = -math.inf
-
-
-def _knock(address: str, security: Security) -> None:
-    """Raise PipelineError where no scheduler answers; a Client that fails to start waits long, and not in silence."""
-
-    async def knock() -> None:
-        comm = await connect(address, timeout=CONNECT_TIMEOUT_S, **security.get_connection_args("client"))
-        await comm.close()
-
-    try:
-        asyncio.run(knock())
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise PipelineError(
-            f"--cluster: no scheduler can be reached at {address}: {reason}; is it started, and are its address and "
-            "the profile's security right?"
-        ) from error
 
 
 def _attributed(function: Callable[[T], R], item: T, driver: str) -> Done[R]:
