@@ -25,8 +25,8 @@ from upath import UPath
 from pipeline.cluster import ClusterProfile
 from pipeline.connection import knock, security_of
 from pipeline.dashboard import TOPIC, Dashboard, losses, series_csv
-from pipeline.errors import PipelineError, UsageError
-from pipeline.shipping import identity, packed
+from pipeline.errors import PipelineError, UsageError, first_cause, in_one_line
+from pipeline.shipping import OnScheduler, OnWorkers, identity, packed
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,6 +39,7 @@ TELL_AGAIN_S = 10.0
 LOOK_EVERY_S = 2.0
 POLL_S = 0.005
 NO_WORKER = "the scheduler at %s has no worker; waiting goes on until one comes, Ctrl-C ends it"
+REMEDY = "install the project there, or have it sent: ship_code: true in the profile"
 THIS_PROCESS = "this process"
 
 DASK_SETTINGS: dict[str, Any] = {
@@ -203,9 +204,11 @@ class DaskExecutor:
         logging.getLogger("distributed").setLevel(logging.ERROR)
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # tells of each try to connect again
         self._address = client.scheduler_info(n_workers=0)["address"]
-        self._has_page = self._add_page(client)
         if self._profile.ship_code:
-            client.register_plugin(packed())
+            parcel = packed()
+            client.register_plugin(OnScheduler(parcel))
+            client.register_plugin(OnWorkers(parcel))
+        self._has_page = self._add_page(client)
         self._wait_for_a_worker(client)
         return client
 
@@ -329,9 +332,13 @@ class DaskExecutor:
             ) from error
         except ModuleNotFoundError as error:
             raise PipelineError(
-                f"a worker that came after the others has no package {error.name}; install the project there, or have "
-                "it sent: ship_code: true in the profile"
+                f"a worker that came after the others has no package {error.name}; {REMEDY}"
             ) from error
+        except RuntimeError as error:
+            if "deserialization of the task graph" not in str(error):
+                raise
+            reason = in_one_line(first_cause(error))
+            raise PipelineError(f"the scheduler at {self._address} cannot read tasks: {reason}; {REMEDY}") from error
         finally:
             pending.clear()
 

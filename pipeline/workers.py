@@ -12,7 +12,7 @@ from typing import Final
 from upath import UPath
 
 from pipeline.errors import UsageError
-from pipeline.executors import THIS_PROCESS, Executor
+from pipeline.executors import REMEDY, THIS_PROCESS, Executor
 from pipeline.schema import Layout, write_atomically
 from pipeline.shipping import code_digest, versions
 
@@ -91,10 +91,7 @@ def _complaint(sight: Sight | BaseException, mine: Sight) -> str:
         # Dask tells of what it could not unpickle as text
         missing = re.search(r"No module named '([^']+)'", str(sight))
         if missing:
-            return (
-                f"has no package {missing[1]}; install the project there, or have it sent: ship_code: true in the "
-                "profile"
-            )
+            return f"has no package {missing[1]}; {REMEDY}"
         return f"cannot be asked what it is: {type(sight).__name__}: {sight}"
     for name, version in mine.versions.items():
         if sight.versions[name] != version:

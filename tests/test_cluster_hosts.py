@@ -257,7 +257,7 @@ def certificates_for(network: Network, folder: Path) -> Certificates:
 def test_workers_without_the_package_are_sent_it_also_those_that_come_later(
     network: Network, serial: Path, out: Path, tmp_path: Path, no_package: Mapping[str, str], slow: str
 ) -> None:
-    scheduler = network.hosts.scheduler(network.head)
+    scheduler = network.hosts.scheduler(network.head, environment=no_package)
     options = ("--preload", slow)
     first = network.hosts.worker(network.left, scheduler.address, *options, environment=no_package)
     file = profile_file(tmp_path, address=scheduler.address, ship_code=True)
@@ -269,7 +269,20 @@ def test_workers_without_the_package_are_sent_it_also_those_that_come_later(
     network.hosts.worker(network.right, scheduler.address, *options, environment=no_package)
     first.end(signal.SIGKILL)
     assert driver.popen.wait(DEADLINE_S) == 0, driver.text()
+    assert "/pipeline" in driver.text()  # the scheduler was sent the page, too
+    assert [line for line in driver.text().splitlines() if " INFO " not in line] == []
     assert same_store(out, serial)
+
+
+def test_a_scheduler_without_the_package_is_told_with_the_remedy(
+    network: Network, out: Path, no_package: Mapping[str, str]
+) -> None:
+    scheduler = network.hosts.scheduler(network.head, environment=no_package)
+    network.hosts.worker(network.left, scheduler.address)
+    code, log = network.hosts.run(network.desk, *arguments("extract", out), scheduler=scheduler.address)
+    assert code == 1, log
+    assert f"the scheduler at {scheduler.address} cannot read tasks: No module named 'pipeline'; install the" in log
+    assert "Traceback" not in log
 
 
 # What comes and goes while shards are written; a scheduler for each test.
@@ -379,6 +392,7 @@ def test_a_driver_that_is_killed_leaves_the_cluster_free_and_another_continues(
     driver = start(network, scheduler, out)
     wait_for_shards(out, 2, driver)
     driver.end(signal.SIGKILL)
+    scheduler.process.wait_for("Remove client")  # and with it its tasks
     at_kill = finished_shards(out)
     assert at_kill < finished_shards(serial)
     code, log = network.hosts.run(network.desk, *arguments("extract", out), scheduler=scheduler.address)
