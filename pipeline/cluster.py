@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from pipeline.errors import PipelineError, UsageError
+from pipeline.errors import PipelineError, UsageError, first_cause, in_one_line
 
 DEFAULT_FILE = Path(__file__).parent.parent / "cluster.yaml"
 ADDRESS_VARIABLE: Final = "DASK_SCHEDULER_ADDRESS"
@@ -104,12 +104,11 @@ class ClusterProfile(BaseModel):
         return found
 
     def _explained(self, error: BaseException) -> PipelineError:
-        """Return what was behind a failed start, in one line: Dask wraps the cause several times."""
-        while (cause := error.__cause__ or error.__context__) is not None:
-            error = cause
+        """Return what was behind a failed start, in one line."""
+        error = first_cause(error)
         if isinstance(error, ImportError):
             return self._missing(error)
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = in_one_line(error)
         if isinstance(error, TypeError):
             return UsageError(f"--cluster: {self} refuses its kwargs: {reason}")
         return PipelineError(f"--cluster: {self} did not start: {reason}")

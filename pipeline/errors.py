@@ -19,3 +19,17 @@ def few(names: Sequence[str], most: int = 3) -> str:
     """Return the first of many names, for a message of one line."""
     shown = ", ".join(names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return the innermost error that says something: libraries wrap a cause several times."""
+    found, cause = error, error.__cause__ or error.__context__
+    while isinstance(cause, Exception):
+        found = cause if str(cause) else found
+        cause = cause.__cause__ or cause.__context__
+    return found
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return the text of an error, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

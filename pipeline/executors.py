@@ -1,6 +1,5 @@
 """Where tasks run: in this process, or on a Dask cluster. The plan does not know, and the bytes do not change."""
 
-import asyncio
 import logging
 import math
 import signal
@@ -19,14 +18,15 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import dask.config
 from dask.typing import Key
 from dask.utils import parse_bytes
-from distributed import Client, KilledWorker, Security, as_completed, get_worker, performance_report
-from distributed.comm.core import CommClosedError, connect
+from distributed import Client, KilledWorker, as_completed, get_worker, performance_report
+from distributed.comm.core import CommClosedError
 from upath import UPath
 
 from pipeline.cluster import ClusterProfile
+from pipeline.connection import knock, security_of
 from pipeline.dashboard import TOPIC, Dashboard, losses, series_csv
-from pipeline.errors import PipelineError, UsageError
-from pipeline.shipping import ShippedCode
+from pipeline.errors import PipelineError, UsageError, first_cause, in_one_line
+from pipeline.shipping import OnScheduler, OnWorkers, identity, packed
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,9 +35,11 @@ TASKS_PER_THREAD = 3
 """Tasks at a worker's thread or on the way to it: enough that none waits, few enough that a plan of any length costs
 the scheduler no memory."""
 
-CONNECT_TIMEOUT_S = 5.0
-TELL_AGAIN_S = 30.0
+TELL_AGAIN_S = 10.0
 LOOK_EVERY_S = 2.0
+POLL_S = 0.005
+NO_WORKER = "the scheduler at %s has no worker; waiting goes on until one comes, Ctrl-C ends it"
+REMEDY = "install the project there, or have it sent: ship_code: true in the profile"
 THIS_PROCESS = "this process"
 
 DASK_SETTINGS: dict[str, Any] = {
@@ -189,7 +191,7 @@ class DaskExecutor:
         self._profile, self._wanted = profile, workers
         self._stack = ExitStack()
         self._address, self._has_page = "", False
-        self._looked_s, self._threads, self._known = -math.inf, 0, frozenset[str]()
+        self._looked_s, self._told_s, self._threads, self._known = -math.inf, math.inf, 0, frozenset[str]()
 
     @cached_property
     def _client(self) -> Client:
@@ -200,23 +202,25 @@ class DaskExecutor:
             warnings.filterwarnings("ignore", message="Port .* is already in use")
             client: Client = self._stack.enter_context(self._connect())
         logging.getLogger("distributed").setLevel(logging.ERROR)
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # tells of each try to connect again
         self._address = client.scheduler_info(n_workers=0)["address"]
-        self._has_page = self._add_page(client)
         if self._profile.ship_code:
-            client.register_plugin(ShippedCode.of_this_package())
+            parcel = packed()
+            client.register_plugin(OnScheduler(parcel))
+            client.register_plugin(OnWorkers(parcel))
+        self._has_page = self._add_page(client)
         self._wait_for_a_worker(client)
         return client
 
     def _connect(self) -> Client:
         """Start the profile's cluster, or find the one that runs already."""
         profile = self._profile
-        try:
-            security = Security(**profile.security) if profile.security else None
-        except TypeError as error:
-            raise UsageError(f"--cluster: security: {error}; the names are those of distributed.Security") from None
+        security = security_of(profile.security)
         if profile.runs_already:
+            if self._wanted is not None:
+                raise UsageError(f"--workers {self._wanted}: the cluster runs already, with the workers that it has")
             where: Any = profile.scheduler_address()
-            _knock(where, security or Security())
+            knock(where, security)
         else:
             arguments = {"security": security} if security else {}
             where = self._stack.enter_context(profile.start(self._wanted, **arguments))
@@ -228,7 +232,7 @@ class DaskExecutor:
             try:
                 client.wait_for_workers(1, timeout=TELL_AGAIN_S)
             except TimeoutError:
-                log.warning("no worker has come to %s yet; waiting goes on, Ctrl-C ends it", self._address)
+                log.warning(NO_WORKER, self._address)
 
     def _add_page(self, client: Client) -> bool:
         """Add our page to the scheduler's server; return whether it could be: the scheduler may lack this package."""
@@ -303,13 +307,13 @@ class DaskExecutor:
 
         def fill() -> None:
             for item in islice(rest, max(0, self._window() - len(names))):
-                future = client.submit(_attributed, function, item, pure=False)
+                future = client.submit(_attributed, function, item, identity(), pure=False)
                 names[future.key] = shorten(str(item), 80)
                 pending.add(future)
 
         try:
             fill()
-            for future, done in pending:
+            for future, done in self._arrivals(pending):
                 if isinstance(done, CancelledError):
                     raise done
                 del names[future.key]
@@ -326,8 +330,26 @@ class DaskExecutor:
                 f"the scheduler at {self._address} is gone; start it again and run the same command again: "
                 "finished shards are kept"
             ) from error
+        except ModuleNotFoundError as error:
+            raise PipelineError(
+                f"a worker that came after the others has no package {error.name}; {REMEDY}"
+            ) from error
+        except RuntimeError as error:
+            if "deserialization of the task graph" not in str(error):
+                raise
+            reason = in_one_line(first_cause(error))
+            raise PipelineError(f"the scheduler at {self._address} cannot read tasks: {reason}; {REMEDY}") from error
         finally:
             pending.clear()
+
+    def _arrivals(self, pending: Any) -> Iterator[Any]:
+        """Yield what comes, and look meanwhile whether workers are there from which it can come."""
+        while pending.count():
+            if pending.has_ready():
+                yield next(pending)
+            else:
+                self._look()
+                time.sleep(POLL_S)
 
     def _window(self) -> int:
         """How many tasks may be submitted: it follows the workers that come and go."""
@@ -342,6 +364,11 @@ class DaskExecutor:
         self._looked_s = now_s
         threads: dict[str, int] = self._client.nthreads()
         self._known, self._threads = frozenset(threads), sum(threads.values())
+        if threads:
+            self._told_s = now_s
+        elif now_s - self._told_s > TELL_AGAIN_S:
+            self._told_s = now_s
+            log.warning(NO_WORKER, self._address)
 
     def __enter__(self) -> Self:
         return self
@@ -360,22 +387,12 @@ class DaskExecutor:
         self._looked_s = -math.inf
 
 
-def _knock(address: str, security: Security) -> None:
-    """Raise PipelineError where no scheduler answers; a Client that fails to start waits long, and not in silence."""
-
-    async def knock() -> None:
-        comm = await connect(address, timeout=CONNECT_TIMEOUT_S, **security.get_connection_args("client"))
-        await comm.close()
-
-    try:
-        asyncio.run(knock())
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+def _attributed(function: Callable[[T], R], item: T, driver: str) -> Done[R]:
+    """Run a task; a worker that came after the others were checked may be of another kind than the driver."""
+    worker = get_worker().address
+    if identity() != driver:
         raise PipelineError(
-            f"--cluster: no scheduler can be reached at {address}: {reason}; is it started, and are its address and "
-            "the profile's security right?"
-        ) from error
-
-
-def _attributed(function: Callable[[T], R], item: T) -> Done[R]:
-    return Done(function(item), get_worker().address)
+            f"worker {worker} came with other code of this project or other libraries than the driver's; install the "
+            "same there and run the same command again: finished shards are kept"
+        )
+    return Done(function(item), worker)

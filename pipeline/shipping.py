@@ -1,16 +1,27 @@
-"""The package as data: a digest that says which code runs where, and a copy for workers that have none."""
+"""The package as data: a digest that says which code runs where, and a copy for a cluster that has none."""
 
+import importlib
 import io
+import platform
+import shutil
 import sys
+import tempfile
 import zipfile
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path
+from typing import Final
 
 import cloudpickle
 import xxhash
-from distributed import Worker, WorkerPlugin
+from distributed import Scheduler, SchedulerPlugin, Worker, WorkerPlugin
 
 PACKAGE = Path(__file__).parent
+
+LIBRARIES: Final = ("distributed", "librosa", "miniaudio", "numba", "numpy", "soundfile", "soxr", "zarr")
+"""Where their versions differ, tasks may not be understood or features may have other bits."""
 
 
 @cache
@@ -18,37 +29,93 @@ def code_digest() -> str:
     """Return a digest of this package's source, equal wherever the same code lies."""
     state = xxhash.xxh3_128()
     for path in _sources():
-        state.update(f"{path.name}\0".encode() + path.read_bytes())
+        state.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes())
     return state.hexdigest()[:16]
 
 
+@cache
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that decide what a task does."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python, **{name: metadata.version(name) for name in LIBRARIES}}
+
+
+@cache
+def identity() -> str:
+    """Return a digest of code and versions: processes of the same one do the same."""
+    return xxhash.xxh3_128_hexdigest(f"{code_digest()} {sorted(versions().items())}".encode())[:16]
+
+
 def _sources() -> list[Path]:
-    return sorted(PACKAGE.glob("*.py"))
+    return sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("templates/*")])
 
 
-class ShippedCode(WorkerPlugin):
-    """Unpacks this package on every worker, also on those that come later, and puts it first on the import path."""
+@dataclass(frozen=True)
+class Parcel:
+    """The packed sources of this package."""
 
-    def __init__(self, digest: str, archive: bytes) -> None:
-        self.name = f"pipeline-{digest}"
-        self._archive = archive
+    digest: str
+    archive: bytes
 
-    @classmethod
-    def of_this_package(cls) -> "ShippedCode":
-        """Pack the sources of this package."""
-        archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-            for path in _sources():
-                file.write(path, f"{PACKAGE.name}/{path.name}")
-        return cls(code_digest(), archive.getvalue())
+    def unpack(self, place: Path, scratch: Path) -> None:
+        """Unpack the code below `place`, by way of `scratch`, and put it first on the import path.
+
+        A package of the same name that is there, or was sent by an earlier run, is forgotten.
+        """
+        folder = place / f"pipeline-{self.digest}"
+        if sys.path[0] == str(folder):
+            return  # a second run with the same code
+        with zipfile.ZipFile(io.BytesIO(self.archive)) as file:
+            if not folder.exists():
+                file.extractall(scratch / folder.name)
+                with suppress(OSError):  # another worker was faster
+                    (scratch / folder.name).rename(folder)
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()
+        for name in [name for name in sys.modules if name.partition(".")[0] == "pipeline"]:
+            del sys.modules[name]
+
+
+class OnWorkers(WorkerPlugin):
+    """Unpacks the parcel on every worker, also on those that come later."""
+
+    def __init__(self, parcel: Parcel) -> None:
+        self.name, self._parcel = f"pipeline-{parcel.digest}", parcel
 
     def setup(self, worker: Worker) -> None:
-        """Unpack the code into the worker's own folder: compiled functions are cached beside it."""
-        folder = Path(worker.local_directory) / self.name
-        with zipfile.ZipFile(io.BytesIO(self._archive)) as file:
-            file.extractall(folder)
-        sys.path.insert(0, str(folder))
+        """Unpack beside the worker's own folder: its host's workers share the code, and what they compile of it."""
+        own = Path(worker.local_directory)
+        self._parcel.unpack(own.parent, own)
 
 
-# a worker without the package cannot look the plugin up by its name
+class OnScheduler(SchedulerPlugin):
+    """Unpacks the parcel on the scheduler, which reads every task before a worker does."""
+
+    idempotent = True
+
+    def __init__(self, parcel: Parcel) -> None:
+        self.name, self._parcel = f"pipeline-{parcel.digest}", parcel
+        self._folder = ""
+
+    async def start(self, scheduler: Scheduler) -> None:  # noqa: ARG002 Dask prescribes the arguments
+        """Unpack into a folder that is gone with the scheduler."""
+        self._folder = tempfile.mkdtemp(prefix="pipeline-")
+        self._parcel.unpack(Path(self._folder), Path(self._folder, "scratch"))
+
+    async def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def packed() -> Parcel:
+    """Pack the sources of this package."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in _sources():
+            file.write(path, path.relative_to(PACKAGE.parent))
+    return Parcel(code_digest(), archive.getvalue())
+
+
+# who has no package cannot look the plugins up by their names; so these classes use nothing of this module that is
+# not a class or a plain function
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -1,24 +1,20 @@
 """What is asked of every worker before it is given work: the same code, the same libraries, the same files."""
 
 import os
-import platform
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from itertools import islice
 from typing import Final
 
 from upath import UPath
 
 from pipeline.errors import UsageError
-from pipeline.executors import THIS_PROCESS, Executor
+from pipeline.executors import REMEDY, THIS_PROCESS, Executor
 from pipeline.schema import Layout, write_atomically
-from pipeline.shipping import code_digest
-
-LIBRARIES: Final = ("distributed", "librosa", "miniaudio", "numba", "numpy", "soundfile", "soxr", "zarr")
-"""Where their versions differ, tasks may not be understood or features may have other bits."""
+from pipeline.shipping import code_digest, versions
 
 MOST_TRIED: Final = 16
 
@@ -37,13 +33,11 @@ def look(out: str, secret: str, recording: str | None) -> Sight:
 
     `secret` is in the file that the driver wrote there: a folder of the same name on another disk does not have it.
     """
-    python = ".".join(platform.python_version_tuple()[:2])
-    versions = {"python": python, **{name: metadata.version(name) for name in LIBRARIES}}
     try:
         trouble = _trouble(Layout.at(out), secret, recording)
     except UsageError as error:
         trouble = str(error)
-    return Sight(code_digest(), versions, trouble)
+    return Sight(code_digest(), versions(), trouble)
 
 
 def _trouble(layout: Layout, secret: str, recording: str | None) -> str:
@@ -93,11 +87,11 @@ def check(executor: Executor, layout: Layout, recordings: Iterable[str] = ()) ->
 
 
 def _complaint(sight: Sight | BaseException, mine: Sight) -> str:
-    if isinstance(sight, ModuleNotFoundError):
-        return (
-            f"has no package {sight.name}; install the project there, or have it sent: ship_code: true in the profile"
-        )
     if isinstance(sight, BaseException):
+        # Dask tells of what it could not unpickle as text
+        missing = re.search(r"No module named '([^']+)'", str(sight))
+        if missing:
+            return f"has no package {missing[1]}; {REMEDY}"
         return f"cannot be asked what it is: {type(sight).__name__}: {sight}"
     for name, version in mine.versions.items():
         if sight.versions[name] != version:

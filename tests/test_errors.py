@@ -1,8 +1,10 @@
 """Errors: exit codes, and lists of names that fit one line."""
 
+from asyncio import CancelledError
+
 import pytest
 
-from pipeline.errors import PipelineError, UsageError, few
+from pipeline.errors import PipelineError, UsageError, few, first_cause, in_one_line
 
 
 def test_usage_errors_are_pipeline_errors_with_their_own_exit_code() -> None:
@@ -26,3 +28,23 @@ def test_few_names_the_first_and_counts_the_rest(names: list[str], text: str) ->
 
 def test_few_shows_as_many_as_asked_for() -> None:
     assert few(["a", "b", "c"], most=1) == "a and 2 more"
+
+
+def test_first_cause_is_behind_all_that_wraps_it() -> None:
+    first, last = OSError("refused"), RuntimeError("failed")
+    last.__cause__ = TimeoutError()
+    last.__cause__.__context__ = first
+    assert first_cause(last) is first
+    assert first_cause(first) is first
+
+
+def test_cause_that_says_nothing_is_not_the_first() -> None:
+    error = OSError("timed out after 5 s")
+    error.__cause__ = TimeoutError()
+    error.__cause__.__cause__ = CancelledError("of the waiting")
+    assert first_cause(error) is error
+
+
+def test_error_in_one_line_has_its_text_or_its_type() -> None:
+    assert in_one_line(OSError("connection\n  refused")) == "connection refused"
+    assert in_one_line(TimeoutError()) == "TimeoutError"

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.cluster import ClusterProfile
 from pipeline.errors import PipelineError
-from pipeline.executors import TASKS_PER_THREAD, DaskExecutor, Executor, SerialExecutor
+from pipeline.executors import TASKS_PER_THREAD, THIS_PROCESS, DaskExecutor, Executor, SerialExecutor
 
 WORKERS = 2
 
@@ -82,6 +82,14 @@ def interrupt_is_blocked(_: int) -> bool:
 def modules_after_loading(name: str) -> list[str]:
     importlib.import_module(name)
     return sorted(sys.modules)
+
+
+def own_process() -> int:
+    return os.getpid()
+
+
+def always_fails() -> int:
+    raise ValueError("no such thing")
 
 
 def dies_at_two(number: int, *, seen: Path) -> int:
@@ -168,6 +176,23 @@ def test_tasks_run_in_the_workers(cluster: DaskExecutor) -> None:
     assert len(processes) <= WORKERS == cluster.workers
 
 
+def test_results_come_with_the_worker_that_they_are_of(cluster: DaskExecutor, serial: SerialExecutor) -> None:
+    asked = cluster.on_each_worker(own_process)
+    for done in cluster.run_attributed(process, range(20)):
+        assert asked[done.worker] == done.result
+    assert [done.worker for done in serial.run_attributed(squared, range(2))] == [THIS_PROCESS] * 2
+
+
+def test_each_worker_is_asked_once_and_answers_with_its_errors(cluster: DaskExecutor, serial: SerialExecutor) -> None:
+    processes = cluster.on_each_worker(own_process)
+    assert len(set(processes.values())) == len(processes) == WORKERS
+    assert all(address.startswith("tcp://127.0.0.1:") for address in processes)
+    errors = cluster.on_each_worker(always_fails)
+    assert errors.keys() == processes.keys()
+    assert {repr(error) for error in errors.values()} == {"ValueError('no such thing')"}
+    assert serial.on_each_worker(own_process) == {THIS_PROCESS: os.getpid()}
+
+
 def test_memory_limit_is_that_of_the_profile(cluster: DaskExecutor) -> None:
     assert cluster.worker_memory_bytes() == 2**30
 
@@ -228,3 +253,16 @@ def test_item_that_kills_its_worker_is_an_error_with_a_remedy(tmp_path: Path) ->
     message = str(error.value)
     assert "killed 2 workers one after the other, most likely for want of memory" in message
     assert message.endswith("run the same command again: finished shards are kept")
+
+
+def refusal(profile: ClusterProfile, workers: int | None = None) -> PipelineError:
+    with DaskExecutor(profile, workers) as executor, pytest.raises(PipelineError) as error:
+        list(executor.run(squared, range(3)))
+    assert "\n" not in str(error.value)
+    return error.value
+
+
+def test_number_of_workers_of_a_cluster_that_runs_already_is_refused() -> None:
+    error = refusal(ClusterProfile(address="tcp://127.0.0.1:1"), 2)
+    assert str(error) == "--workers 2: the cluster runs already, with the workers that it has"
+    assert error.exit_code == 2

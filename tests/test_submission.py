@@ -9,7 +9,7 @@ import psutil
 
 from pipeline.cluster import load_profile
 from pipeline.config import PipelineConfig, StoreConfig
-from pipeline.executors import TASKS_PER_WORKER, DaskExecutor
+from pipeline.executors import TASKS_PER_THREAD, DaskExecutor
 from pipeline.plan import Batch, Plan
 
 SHARDS = 1_000_000
@@ -47,8 +47,8 @@ def test_a_million_shards_are_submitted_in_a_window_of_flat_memory() -> None:
         before = process.memory_info().rss
         for _ in range(RUN):
             done += next(results)
-            assert len(scheduler.tasks) <= 2 * TASKS_PER_WORKER * executor.workers
+            assert len(scheduler.tasks) <= 2 * TASKS_PER_THREAD * executor.workers
         assert process.memory_info().rss - before < GROWTH_BYTES
         results.close()
     assert len(set(done)) == RUN + 1
-    assert max(done) < RUN + 3 * TASKS_PER_WORKER * executor.workers
+    assert max(done) < RUN + 3 * TASKS_PER_THREAD * executor.workers
