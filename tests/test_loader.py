@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -263,6 +264,49 @@ def test_a_store_behind_a_url_gives_what_a_folder_gives(appended: Store, memory_
     for one, other in zip(*blocks, strict=True):
         for name in ("features", "label", "recording", "index"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.fixture
+def compressed(tmp_path: Path) -> Layout:
+    """The sequences of `appended`, rounded to as many bits as their numbers have, so that they are the same."""
+    valid = ~np.isin(np.arange(50), INVALID)
+    return model_stores.write(tmp_path, RUNS, LABEL, valid=valid, mantissa_bits=20)
+
+
+def test_a_compressed_store_gives_what_a_plain_one_gives(appended: Store, compressed: Layout) -> None:
+    store = Store(str(compressed.store))
+    for split in RUNS:
+        blocks = [list(s.shuffled_blocks(split, 1, 2, pool_chunks=3)) for s in (appended, store)]
+        for one, other in zip(*blocks, strict=True):
+            np.testing.assert_array_equal(one.features, other.features)
+            np.testing.assert_array_equal(one.index, other.index)
+    for start, stop in itertools.combinations(range(0, 51, 3), 2):
+        np.testing.assert_array_equal(store.read(start, stop).features, appended.read(start, stop).features)
+
+
+def test_a_compressed_store_is_read_without_zarr(compressed: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(compressed.store))
+    monkeypatch.setattr(zarr.Array, "__getitem__", lambda *_: pytest.fail("zarr reads"))
+    assert _sequences(store.read(6, 13).features) == list(range(6, 13))
+
+
+def test_damage_to_a_compressed_shard_is_named_where_it_can_be_seen(compressed: Layout) -> None:
+    path = compressed.store / "features/c/0/0/0"
+    whole, refused = path.read_bytes(), []
+    for place in range(len(whole)):
+        content = bytearray(whole)
+        content[place] ^= 0xFF
+        path.write_bytes(content)
+        try:
+            assert len(Store(str(compressed.store)).read(0, 4)) == 3
+        except PipelineError as error:
+            refused.append(str(error))
+    # the sizes in the header and the chunk's place in the index at least
+    assert len(refused) >= 8 + 16
+    assert [text for text in refused if "features/c/0/0/0 (shard 0) cannot be read: " not in text] == []
+    path.write_bytes(whole[:40])
+    with pytest.raises(PipelineError, match=r"\(shard 0\) cannot be read"):
+        Store(str(compressed.store)).read(0, 4)
 
 
 def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
