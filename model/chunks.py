@@ -98,7 +98,7 @@ class ArrayReader:
         return np.frombuffer(content, INDEX_ENTRY, count)
 
     def _read_bytes(self, shard: int, out: Any, offset: int) -> None:
-        """Fill `out`, uint8, with the bytes of a shard's file from `offset` on, counted from its end where negative."""
+        """Fill `out`, uint8, from byte `offset` of a shard's file on, counted from its end where negative."""
         try:
             with self._path(shard).open("rb", buffering=0) as file:
                 place = offset if offset >= 0 else max(0, os.fstat(file.fileno()).st_size + offset)

@@ -105,7 +105,8 @@ def write(
 ) -> Layout:
     """Write a whole store: features are `numbered`, all sequences valid, each a recording of its own if not given.
 
-    Features are rounded if `mantissa_bits` says so. Training statistics are those of the valid training sequences (standard deviation 1 where there are none).
+    Features are rounded if `mantissa_bits` says so.
+    Training statistics are those of the valid training sequences (standard deviation 1 where there are none).
     """
     count = len(label)
     features = store.rounded(numbered(count) if features is None else features, mantissa_bits)
