@@ -97,7 +97,8 @@ def test_a_store_three_times_the_memory_left_trains_and_evaluates(tmp_path: Path
     ]
 
 
-# VmHWM is the most that was ever resident; two passes over the small store warm TensorFlow up and fill the pool
+# VmHWM is the most that was ever resident. Two passes over the small store warm TensorFlow up; its eight pools of two
+# chunks are enough to have as many blocks on their way at once as there ever are.
 LOADER = """
 import sys
 from pathlib import Path
@@ -106,7 +107,7 @@ from model.loader import Store, sequence_dataset
 
 
 def peak_kib(uri, passes):
-    dataset = sequence_dataset(Store(uri), "train", 512, seed=1)
+    dataset = sequence_dataset(Store(uri), "train", 512, seed=1, pool_chunks=2)
     for _ in range(passes):
         sequences = sum(len(label) for _, label in dataset)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
