@@ -1,4 +1,4 @@
-"""Files → finished store on two workers, beside a process pool, joblib with librosa, lhotse, and the least it can take."""
+"""Files → finished store on two workers, beside a process pool, joblib with librosa, lhotse, and a floor."""
 
 import itertools
 import shutil
@@ -27,16 +27,16 @@ BARS = {"process pool": 0.95, "joblib, librosa": 1.8, "lhotse": 2.5, "floor": 0.
 """For FLAC at 16 kHz."""
 WORKER_MIB = 1024
 CAPTION = (
-    "{hours:.2f} hours of audio ({copies} × {speech}) in files from a warm cache to a finished store, {workers} workers of one "
-    "thread; hours of audio an hour. For all contenders workers are started and warm, and files are listed and their "
-    "headers read, before the clock starts. The floor is decoding alone and the kernel alone on one core, × {workers}. The "
-    "process pool runs the very same tasks without Dask. joblib runs librosa.load and librosa.feature.mfcc and stores "
-    "nothing. lhotse runs compute_and_store_features with Mfcc(num_ceps=40, num_filters=128), and stores a file a "
-    "recording. At most {rounds} rounds."
+    "{hours:.2f} hours of audio ({copies} × {speech}) in files from a warm cache to a finished store, {workers} "
+    "workers of one thread; hours of audio an hour. For all contenders workers are started and warm, and files are "
+    "listed and their headers read, before the clock starts. The floor is decoding alone and the kernel alone on "
+    "one core, × {workers}. The process pool runs the very same tasks without Dask. joblib runs librosa.load and "
+    "librosa.feature.mfcc and stores nothing. lhotse runs compute_and_store_features with Mfcc(num_ceps=40, "
+    "num_filters=128), and stores a file a recording. At most {rounds} rounds."
 )
 MEMORY_CAPTION = (
-    "The most that a process had resident (VmHWM) in any round of the FLAC corpus; memory that processes share counts in "
-    "each. The driver of ours holds Dask's scheduler too."
+    "The most that a process had resident (VmHWM) in any round of the FLAC corpus; memory that processes share "
+    "counts in each. The driver of ours holds Dask's scheduler too."
 )
 
 

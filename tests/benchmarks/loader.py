@@ -28,12 +28,13 @@ BARS = {TFRECORD: 3.0, ARRAY_RECORD: 10.0}
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 BATCHES_FOR_MEMORY = 400
 CAPTION = (
-    "Batches of {batch} sequences of (20, 40) float32 with labels, from a warm cache, two cores; sequences a second of a "
-    "whole pass after one that warms. The store holds {gib:.2f} GiB of random numbers; those who read a row at a time "
-    "(Grain, unbatch) have the first {slow:,} sequences of it. Ours, TFRecord and unbatch mix {pool} sequences at a "
-    "time; Grain permutes all rows; xbatcher permutes batches and leaves the rows in a batch as they are. TFRecord: "
-    "{parts} files, interleaved in parallel, shuffled, batched, then parsed; once as floats by parse_example, once "
-    "as bytes by decode_raw. The npy file is read from beginning to end, unmixed: what the machine can do."
+    "Batches of {batch} sequences of (20, 40) float32 with labels, from a warm cache, two cores; sequences a second "
+    "of a whole pass after one that warms. The store holds {gib:.2f} GiB of random numbers; those who read a row at "
+    "a time (Grain, unbatch) have the first {slow:,} sequences of it. Ours, TFRecord and unbatch mix {pool} "
+    "sequences at a time; Grain permutes all rows; xbatcher permutes batches and leaves the rows in a batch as they "
+    "are. TFRecord: {parts} files, interleaved in parallel, shuffled, batched, then parsed; once as floats by "
+    "parse_example, once as bytes by decode_raw. The npy file is read from beginning to end, unmixed: what the "
+    "machine can do."
 )
 
 
