@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from model.startup import load_tensorflow
 from tests.benchmarks import stores
 from tests.benchmarks.measure import SPAWN, Contender, alternate, timed
 from tests.benchmarks.report import MIB, Row, Table, comparison, same_within
@@ -82,6 +83,7 @@ def _memory(small: str, large: str) -> Table:
 
 def write_peers(folder: Path) -> None:
     """Write the rows of the small store in the other formats, unless they are there."""
+    load_tensorflow()
     import tensorflow as tf
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -132,6 +134,7 @@ def _per_second(batches: Callable[[], Iterator[Any]]) -> Callable[[], float]:
 
 @contextmanager
 def ours_tf(store: str) -> Iterator[Callable[[], float]]:
+    load_tensorflow()
     from model.loader import sequence_dataset
 
     dataset = sequence_dataset(store, "train", BATCH, seed=1)
@@ -154,6 +157,7 @@ def ours_python(store: str) -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def tfrecord(folder: Path, kind: str) -> Iterator[Callable[[], float]]:
+    load_tensorflow()
     import tensorflow as tf
 
     columns = {
@@ -232,6 +236,7 @@ def xbatcher_dataset(store: str) -> Iterator[Callable[[], float]]:
 @contextmanager
 def unbatch(store: str) -> Iterator[Callable[[], float]]:
     """What one writes first: a generator of chunks, cut into rows for TensorFlow's own shuffle."""
+    load_tensorflow()
     import tensorflow as tf
     import xarray
 
@@ -265,6 +270,7 @@ def npy(folder: Path) -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def few_batches(store: str) -> Iterator[Callable[[], float]]:
+    load_tensorflow()
     from model.loader import sequence_dataset
 
     batches = iter(sequence_dataset(store, "train", BATCH, seed=1).repeat())

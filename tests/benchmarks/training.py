@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from model.startup import load_tensorflow
 from tests.benchmarks import loader, stores
 from tests.benchmarks.measure import Contender, alternate
 from tests.benchmarks.report import MIB, Row, Table, at_most, comparison, same_within
@@ -89,6 +90,7 @@ def _batch(size: int) -> tuple[Any, Any]:
 
 def _model(batch: int) -> tuple[Any, Any]:
     """Return the model as model.train makes it, and the clock of its steps."""
+    load_tensorflow()
     import keras
     import tensorflow as tf
 
@@ -106,6 +108,7 @@ def _model(batch: int) -> tuple[Any, Any]:
 
 @contextmanager
 def ours(batch: int) -> Iterator[Callable[[], float]]:
+    load_tensorflow()
     import keras
     import tensorflow as tf
 
@@ -156,6 +159,7 @@ def pytorch(batch: int) -> Iterator[Callable[[], float]]:
 @contextmanager
 def wait(root: Path, batch: int) -> Iterator[Callable[[], float]]:
     """A real training, of which the history says how long it waited: %."""
+    load_tensorflow()
     import pandas as pd
 
     from model.config import LstmConfig
@@ -174,6 +178,7 @@ def wait(root: Path, batch: int) -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def some_steps(store: str) -> Iterator[Callable[[], float]]:
+    load_tensorflow()
     from model.loader import sequence_dataset
 
     model, clock = _model(512)
