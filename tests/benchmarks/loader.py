@@ -3,6 +3,7 @@
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ def run(settings: Settings) -> tuple[Table, ...]:
     small = str(stores.make(settings.work / "store-small", SHARDS).store)
     large = str(stores.make(settings.work / "store-large", LARGE_SHARDS, links=True).store)
     peers = settings.work / "store-peers"
-    with SPAWN.Pool(1) as pool:  # a process of its own, for TensorFlow stays where it was loaded
-        pool.apply(write_peers, (peers,))
+    with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:  # for TensorFlow stays where it was loaded
+        pool.submit(write_peers, peers).result()
     contenders = [
         Contender("ours, tf.data", ours_tf, {"store": small}, QUIET),
         Contender("ours, Python", ours_python, {"store": small}),

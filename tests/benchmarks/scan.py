@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -61,8 +62,8 @@ def _plan(settings: Settings) -> Table:
 
 
 def _submission(settings: Settings) -> Table:
-    with SPAWN.Pool(1) as pool:
-        start_mib, end_mib, peak_mib, wall_s = pool.apply(submit, (settings.tasks,))
+    with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+        start_mib, end_mib, peak_mib, wall_s = pool.submit(submit, settings.tasks).result()
     return Table(
         "Submission",
         f"{settings.tasks:,} empty tasks, each with a shard of the plan, put through DaskExecutor on {WORKERS} "
