@@ -144,6 +144,7 @@ def ours_tf(store: str) -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def ours_python(store: str) -> Iterator[Callable[[], float]]:
+    load_tensorflow()
     from model.loader import Store
 
     opened, epochs = Store(store), itertools.count()
