@@ -16,7 +16,7 @@ from tests.benchmarks.settings import Settings
 
 TITLE = "Training"
 BATCHES = (100, 512)
-STEPS = 100
+STEPS, WARMING_STEPS = 50, 10
 MEMORY_STEPS = 200
 LABELS = len(stores.LABELS)
 BARS = {"PyTorch": 1.0}
@@ -146,14 +146,14 @@ def pytorch(batch: int) -> Iterator[Callable[[], float]]:
     loss, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.RMSprop(network.parameters(), 0.001, alpha=0.9)
     features, label = map(torch.from_numpy, _batch(batch))
 
-    def steps() -> None:
-        for _ in range(STEPS):
+    def steps(count: int) -> None:
+        for _ in range(count):
             optimizer.zero_grad()
             loss(network(features), label).backward()
             optimizer.step()
 
-    steps()
-    yield lambda: timed(steps) * 1e3 / STEPS
+    steps(WARMING_STEPS)
+    yield lambda: timed(lambda: steps(STEPS)) * 1e3 / STEPS
 
 
 @contextmanager
