@@ -11,28 +11,29 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config import PipelineConfig
 from pipeline.executors import DASK_SETTINGS
 from tests.benchmarks import corpus
-from tests.benchmarks.measure import ONE_THREAD, SPAWN, Contender, Measured, alternate, timed
-from tests.benchmarks.report import Row, Table, comparison, memory
+from tests.benchmarks.measure import ONE_THREAD, SPAWN, Contender, alternate, timed
+from tests.benchmarks.report import Table, comparison, memory
 from tests.benchmarks.settings import Settings
 
 TITLE = "Extraction"
 WORKERS = 2
-COPIES = {"flac": 4, "wav": 4, "mp3": 1, "opus": 1}
-"""How often each recording is in the corpus: 16-bit files are read so fast that the last shards would decide."""
-SLOW_ROUNDS = 2
-"""For what decodes MP3 and Opus."""
+SHARD_S = PipelineConfig().store.sequences_per_shard * 0.2
+COPIES = {"flac": 4, "wav": 4, "mp3": 4, "opus": 2}
+"""How often each recording is in the corpus: with few shards, the last ones would decide."""
+MOST_ROUNDS = {"wav": 3, "mp3": 2, "opus": 2}
 BARS = {"process pool": 0.95, "joblib, librosa": 1.8, "lhotse": 2.5, "floor": 0.8}
 """For FLAC at 16 kHz."""
 WORKER_MIB = 1024
 CAPTION = (
-    "{hours:.2f} hours of audio ({copies} × {speech}) in files from a warm cache to a finished store, {workers} "
-    "workers of one thread; hours of audio an hour. For all contenders workers are started and warm, and files are "
-    "listed and their headers read, before the clock starts. The floor is decoding alone and the kernel alone on "
-    "one core, × {workers}. The process pool runs the very same tasks without Dask. joblib runs librosa.load and "
-    "librosa.feature.mfcc and stores nothing. lhotse runs compute_and_store_features with Mfcc(num_ceps=40, "
-    "num_filters=128), and stores a file a recording. At most {rounds} rounds."
+    "{hours:.2f} hours of audio ({copies} × {speech}) in files from a warm cache to a finished store, {shards:.1f} "
+    "shards on {workers} workers of one thread; hours of audio an hour. For all contenders workers are started and "
+    "warm, and files are listed and their headers read, before the clock starts. The floor is decoding alone and the "
+    "kernel alone on one core, × {workers}. The process pool runs the very same tasks without Dask. joblib runs "
+    "librosa.load and librosa.feature.mfcc and stores nothing. lhotse runs compute_and_store_features with "
+    "Mfcc(num_ceps=40, num_filters=128), and stores a file a recording."
 )
 MEMORY_CAPTION = (
     "The most that a process had resident (VmHWM) in any round of the FLAC corpus; memory that processes share "
@@ -46,21 +47,18 @@ def run(settings: Settings) -> tuple[Table, ...]:
     tables, peaks = [], {}
     for codec, copies in COPIES.items():
         folder = corpus.linked(root / codec, root / f"{codec}-{copies}", copies)
-        rounds = SLOW_ROUNDS if copies == 1 else settings.rounds
-        measured = alternate(_contenders(folder, settings.work / "scratch"), min(rounds, settings.rounds))
+        rounds = min(settings.rounds, MOST_ROUNDS.get(codec, settings.rounds))
+        measured = alternate(_contenders(folder, settings.work / "scratch"), rounds)
         if codec == "flac":
             peaks = {name: found for name, found in measured.items() if name != "floor"}
         caption = CAPTION.format(
             hours=copies * settings.hours, copies=copies, speech=corpus.speaks(root), workers=WORKERS,
-            rounds=rounds,
+            shards=copies * settings.hours * 3600 / SHARD_S,
         )  # fmt: skip
-        tables.append(Table(codec, caption, _rows(measured, BARS if codec == "flac" else {})))
+        title = f"{codec} at {corpus.CODECS[codec][0] // 1000} kHz"
+        tables.append(Table(title, caption, comparison("h/h", measured, BARS if codec == "flac" else {})))
     tables.append(Table("Memory", MEMORY_CAPTION, memory(peaks, {"ours": WORKER_MIB, "process pool": WORKER_MIB})))
     return tuple(tables)
-
-
-def _rows(measured: dict[str, Measured], bars: dict[str, float]) -> tuple[Row, ...]:
-    return comparison("h/h", measured, bars)
 
 
 def _contenders(folder: Path, scratch: Path) -> list[Contender]:
@@ -71,7 +69,7 @@ def _contenders(folder: Path, scratch: Path) -> list[Contender]:
         Contender("process pool", process_pool, arguments, like_dask),
         Contender("joblib, librosa", joblib_librosa, {"folder": folder}, ONE_THREAD),
         Contender("lhotse", lhotse_features, arguments, ONE_THREAD),
-        Contender("floor", floor, {"folder": folder}, ONE_THREAD, one_core=True),
+        Contender("floor", floor, {"folder": folder}, like_dask, one_core=True),
     ]
 
 
@@ -110,7 +108,6 @@ def process_pool(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
 
 def _extraction(executor: Any, folder: Path, scratch: Path) -> Callable[[], float]:
     """Scan, warm the workers, and return the function of a round."""
-    from pipeline.config import PipelineConfig
     from pipeline.corpus import list_recordings
     from pipeline.executors import SerialExecutor
     from pipeline.extraction import extract
