@@ -75,9 +75,8 @@ def _lstm(x: tf.Tensor, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf
     def gradients(d_outputs: tf.Tensor) -> tuple[tf.Tensor, ...]:
         parts = zip(halves, _halves(d_outputs, units), strict=True)
         gates = [_backwards(steps, half, weights[features:], constants) for steps, half in parts]
-        d_weights, d_biases = (
-            _exchanged(tf.add_n(each)) for each in zip(*map(_weight_gradients, halves, gates), strict=True)
-        )
+        of_halves = [_weight_gradients(*each) for each in zip(halves, gates, strict=True)]
+        d_weights, d_biases = (_exchanged(tf.add_n(each)) for each in zip(*of_halves, strict=True))
         d_x = tf.matmul(tf.concat([tf.stack(half, 1) for half in gates], 0), weights[:features], transpose_b=True)
         return d_x[: tf.shape(x)[0]], d_weights[:features], d_weights[features:], d_biases
 
