@@ -2,6 +2,8 @@
 #   make run                       the demo, to its report
 #   make run CORPUS=… OUT=…        your recordings
 #   make test                      lint, types, import laws, all tests
+#   make bench                     measures ours beside others, writes docs/benchmarks.md (half an hour, 4 GB more)
+#   make bench ARGS='kernel --rounds 9'
 
 PYTHON ?= python3
 VENV   := .venv
@@ -9,7 +11,7 @@ BIN    := $(VENV)/bin
 OUT    ?= $(if $(CORPUS),out/run,out/demo)
 ARGS   ?=
 
-.PHONY: install run test lint clean
+.PHONY: install run test lint bench clean
 
 install: $(VENV)/installed
 
@@ -31,6 +33,15 @@ lint: install
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
+bench: $(VENV)-bench/installed
+	$(VENV)-bench/bin/python -m tests.benchmarks $(ARGS)
+
+$(VENV)-bench/installed: pyproject.toml constraints.txt constraints-bench.txt
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --constraint constraints.txt --constraint constraints-bench.txt --editable '.[bench]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -134,7 +134,8 @@ class Store:
         size = self.sequences_per_chunk
         parts = [np.empty((0, 2), np.int64)]
         for start, stop in self.split_runs.get(split, []):
-            edges = np.array([start, *range((start // size + 1) * size, stop, size), stop], np.int64)
+            edges = np.arange(start // size, -(-stop // size) + 1, dtype=np.int64) * size
+            np.clip(edges, start, stop, out=edges)
             parts.append(np.stack([edges[:-1], edges[1:]], axis=1))
         return np.concatenate(parts)
 

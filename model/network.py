@@ -1,18 +1,21 @@
 """The networks. Each takes raw MFCCs: normalisation by the store's training statistics is its first layer."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from model.config import AnnConfig, LstmConfig, ModelConfig
+from model.recurrence import accelerate
 
 Array = NDArray[np.floating]
 BINARY = 2
-MOST_UNROLLED = 64
-"""Timesteps; the graph grows with them."""
 ROWS = 4096
 """Rows given to a network at once, which bounds the memory of its activations."""
+TENSOR_CORES = (7, 0)
+"""The lowest compute capability of a GPU that multiplies float16 matrices faster than float32."""
 
 
 def build(config: ModelConfig, timesteps: int, mean: Array, std: Array, labels: int) -> keras.Model:
@@ -22,18 +25,33 @@ def build(config: ModelConfig, timesteps: int, mean: Array, std: Array, labels: 
     more by a softmax.
     """
     compiled: bool | str
+    policy = precision(compute_capabilities())
     match config:
         case AnnConfig():
-            network = _ann(config, mean, std, labels)
+            network = _ann(config, mean, std, labels, policy)
             compiled = "auto"
             optimizer = keras.optimizers.Adam(config.learning_rate)
         case LstmConfig():
-            network = _lstm(config, timesteps, mean, std, labels)
-            compiled = False  # XLA takes a fifth longer a step, and six seconds before the first
+            network = _lstm(config, timesteps, mean, std, labels, policy)
+            compiled = False  # XLA takes longer a step, and seconds before the first
             optimizer = keras.optimizers.RMSprop(config.learning_rate)
+    if policy == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     loss = "binary_crossentropy" if labels == BINARY else "sparse_categorical_crossentropy"
     network.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=compiled)
+    accelerate(network)
     return network
+
+
+def compute_capabilities() -> list[tuple[int, int]]:
+    """Return the compute capability (major, minor) of each GPU; (0, 0) of one that has none."""
+    gpus = tf.config.list_physical_devices("GPU")
+    return [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
+
+
+def precision(capabilities: Sequence[tuple[int, int]]) -> str:
+    """Return the Keras dtype policy for GPUs of these compute capabilities; without a GPU it is float32."""
+    return "mixed_float16" if capabilities and min(capabilities) >= TENSOR_CORES else "float32"
 
 
 def takes_frames(network: keras.Model) -> bool:
@@ -49,32 +67,29 @@ def probabilities(network: keras.Model, features: NDArray[np.float32]) -> NDArra
 
 
 def _normalization(mean: Array, std: Array) -> keras.layers.Layer:
-    return keras.layers.Normalization(axis=-1, mean=mean, variance=np.square(std))
+    """Float32 in any policy: raw MFCCs are hundreds."""
+    return keras.layers.Normalization(axis=-1, mean=mean, variance=np.square(std), dtype="float32")
 
 
 def _output(labels: int) -> keras.layers.Layer:
+    """Float32 in any policy: probabilities and the loss need the digits."""
     if labels == BINARY:
-        return keras.layers.Dense(1, activation="sigmoid")
-    return keras.layers.Dense(labels, activation="softmax")
+        return keras.layers.Dense(1, activation="sigmoid", dtype="float32")
+    return keras.layers.Dense(labels, activation="softmax", dtype="float32")
 
 
-def _ann(config: AnnConfig, mean: Array, std: Array, labels: int) -> keras.Model:
-    hidden = [keras.layers.Dense(units, activation="relu") for units in config.hidden_units]
+def _ann(config: AnnConfig, mean: Array, std: Array, labels: int, policy: str) -> keras.Model:
+    hidden = [keras.layers.Dense(units, activation="relu", dtype=policy) for units in config.hidden_units]
     inputs = keras.Input((len(mean),))
     return keras.Sequential([inputs, _normalization(mean, std), *hidden, _output(labels)], name="ann")
 
 
-def _unrolls(timesteps: int) -> bool:
-    """Whether to unroll the recurrence: a tenth to a sixth faster on CPUs; on a GPU cuDNN takes the loop as it is."""
-    return timesteps <= MOST_UNROLLED and not tf.config.list_physical_devices("GPU")
-
-
-def _lstm(config: LstmConfig, timesteps: int, mean: Array, std: Array, labels: int) -> keras.Model:
+def _lstm(config: LstmConfig, timesteps: int, mean: Array, std: Array, labels: int, policy: str) -> keras.Model:
     return keras.Sequential(
         [
             keras.Input((timesteps, len(mean))),
             _normalization(mean, std),
-            keras.layers.LSTM(config.units, return_sequences=True, unroll=_unrolls(timesteps)),
+            keras.layers.LSTM(config.units, return_sequences=True, dtype=policy),
             keras.layers.Flatten(),  # (batch, timestep × units)
             _output(labels),
         ],

@@ -1,20 +1,31 @@
-"""Loading TensorFlow without the page of notes on drivers and instruction sets that it writes to stderr."""
+"""Loading TensorFlow: its threads, and no page of notes on drivers and instruction sets on stderr."""
 
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+INDEPENDENT_PARTS = 2
+"""Of a training step, see `recurrence`: cores are shared among them, for operations that split over all cores wait for
+one another."""
 
 
 def load_tensorflow() -> None:
-    """Import TensorFlow and let it look for devices; a failure shows all that was held back."""
+    """Import TensorFlow, set its threads and let it look for devices; a failure shows all that was held back."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors, no notes
     with _stderr_held_back():
         import tensorflow as tf  # noqa: PLC0415 that it is imported here is the point
 
+        with suppress(RuntimeError):  # it runs already, with the threads that it has
+            tf.config.threading.set_intra_op_parallelism_threads(max(1, _cores() // INDEPENDENT_PARTS))
         tf.config.list_physical_devices()
+
+
+def _cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from upath import UPath
 from model import network
 from model.config import ModelConfig
 from model.loader import Store, frame_dataset, sequence_dataset
+from model.recurrence import accelerate
 from pipeline.errors import PipelineError
 from pipeline.schema import Layout, is_local, write_atomically
 
@@ -192,11 +193,13 @@ def model_bytes(model: keras.Model) -> bytes:
 
 
 def load_model(path: UPath) -> keras.Model:
-    """Load a .keras file from anywhere."""
+    """Load a .keras file from anywhere, as fast as `network.build` makes one."""
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "model.keras"
         local.write_bytes(path.read_bytes())
-        return keras.saving.load_model(local)
+        model = keras.saving.load_model(local)
+    accelerate(model)
+    return model
 
 
 def _check(store: Store) -> None:

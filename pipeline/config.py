@@ -87,6 +87,7 @@ class StoreConfig(BaseModel):
     timesteps: Annotated[int, Field(ge=1, le=10_000)] = 20
     sequences_per_chunk: Annotated[int, Field(ge=1)] = 256
     chunks_per_shard: Annotated[int, Field(ge=1)] = 16
+    mantissa_bits: Annotated[int, Field(ge=1, le=23)] | None = None
 
     @property
     def sequences_per_shard(self) -> int:

@@ -20,11 +20,10 @@ from pipeline.executors import Executor
 from pipeline.plan import Plan, feature_shape, projected_bytes
 from pipeline.progress import track
 from pipeline.schema import SCHEMA_VERSION, SPLITS, Layout, flag_attributes, write_atomically
+from pipeline.shipping import FEATURE_LIBRARIES
 from pipeline.statistics import combine
 from pipeline.task import ShardSummary, extract_batch
 
-# their versions decide the bits of a feature
-LIBRARIES = ("librosa", "miniaudio", "numba", "numpy", "soundfile", "soxr", "zarr")
 IDLE_WORKER_BYTES = 400 * 2**20
 """A Dask worker with the libraries loaded and the kernel compiled, which takes 140 MiB of it."""
 
@@ -157,7 +156,7 @@ def _create(layout: Layout, table: pd.DataFrame, plan: Plan) -> None:
         timestep_s=config.features.hop_s,
         attributes=_attributes(table, config),
         array_attributes={
-            "features": {"long_name": "mel-frequency cepstral coefficients"},
+            "features": {"long_name": "mel-frequency cepstral coefficients", **_precision(config)},
             "label": {"long_name": "language", **flag_attributes(manifest.labels(table))},
             "split": {"long_name": "split by speaker", **flag_attributes(SPLITS)},
             "recording": {"long_name": "row of manifest.parquet"},
@@ -167,8 +166,17 @@ def _create(layout: Layout, table: pd.DataFrame, plan: Plan) -> None:
             "mfcc": {"long_name": "coefficient number"},
             "train_count": {"long_name": "frames of valid training sequences"},
         },
+        compressed=config.store.mantissa_bits is not None,
     )
     store.create(layout, outline)
+
+
+def _precision(config: PipelineConfig) -> dict[str, str]:
+    """Return the attribute that tells a reader of rounded features so."""
+    bits = config.store.mantissa_bits
+    if bits is None:
+        return {}
+    return {"comment": f"rounded to {bits} bits of mantissa: relative error at most 2^-{bits + 1}"}
 
 
 def _attributes(table: pd.DataFrame, config: PipelineConfig) -> dict[str, object]:
@@ -178,7 +186,7 @@ def _attributes(table: pd.DataFrame, config: PipelineConfig) -> dict[str, object
         "config_hash": config.store_hash,
         "manifest_digest": manifest.digest(table),
         "split_runs": manifest.split_runs(table),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": {name: importlib.metadata.version(name) for name in FEATURE_LIBRARIES},
     }
 
 

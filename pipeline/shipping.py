@@ -20,8 +20,8 @@ from distributed import Scheduler, SchedulerPlugin, Worker, WorkerPlugin
 
 PACKAGE = Path(__file__).parent
 
-LIBRARIES: Final = ("distributed", "librosa", "miniaudio", "numba", "numpy", "soundfile", "soxr", "zarr")
-"""Where their versions differ, tasks may not be understood or features may have other bits."""
+FEATURE_LIBRARIES: Final = ("librosa", "miniaudio", "numba", "numcodecs", "numpy", "soundfile", "soxr", "zarr")
+"""Their versions decide the bits of what is stored."""
 
 
 @cache
@@ -35,9 +35,9 @@ def code_digest() -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that decide what a task does."""
+    """Return the versions of all that decides whether a task is understood, and what it does."""
     python = ".".join(platform.python_version_tuple()[:2])
-    return {"python": python, **{name: metadata.version(name) for name in LIBRARIES}}
+    return {"python": python, **{name: metadata.version(name) for name in ("distributed", *FEATURE_LIBRARIES)}}
 
 
 @cache

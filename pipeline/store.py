@@ -10,9 +10,11 @@ import numpy as np
 import xxhash
 import zarr
 import zarr.storage
+from numcodecs.bitround import BitRound
 from numpy.typing import NDArray
 from upath import UPath
 from zarr.abc.store import Store
+from zarr.codecs import BloscCodec
 from zarr.core.array_spec import ArrayConfigParams
 from zarr.errors import ZarrUserWarning
 
@@ -32,14 +34,18 @@ SEQUENCE_ARRAYS: dict[str, np.dtype[Any]] = {
 STATISTICS = ("train_mean", "train_std")
 # without it a chunk of one value leaves no object, and a missing object would not prove missing work
 WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
-
+# of rounded features: the bits that are zero in all of them lie side by side
+COMPRESSOR = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4)
 
 SUM_UNIT = 2.0**-20
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What a store looks like before any shard is written. `features_shape` is (sequence, timestep, mfcc)."""
+    """What a store looks like before any shard is written.
+
+    `features_shape` is (sequence, timestep, mfcc); `compressed` says whether features are.
+    """
 
     features_shape: tuple[int, int, int]
     sequences_per_chunk: int
@@ -47,6 +53,7 @@ class Outline:
     timestep_s: float
     attributes: Mapping[str, Any]
     array_attributes: Mapping[str, Mapping[str, Any]]
+    compressed: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,8 +123,8 @@ def create(layout: Layout, outline: Outline) -> None:
             dtype=dtype,
             chunks=(outline.sequences_per_chunk, *inner),
             shards=(outline.sequences_per_shard, *inner),
-            # MFCC mantissas hardly compress, and all else is 12 bytes a sequence; so a chunk is read as it lies there
-            compressors=None,
+            # whole mantissas hardly compress, and all else is 12 bytes a sequence; so a chunk is read as it lies there
+            compressors=COMPRESSOR if name == "features" and outline.compressed else None,
             fill_value=np.nan if name == "features" else 0,
             dimension_names=("sequence", "timestep", "mfcc")[: 1 + len(inner)],
             attributes=dict(outline.array_attributes.get(name, {})),
@@ -144,6 +151,18 @@ def read_features(layout: Layout, start: int, stop: int) -> NDArray[np.float32]:
     """Return the features of sequences [start, stop): (sequence, timestep, mfcc) float32."""
     group = zarr.open_group(zarr_store(layout.store, read_only=True), mode="r")
     return np.asarray(_array(group, "features")[start:stop], np.float32)
+
+
+def rounded(features: NDArray[np.float32], mantissa_bits: int | None) -> NDArray[np.float32]:
+    """Return float32 features with `mantissa_bits` bits of mantissa (1 to 23), or as they are with None.
+
+    Rounded to nearest, ties to even: the error is at most 2^-(mantissa_bits + 1) of a value. NaN and infinities stay.
+    """
+    if mantissa_bits is None:
+        return features
+    result: NDArray[np.float32] = BitRound(mantissa_bits).encode(features).view(np.float32)
+    np.copyto(result, features, where=np.isnan(features))  # a carry out of a NaN's mantissa would make it a number
+    return result
 
 
 def write_shard(layout: Layout, index: int, arrays: Arrays) -> dict[str, str]:

@@ -168,7 +168,8 @@ def _fill(arrays: Arrays, segment: Segment, config: PipelineConfig, long: LongRe
         return RecordingOutcome(segment.recording, "failed", str(error), 0, 0)
     written = len(extract.mfcc) // timesteps
     rows = slice(segment.place, segment.place + written)
-    arrays["features"][rows] = extract.mfcc[: written * timesteps].reshape(written, timesteps, config.features.n_mfcc)
+    frames = store.rounded(extract.mfcc[: written * timesteps], config.store.mantissa_bits)
+    arrays["features"][rows] = frames.reshape(written, timesteps, config.features.n_mfcc)
     arrays["valid"][rows] = True
     if written == segment.count:
         return RecordingOutcome(segment.recording, "ok", "", extract.recording_frames, written)

@@ -36,12 +36,21 @@ def audible(label: NDArray[np.int64], seed: int = 0, timesteps: int = TIMESTEPS)
     return (3 + 2 * (centres[label] + noise)).astype(np.float32)
 
 
-def config(timesteps: int, coefficients: int, sequences_per_chunk: int, chunks_per_shard: int) -> PipelineConfig:
+def config(
+    timesteps: int,
+    coefficients: int,
+    sequences_per_chunk: int,
+    chunks_per_shard: int,
+    mantissa_bits: int | None = None,
+) -> PipelineConfig:
     """Return the configuration that a store of this shape would have been extracted with."""
     return PipelineConfig(
         features=FeatureConfig(n_mfcc=coefficients),
         store=StoreConfig(
-            timesteps=timesteps, sequences_per_chunk=sequences_per_chunk, chunks_per_shard=chunks_per_shard
+            timesteps=timesteps,
+            sequences_per_chunk=sequences_per_chunk,
+            chunks_per_shard=chunks_per_shard,
+            mantissa_bits=mantissa_bits,
         ),
     )
 
@@ -55,9 +64,10 @@ def create(
     languages: Sequence[str] = LANGUAGES,
     sequences_per_chunk: int = 4,
     chunks_per_shard: int = 2,
+    mantissa_bits: int | None = None,
 ) -> Layout:
     """Create a store without any shard, as long as the runs of its splits."""
-    settings = config(timesteps, coefficients, sequences_per_chunk, chunks_per_shard)
+    settings = config(timesteps, coefficients, sequences_per_chunk, chunks_per_shard, mantissa_bits)
     sequences = max(stop for runs in split_runs.values() for _, stop in runs)
     outline = store.Outline(
         features_shape=(sequences, timesteps, coefficients),
@@ -73,6 +83,7 @@ def create(
             "versions": {},
         },
         array_attributes={"label": flag_attributes(languages), "split": flag_attributes(SPLITS)},
+        compressed=mantissa_bits is not None,
     )
     layout = Layout.at(str(root))
     store.create(layout, outline)
@@ -90,13 +101,15 @@ def write(
     languages: Sequence[str] = LANGUAGES,
     sequences_per_chunk: int = 4,
     chunks_per_shard: int = 2,
+    mantissa_bits: int | None = None,
 ) -> Layout:
     """Write a whole store: features are `numbered`, all sequences valid, each a recording of its own if not given.
 
+    Features are rounded if `mantissa_bits` says so.
     Training statistics are those of the valid training sequences (standard deviation 1 where there are none).
     """
     count = len(label)
-    features = numbered(count) if features is None else features
+    features = store.rounded(numbered(count) if features is None else features, mantissa_bits)
     keep = np.ones(count, bool) if valid is None else np.asarray(valid, bool)
     split = np.zeros(count, np.uint8)
     for name, runs in split_runs.items():
@@ -118,6 +131,7 @@ def write(
         languages=languages,
         sequences_per_chunk=sequences_per_chunk,
         chunks_per_shard=chunks_per_shard,
+        mantissa_bits=mantissa_bits,
     )
     size = sequences_per_chunk * chunks_per_shard
     for index, start in enumerate(range(0, count, size)):

@@ -1,7 +1,7 @@
 """Features: librosa's numbers, the same bits however a recording is cut, and signals whose features are known."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import librosa
 import numpy as np
@@ -66,9 +66,11 @@ def reference(samples: Samples, config: FeatureConfig) -> NDArray[np.float32]:
 @st.composite
 def configs(draw: st.DrawFn) -> FeatureConfig:
     rate = draw(st.sampled_from([8000, 11_025, 16_000, 22_050, 44_100, 48_000]))
-    n_fft = draw(st.one_of(st.sampled_from([128, 256, 512, 1024]), st.integers(32, 1200)))
-    hop = draw(st.one_of(st.integers(40, 400), st.integers(n_fft, 2 * n_fft)))
-    n_mels = draw(st.integers(2, 60))
+    # powers of two, primes and powers of odd ones, and anything between
+    lengths = st.sampled_from([2, 3, 64, 128, 256, 512, 1024, 2048, 31, 127, 401, 997, 27, 81, 243, 441, 625, 1155])
+    n_fft = draw(st.one_of(lengths, st.integers(2, 1200)))
+    hop = draw(st.one_of(st.integers(40, 400), st.integers(n_fft, 2 * n_fft), st.integers(1, 40)))
+    n_mels = draw(st.one_of(st.integers(1, 60), st.sampled_from([80, 127, 128, 255])))
     fmin_hz = draw(st.sampled_from([0.0, 20.0, 300.0]))
     return FeatureConfig(
         sample_rate_hz=rate,
@@ -81,6 +83,37 @@ def configs(draw: st.DrawFn) -> FeatureConfig:
         top_db=draw(st.sampled_from([None, 20.0, 80.0])),
         center=draw(st.booleans()),
     )
+
+
+def silent(samples: int, _: float) -> NDArray[np.float64]:
+    return np.zeros(samples)
+
+
+def constant(samples: int, _: float) -> NDArray[np.float64]:
+    return np.full(samples, 0.5)
+
+
+def impulse(samples: int, place: float) -> NDArray[np.float64]:
+    return np.where(np.arange(samples) == int(place * samples), 0.9, 0.0)
+
+
+def noise_after_silence(samples: int, place: float) -> NDArray[np.float64]:
+    return np.where(np.arange(samples) < place * samples, 0, noise("late", samples))
+
+
+def loud_tone_in_faint_noise(samples: int, pitch: float) -> NDArray[np.float64]:
+    return 0.9 * np.sin(np.pi * pitch * np.arange(samples)) + 1e-5 * noise("faint", samples)
+
+
+def tone_alone(samples: int, pitch: float) -> NDArray[np.float64]:
+    return 0.9 * np.sin(np.pi * pitch * np.arange(samples))
+
+
+def clipped_tone(samples: int, pitch: float) -> NDArray[np.float64]:
+    return np.clip(3 * np.sin(np.pi * pitch * np.arange(samples)), -1, 1)
+
+
+SIGNALS = [silent, constant, impulse, noise_after_silence, loud_tone_in_faint_noise, tone_alone, clipped_tone]
 
 
 @pytest.mark.filterwarnings(SHORT)
@@ -100,6 +133,30 @@ def test_features_equal_the_call_that_the_contract_names(samples: int) -> None:
 def test_features_equal_librosa_for_any_parameters(config: FeatureConfig, samples: int, gain: float) -> None:
     y = signal("any", samples) * np.float32(gain)
     np.testing.assert_allclose(features_of(y, config), reference(y, config), atol=1e-3, rtol=0)
+
+
+@pytest.mark.filterwarnings(SHORT)
+@pytest.mark.filterwarnings(EMPTY)
+@pytest.mark.parametrize("make", SIGNALS)
+@settings(max_examples=60)
+@given(
+    configs(),
+    st.one_of(st.integers(1, 40), st.integers(41, 9000)),
+    st.floats(0, 0.99),
+    st.lists(st.floats(0, 1), max_size=8),
+)
+def test_features_of_any_signal_equal_librosa_in_one_piece_or_many(
+    make: Callable[[int, float], NDArray[np.float64]],
+    config: FeatureConfig,
+    samples: int,
+    value: float,
+    cuts: list[float],
+) -> None:
+    y = make(samples, value).astype(np.float32)
+    found = features_of(y, config)
+    np.testing.assert_allclose(found, reference(y, config), atol=1e-3, rtol=0)
+    blocks = np.split(y, sorted(int(cut * samples) for cut in cuts))
+    np.testing.assert_array_equal(mfcc(blocks, config).mfcc, found)
 
 
 @pytest.mark.parametrize("frequency_hz", [50, 440, 1000, 3999, 7900])

@@ -11,10 +11,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from model.chunks import open_arrays
 from model.loader import Store, frame_dataset, sequence_dataset
 from pipeline.errors import PipelineError
 from pipeline.schema import Layout
@@ -265,6 +267,49 @@ def test_a_store_behind_a_url_gives_what_a_folder_gives(appended: Store, memory_
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
+@pytest.fixture
+def compressed(tmp_path: Path) -> Layout:
+    """The sequences of `appended`, rounded to as many bits as their numbers have, so that they are the same."""
+    valid = ~np.isin(np.arange(50), INVALID)
+    return model_stores.write(tmp_path, RUNS, LABEL, valid=valid, mantissa_bits=20)
+
+
+def test_a_compressed_store_gives_what_a_plain_one_gives(appended: Store, compressed: Layout) -> None:
+    store = Store(str(compressed.store))
+    for split in RUNS:
+        blocks = [list(s.shuffled_blocks(split, 1, 2, pool_chunks=3)) for s in (appended, store)]
+        for one, other in zip(*blocks, strict=True):
+            np.testing.assert_array_equal(one.features, other.features)
+            np.testing.assert_array_equal(one.index, other.index)
+    for start, stop in itertools.combinations(range(0, 51, 3), 2):
+        np.testing.assert_array_equal(store.read(start, stop).features, appended.read(start, stop).features)
+
+
+def test_a_compressed_store_is_read_without_zarr(compressed: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(compressed.store))
+    monkeypatch.setattr(zarr.Array, "__getitem__", lambda *_: pytest.fail("zarr reads"))
+    assert _sequences(store.read(6, 13).features) == list(range(6, 13))
+
+
+def test_damage_to_a_compressed_shard_is_named_where_it_can_be_seen(compressed: Layout) -> None:
+    path = compressed.store / "features/c/0/0/0"
+    whole, refused = path.read_bytes(), []
+    for place in range(len(whole)):
+        content = bytearray(whole)
+        content[place] ^= 0xFF
+        path.write_bytes(content)
+        try:
+            assert len(open_arrays(str(compressed.store), compressed.store, ("features",))["features"].read(0, 4)) == 4
+        except PipelineError as error:
+            refused.append(str(error))
+    # the sizes in the header and the chunk's place in the index at least
+    assert len(refused) >= 8 + 16
+    assert [text for text in refused if "features/c/0/0/0 (shard 0) cannot be read: " not in text] == []
+    path.write_bytes(whole[:40])
+    with pytest.raises(PipelineError, match=r"\(shard 0\) cannot be read"):
+        Store(str(compressed.store)).read(0, 4)
+
+
 def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
     layout = model_stores.write(tmp_path, {"train": [(0, 16)]}, np.arange(16) % 3)
     (layout.store / "features/c/1/0/0").unlink()
@@ -320,6 +365,14 @@ def test_opening_a_store_of_a_billion_sequences_takes_little_memory(tmp_path: Pa
         tracemalloc.stop()
     assert (store.sequences_per_chunk, store.timesteps, store.n_mfcc) == (256, 20, 40)
     assert peak_bytes < 4 * 2**20
+    tracemalloc.start()
+    try:
+        chunks = store.chunks("train")
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert chunks[[0, -1]].tolist() == [[0, 256], [699_999_744, 700_000_000]]
+    assert peak_bytes < 48 * len(chunks)
 
 
 class Stored(NamedTuple):

@@ -161,3 +161,40 @@ def test_a_seed_decides_the_first_weights(config: ModelConfig) -> None:
     other = network.build(config, TIMESTEPS, MEAN, STD, 3).get_weights()
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(("capabilities", "policy"), [
+    ([], "float32"),
+    ([(6, 1)], "float32"),
+    ([(0, 0)], "float32"),
+    ([(7, 0)], "mixed_float16"),
+    ([(12, 0), (8, 9)], "mixed_float16"),
+    ([(9, 0), (6, 1)], "float32"),
+])  # fmt: skip
+def test_float16_is_for_gpus_with_tensor_cores(capabilities: list[tuple[int, int]], policy: str) -> None:
+    assert network.precision(capabilities) == policy
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_in_mixed_precision_statistics_and_output_stay_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: ModelConfig
+) -> None:
+    exact = _build(config, 3)
+    monkeypatch.setattr(network, "compute_capabilities", lambda: [(8, 0)])
+    model = _build(config, 3)
+    types = {type(layer): layer.compute_dtype for layer in model.layers[1:-1]}
+    hidden = keras.layers.Dense if network.takes_frames(model) else keras.layers.LSTM
+    assert types[hidden] == "float16"
+    assert [model.layers[i].compute_dtype for i in (0, -1)] == ["float32", "float32"]
+    assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
+    raw = _input(model, 20)
+    np.testing.assert_allclose(network.probabilities(model, raw), network.probabilities(exact, raw), atol=0.01)
+    before = model.get_weights()
+    model.train_on_batch(raw, np.arange(20) % 3)
+    assert not all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    path = tmp_path / "model.keras"
+    path.write_bytes(model_bytes(model))
+    loaded = load_model(path)
+    assert type(loaded.optimizer) is type(model.optimizer) is keras.optimizers.LossScaleOptimizer
+    assert [layer.compute_dtype for layer in loaded.layers] == [layer.compute_dtype for layer in model.layers]
+    np.testing.assert_array_equal(network.probabilities(loaded, raw), network.probabilities(model, raw))

@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.schema import SPLITS, Layout, flag_attributes
-from pipeline.store import SEQUENCE_ARRAYS, Outline, RecordingOutcome, ShardRecord
+from pipeline.store import SEQUENCE_ARRAYS, Outline, RecordingOutcome, ShardRecord, rounded
 
 SEQUENCES, TIMESTEPS, COEFFICIENTS = 10, 3, 2
 OUTLINE = Outline(
@@ -30,6 +31,7 @@ OUTLINE = Outline(
         "timestep": {"units": "s"},
     },
 )
+COMPRESSED = replace(OUTLINE, compressed=True)
 RECORD = ShardRecord(2, {"features": "ab"}, (RecordingOutcome(0, "ok", "", 31, 3),), 9, (1, -2), (3, 4))
 
 
@@ -49,8 +51,8 @@ def arrays_of(index: int, seed: int = 0) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def filled(root: Path | str) -> Layout:
-    layout = created(root)
+def filled(root: Path | str, outline: Outline = OUTLINE) -> Layout:
+    layout = created(root, outline)
     for index in range(3):
         store.write_shard(layout, index, arrays_of(index))
     return layout
@@ -67,8 +69,9 @@ def objects(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_xarray_reads_what_was_written(tmp_path: Path) -> None:
-    dataset = opened(filled(tmp_path))
+@pytest.mark.parametrize("outline", [OUTLINE, COMPRESSED])
+def test_xarray_reads_what_was_written(tmp_path: Path, outline: Outline) -> None:
+    dataset = opened(filled(tmp_path, outline))
     for name in SEQUENCE_ARRAYS:
         expected = np.concatenate([arrays_of(index)[name] for index in range(3)])
         np.testing.assert_array_equal(dataset[name].to_numpy(), expected)
@@ -222,6 +225,63 @@ def test_features_are_stored_as_they_are(tmp_path: Path) -> None:
     assert arrays["features"][2:].tobytes() in stored
 
 
+def test_rounded_features_take_less_room(tmp_path: Path) -> None:
+    shape = (512, 20, 40)
+    noise = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    sizes = {}
+    for bits in (None, 23, 7):
+        outline = Outline(shape, 256, 512, 0.010, OUTLINE.attributes, {}, compressed=bits is not None)
+        layout = created(tmp_path / str(bits), outline)
+        arrays = {name: np.ones(512, dtype) for name, dtype in SEQUENCE_ARRAYS.items()}
+        arrays["features"] = rounded(noise, bits)
+        store.write_shard(layout, 0, arrays)
+        np.testing.assert_array_equal(store.read_features(layout, 0, 512), arrays["features"])
+        sizes[bits] = (layout.store / "features/c/0/0/0").stat().st_size
+    assert sizes[23] < sizes[None]
+    assert sizes[7] < sizes[None] / 2
+
+
+# every float32 there is, and more often those around powers of two and the ones that are no numbers
+WORDS = st.one_of(
+    st.integers(0, 2**32 - 1),
+    st.builds(
+        lambda sign, exponent, mantissa: sign << 31 | exponent << 23 | mantissa,
+        st.integers(0, 1),
+        st.sampled_from([0, 1, 127, 254, 255]),
+        st.one_of(st.integers(0, 8), st.integers(2**23 - 8, 2**23 - 1), st.integers(0, 22).map(lambda bit: 1 << bit)),
+    ),
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(WORDS, min_size=1, max_size=20), st.integers(1, 23))
+def test_rounding_is_to_the_nearest_of_the_mantissas_left(words: list[int], bits: int) -> None:
+    values = np.array(words, np.uint32).view(np.float32)
+    found = rounded(values, bits)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(values.view(np.uint32), words)
+    number = np.isfinite(values)
+    np.testing.assert_array_equal(found[~number], values[~number])
+    np.testing.assert_array_equal(np.signbit(found[number]), np.signbit(values[number]))
+    normal = number & (np.abs(values) >= np.finfo(np.float32).tiny) & np.isfinite(found)
+    error = np.abs(found[normal].astype(np.float64) - values[normal])
+    assert (error <= 2.0 ** -(bits + 1) * np.abs(values[normal].astype(np.float64))).all()
+    # frexp's mantissa has the leading bit behind the point
+    scaled = np.ldexp(np.frexp(found[normal])[0].astype(np.float64), bits + 1)
+    np.testing.assert_array_equal(scaled, np.rint(scaled))
+    np.testing.assert_array_equal(rounded(found, bits), found)
+
+
+def test_rounding_half_way_goes_to_the_even_mantissa() -> None:
+    values = np.array([1 + 1 / 8, 1 + 3 / 8, -1 - 3 / 8, 2 - 1 / 8, 1 + 3 / 16], np.float32)
+    np.testing.assert_array_equal(rounded(values, 2), np.array([1, 1.5, -1.5, 2, 1.25], np.float32))
+
+
+def test_without_bits_features_stay_the_array_they_are() -> None:
+    values = np.array([1.1], np.float32)
+    assert rounded(values, None) is values
+
+
 def test_checksums_are_those_of_the_objects_written(tmp_path: Path) -> None:
     layout = created(tmp_path)
     written = {index: store.write_shard(layout, index, arrays_of(index)) for index in range(3)}
@@ -229,9 +289,10 @@ def test_checksums_are_those_of_the_objects_written(tmp_path: Path) -> None:
     assert len({digest for checksums in written.values() for digest in checksums.values()}) > 9
 
 
+@pytest.mark.parametrize("outline", [OUTLINE, COMPRESSED])
 @pytest.mark.parametrize("name", SEQUENCE_ARRAYS)
-def test_one_flipped_bit_changes_one_checksum(tmp_path: Path, name: str) -> None:
-    layout = filled(tmp_path)
+def test_one_flipped_bit_changes_one_checksum(tmp_path: Path, name: str, outline: Outline) -> None:
+    layout = filled(tmp_path, outline)
     before = store.checksums(layout, 1)
     path = tmp_path / "features.zarr" / name / ("c/1/0/0" if name == "features" else "c/1")
     content = bytearray(path.read_bytes())
@@ -294,9 +355,10 @@ def test_sealing_twice_is_sealing_once(tmp_path: Path) -> None:
     assert objects(tmp_path) == before
 
 
-def test_two_stores_of_the_same_content_have_equal_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("outline", [OUTLINE, COMPRESSED])
+def test_two_stores_of_the_same_content_have_equal_bytes(tmp_path: Path, outline: Outline) -> None:
     for name in ("a", "b"):
-        store.seal(filled(tmp_path / name), np.zeros(2), np.ones(2), 1)
+        store.seal(filled(tmp_path / name, outline), np.zeros(2), np.ones(2), 1)
     assert objects(tmp_path / "a") == objects(tmp_path / "b")
     assert len(objects(tmp_path / "a")) > len(SEQUENCE_ARRAYS) * 3
 
@@ -351,8 +413,9 @@ def test_record_survives_json(record: ShardRecord) -> None:
     assert ShardRecord.from_json(text) == record
 
 
-def test_opening_warns_of_nothing(tmp_path: Path) -> None:
-    layout = filled(tmp_path)
+@pytest.mark.parametrize("outline", [OUTLINE, COMPRESSED])
+def test_opening_warns_of_nothing(tmp_path: Path, outline: Outline) -> None:
+    layout = filled(tmp_path, outline)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         opened(layout).load()

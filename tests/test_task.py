@@ -15,7 +15,7 @@ from pipeline import extraction, features, manifest, store, task
 from pipeline.audio import read, read_blocks
 from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
 from pipeline.corpus import list_recordings
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UsageError
 from pipeline.plan import Batch, Plan
 from pipeline.scan import probe_headers
 from pipeline.schema import SPLITS, Layout
@@ -107,6 +107,30 @@ def test_store_holds_the_features_of_every_recording(work: Work, corpus: Path) -
         np.testing.assert_array_equal(found["features"], expected(corpus / name, work.plan.config))
         np.testing.assert_array_equal(found["start_frame"], np.arange(10) * 10)
         assert found["valid"].all()
+
+
+def test_store_of_rounded_features_is_the_exact_one_rounded(work: Work, corpus: Path, tmp_path: Path) -> None:
+    work.extract()
+    config = configuration()
+    coarse = config.model_copy(update={"store": config.store.model_copy(update={"mantissa_bits": 6})})
+    rounded = prepared(corpus, tmp_path / "rounded", coarse)
+    rounded.extract()
+    exact, found = work.dataset(), rounded.dataset()
+    frames = store.rounded(exact["features"].to_numpy(), 6)
+    np.testing.assert_array_equal(found["features"], frames)
+    assert np.abs(frames - exact["features"]).max() > 0
+    assert found["features"].attrs["comment"] == "rounded to 6 bits of mantissa: relative error at most 2^-7"
+    for name in set(store.SEQUENCE_ARRAYS) - {"features"}:
+        np.testing.assert_array_equal(found[name], exact[name])
+    # the statistics are of what is stored
+    training = frames[(found["valid"] & (found["split"] == SPLITS.index("train"))).to_numpy()].reshape(-1, 13)
+    total = np.sum([record.train_sum for record in rounded.records()], axis=0) * store.SUM_UNIT
+    np.testing.assert_allclose(total, training.sum(axis=0, dtype=np.float64), rtol=1e-9, atol=1e-4)
+    assert [r.checksums for r in rounded.records()] == [
+        store.checksums(rounded.layout, index) for index in range(len(rounded.plan))
+    ]
+    with pytest.raises(UsageError, match="holds a store of another configuration"):
+        extraction.open_store(rounded.layout, work.table, work.plan)
 
 
 def test_codes_are_those_of_the_manifest(work: Work) -> None:

@@ -1,4 +1,4 @@
-"""Training from a store that is larger than the memory there is."""
+"""Training from a store that is larger than the memory there is, and memory that its size does not change."""
 
 import os
 import subprocess
@@ -95,3 +95,35 @@ def test_a_store_three_times_the_memory_left_trains_and_evaluates(tmp_path: Path
         "1 epoch trained",
         f"{4 * SEQUENCES_PER_SHARD} sequences evaluated",
     ]
+
+
+# VmHWM is the most that was ever resident. Two passes over the small store warm TensorFlow up; its eight pools of two
+# chunks are enough to have as many blocks on their way at once as there ever are.
+LOADER = """
+import sys
+from pathlib import Path
+
+from model.loader import Store, sequence_dataset
+
+
+def peak_kib(uri, passes):
+    dataset = sequence_dataset(Store(uri), "train", 512, seed=1, pool_chunks=2)
+    for _ in range(passes):
+        sequences = sum(len(label) for _, label in dataset)
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return sequences, int(status["VmHWM"].split()[0])
+
+
+print(*peak_kib(sys.argv[1], 2), *peak_kib(sys.argv[2], 1))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the reading of a process's memory is Linux's")
+def test_the_loaders_memory_is_the_same_for_a_store_a_hundred_times_larger(tmp_path: Path) -> None:
+    small, large = _write(tmp_path / "small", 1, 1), _write(tmp_path / "large", 100, 1)
+    command = [sys.executable, "-c", LOADER, str(small.store), str(large.store)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    few, few_kib, many, many_kib = map(int, process.stdout.split())
+    assert (few, many) == (SEQUENCES_PER_SHARD, 100 * SEQUENCES_PER_SHARD)
+    assert many_kib < 1.1 * few_kib, f"{few_kib} KiB for {few} sequences, {many_kib} for {many}"

@@ -1,0 +1,224 @@
+"""Files → finished store on two workers, beside a process pool, joblib with librosa, lhotse, and a floor."""
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import PipelineConfig
+from pipeline.executors import DASK_SETTINGS
+from tests.benchmarks import corpus
+from tests.benchmarks.measure import ONE_THREAD, SPAWN, Contender, alternate, timed
+from tests.benchmarks.report import Table, comparison, memory
+from tests.benchmarks.settings import Settings
+
+TITLE = "Extraction"
+WORKERS = 2
+SHARD_S = PipelineConfig().store.sequences_per_shard * 0.2
+COPIES = {"flac": 4, "wav": 4, "mp3": 4, "opus": 2}
+"""How often each recording is in the corpus: with few shards, the last ones would decide."""
+MOST_ROUNDS = {"wav": 3, "mp3": 2, "opus": 2}
+BARS = {"process pool": 0.95, "joblib, librosa": 1.8, "lhotse": 2.5, "floor": 0.8}
+"""For FLAC at 16 kHz."""
+WORKER_MIB = 1024
+CAPTION = (
+    "{hours:.2f} hours of audio ({copies} × {speech}) in files from a warm cache to a finished store, {shards:.1f} "
+    "shards on {workers} workers of one thread; hours of audio an hour. For all contenders workers are started and "
+    "warm, and files are listed and their headers read, before the clock starts. The floor is decoding alone and the "
+    "kernel alone on one core, × {workers}. The process pool runs the very same tasks without Dask. joblib runs "
+    "librosa.load and librosa.feature.mfcc and stores nothing. lhotse runs compute_and_store_features with "
+    "Mfcc(num_ceps=40, num_filters=128), and stores a file a recording."
+)
+MEMORY_CAPTION = (
+    "The most that a process had resident (VmHWM) in any round of the FLAC corpus; memory that processes share "
+    "counts in each. The driver of ours holds Dask's scheduler too."
+)
+
+
+def run(settings: Settings) -> tuple[Table, ...]:
+    """Measure every codec; memory is that of the FLAC corpus."""
+    root = corpus.make(settings.work, settings.hours)
+    tables, peaks = [], {}
+    for codec, copies in COPIES.items():
+        folder = corpus.linked(root / codec, root / f"{codec}-{copies}", copies)
+        rounds = min(settings.rounds, MOST_ROUNDS.get(codec, settings.rounds))
+        measured = alternate(_contenders(folder, settings.work / "scratch"), rounds)
+        if codec == "flac":
+            peaks = {name: found for name, found in measured.items() if name != "floor"}
+        caption = CAPTION.format(
+            hours=copies * settings.hours, copies=copies, speech=corpus.speaks(root), workers=WORKERS,
+            shards=copies * settings.hours * 3600 / SHARD_S,
+        )  # fmt: skip
+        title = f"{codec} at {corpus.CODECS[codec][0] // 1000} kHz"
+        tables.append(Table(title, caption, comparison("h/h", measured, BARS if codec == "flac" else {})))
+    tables.append(Table("Memory", MEMORY_CAPTION, memory(peaks, {"ours": WORKER_MIB, "process pool": WORKER_MIB})))
+    return tuple(tables)
+
+
+def _contenders(folder: Path, scratch: Path) -> list[Contender]:
+    arguments = {"folder": folder, "scratch": scratch}
+    like_dask = DASK_SETTINGS["distributed.nanny.pre-spawn-environ"]
+    return [
+        Contender("ours", ours, arguments, like_dask),
+        Contender("process pool", process_pool, arguments, like_dask),
+        Contender("joblib, librosa", joblib_librosa, {"folder": folder}, ONE_THREAD),
+        Contender("lhotse", lhotse_features, arguments, ONE_THREAD),
+        Contender("floor", floor, {"folder": folder}, like_dask, one_core=True),
+    ]
+
+
+@dataclass(frozen=True)
+class PoolExecutor:
+    """What `pipeline.extraction` asks of an executor, by processes of the standard library."""
+
+    pool: ProcessPoolExecutor
+    workers: int = WORKERS
+    dashboard: str | None = None
+
+    def worker_memory_bytes(self) -> int | None:
+        return None
+
+    def run(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        for future in as_completed([self.pool.submit(function, item) for item in items]):
+            yield future.result()
+
+
+@contextmanager
+def ours(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
+    """The extract stage on a Dask cluster of the profile `local`."""
+    from pipeline.cluster import load_profile
+    from pipeline.executors import DaskExecutor
+
+    with DaskExecutor(load_profile("local", None), WORKERS) as executor:
+        yield _extraction(executor, folder, scratch / "ours")
+
+
+@contextmanager
+def process_pool(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
+    """The extract stage on a process pool."""
+    with ProcessPoolExecutor(WORKERS, mp_context=SPAWN) as pool:
+        yield _extraction(PoolExecutor(pool), folder, scratch / "pool")
+
+
+def _extraction(executor: Any, folder: Path, scratch: Path) -> Callable[[], float]:
+    """Scan, warm the workers, and return the function of a round."""
+    from pipeline.corpus import list_recordings
+    from pipeline.executors import SerialExecutor
+    from pipeline.extraction import extract
+    from pipeline.scan import scan
+    from pipeline.schema import Layout
+
+    shutil.rmtree(scratch, ignore_errors=True)
+    config = PipelineConfig()
+    table = scan(list_recordings(str(folder)), Layout.at(str(scratch / "scan")), config, SerialExecutor())
+    audio_s = float(table["duration_s"].sum())
+    for _ in executor.run(warm, [table["uri"].iloc[0]] * 8 * WORKERS):
+        pass
+    numbers = itertools.count()
+
+    def once() -> float:
+        layout = Layout.at(str(scratch / str(next(numbers))))
+        wall_s = timed(lambda: extract(layout, table, config, executor))
+        shutil.rmtree(str(layout.root))
+        return audio_s / wall_s
+
+    return once
+
+
+def warm(uri: str) -> int:
+    """Load in a worker what a task needs: libraries, tables and the compiled kernel."""
+    from pipeline import task
+    from pipeline.audio import read_blocks
+    from pipeline.config import FeatureConfig
+
+    config = FeatureConfig()
+    return len(task.mfcc(read_blocks(uri, config.sample_rate_hz), config).mfcc)
+
+
+@contextmanager
+def floor(folder: Path) -> Iterator[Callable[[], float]]:
+    """Decoding and kernel, each alone: what `WORKERS` cores do that do nothing else, on the recordings of one copy."""
+    from pipeline.audio import read_blocks
+    from pipeline.config import FeatureConfig
+    from pipeline.features import mfcc
+
+    config = FeatureConfig()
+    paths = [str(path) for path in _files(folder) if path.parent.name.endswith("-0000")]
+
+    def once() -> float:
+        busy_s = audio_s = 0.0
+        for path in paths:
+            blocks: list[Any] = []
+            busy_s += timed(lambda: blocks.extend(read_blocks(path, config.sample_rate_hz)))  # noqa: B023
+            busy_s += timed(lambda: mfcc(blocks, config))  # noqa: B023
+            audio_s += sum(len(block) for block in blocks) / config.sample_rate_hz
+        return WORKERS * audio_s / busy_s
+
+    warm(paths[0])
+    yield once
+
+
+@contextmanager
+def joblib_librosa(folder: Path) -> Iterator[Callable[[], float]]:
+    """What one writes first: librosa in two processes, nothing stored."""
+    import joblib
+
+    from pipeline.audio import read_header
+
+    paths = [str(path) for path in _files(folder)]
+    audio_s = sum(read_header(path).duration_s for path in paths)
+    # loky, joblib's default, hangs in a process that multiprocessing started; the pool matters little here
+    with joblib.Parallel(WORKERS, backend="multiprocessing") as run:
+        run(joblib.delayed(librosa_mfcc)(path) for path in paths[:4] * WORKERS)
+
+        def once() -> float:
+            return audio_s / timed(lambda: run(joblib.delayed(librosa_mfcc)(path) for path in paths))
+
+        yield once
+
+
+def librosa_mfcc(path: str) -> int:
+    """Return how many frames librosa makes of a recording."""
+    import librosa
+
+    samples, rate_hz = librosa.load(path, sr=16_000)
+    return int(librosa.feature.mfcc(y=samples, sr=rate_hz, n_mfcc=40, n_fft=400, hop_length=160).shape[1])
+
+
+@contextmanager
+def lhotse_features(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
+    """lhotse's own parallel extraction, with processes that are there already."""
+    from lhotse import CutSet, Mfcc, MfccConfig, Recording
+
+    recordings = [Recording.from_file(path, recording_id=str(i)) for i, path in enumerate(_files(folder))]
+    recordings = [recording.resample(16_000) for recording in recordings]
+    cuts, extractor = CutSet.from_manifests(recordings=recordings), Mfcc(MfccConfig(num_ceps=40, num_filters=128))
+    audio_s = sum(recording.duration for recording in recordings)
+    numbers = itertools.count()
+
+    with ProcessPoolExecutor(WORKERS, mp_context=SPAWN) as pool:
+
+        def compute(some: Any) -> float:
+            target = scratch / "lhotse" / str(next(numbers))
+            wall_s = timed(
+                lambda: some.compute_and_store_features(
+                    extractor, target, num_jobs=WORKERS, executor=pool, progress_bar=False
+                )
+            )
+            shutil.rmtree(target)
+            return wall_s
+
+        compute(cuts.subset(first=8))
+        yield lambda: audio_s / compute(cuts)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files in an order that has nothing to do with their lengths."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [paths[i] for i in np.random.default_rng(0).permutation(len(paths))]

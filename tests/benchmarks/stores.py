@@ -1,0 +1,75 @@
+"""Feature stores of random numbers, of any length: the shards of a long one are links to the first."""
+
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import store
+from pipeline.config import PipelineConfig
+from pipeline.schema import SCHEMA_VERSION, SPLITS, Layout, flag_attributes
+
+LABELS: Final = ("de", "en", "es", "fr")
+TIMESTEPS, N_MFCC = 20, 40
+CONFIG: Final = PipelineConfig()
+SEQUENCES_PER_SHARD: Final = CONFIG.store.sequences_per_shard
+
+
+def make(root: Path, train_shards: int, validation_shards: int = 0, *, links: bool = False) -> Layout:
+    """Return a store with so many shards a split, made if it is not there."""
+    layout = Layout.at(str(root))
+    shards = train_shards + validation_shards
+    if len(store.finished(layout)) == shards:
+        return layout
+    edges = [SEQUENCES_PER_SHARD * count for count in (0, train_shards, shards)]
+    runs = {split: [list(run)] for split, run in zip(SPLITS, pairwise(edges), strict=False) if run[0] < run[1]}
+    outline = store.Outline(
+        features_shape=(edges[-1], TIMESTEPS, N_MFCC),
+        sequences_per_chunk=CONFIG.store.sequences_per_chunk,
+        sequences_per_shard=SEQUENCES_PER_SHARD,
+        timestep_s=CONFIG.features.hop_s,
+        attributes={"schema_version": SCHEMA_VERSION, "config": CONFIG.model_dump(), "split_runs": runs},
+        array_attributes={"label": flag_attributes(LABELS), "split": flag_attributes(SPLITS)},
+    )
+    store.create(layout, outline)
+    for index in range(shards):
+        if links and index:
+            _link(layout, index)
+        else:
+            store.write_shard(layout, index, _shard(index))
+        store.mark_finished(layout, store.ShardRecord(index, {}, (), 0, (), ()))
+    store.seal(layout, np.zeros(N_MFCC), np.ones(N_MFCC), edges[1] * TIMESTEPS)
+    return layout
+
+
+def rows(shards: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the features (sequence, timestep, mfcc) and labels (sequence,) of the first shards of any store."""
+    arrays = [_shard(index) for index in range(shards)]
+    features = np.concatenate([array["features"] for array in arrays])
+    return features, np.concatenate([array["label"] for array in arrays]).astype(np.int64)
+
+
+def _shard(index: int) -> dict[str, NDArray]:
+    random = np.random.default_rng([3, index])
+    sequences = np.arange(index * SEQUENCES_PER_SHARD, (index + 1) * SEQUENCES_PER_SHARD)
+    return {
+        "features": random.standard_normal((len(sequences), TIMESTEPS, N_MFCC), np.float32),
+        "label": random.integers(len(LABELS), size=len(sequences), dtype=np.uint16),
+        "split": np.zeros(len(sequences), np.uint8),
+        "recording": (sequences // 30).astype(np.uint32),
+        "start_frame": (sequences % 30 * TIMESTEPS).astype(np.uint32),
+        "valid": np.ones(len(sequences), bool),
+    }
+
+
+def _link(layout: Layout, index: int) -> None:
+    for name in store.SEQUENCE_ARRAYS:
+        chunks = Path(str(layout.store), name, "c")
+        first = next(path for path in [chunks / "0", *(chunks / "0").rglob("*")] if path.is_file())
+        target = chunks / str(index) / first.relative_to(chunks / "0")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        os.link(first, target)

@@ -1,0 +1,192 @@
+"""Steps of the LSTM beside PyTorch's, the wait for input, and the trainer's memory."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.startup import load_tensorflow
+from tests.benchmarks import loader, stores
+from tests.benchmarks.measure import Contender, alternate
+from tests.benchmarks.report import MIB, Row, Table, at_most, comparison, same_within
+from tests.benchmarks.settings import Settings
+
+TITLE = "Training"
+BATCHES = (100, 512)
+STEPS, WARMING_STEPS = 50, 10
+MEMORY_STEPS = 200
+LABELS = len(stores.LABELS)
+BARS = {"PyTorch": 1.0}
+WAIT_SHARDS, WAIT_EPOCHS = 6, 2
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
+CAPTION = (
+    "LSTM(100), flattened, one dense layer of {labels}, batches of {batch} sequences of (20, 40) float32 that are "
+    "in memory; normalisation, RMSprop and cross entropy included. Both with the threads they choose. Ours is the "
+    "model and the step of model.train, deterministic; PyTorch is nn.LSTM, nn.Flatten and nn.Linear on the CPU. A "
+    "round is {steps} steps."
+)
+
+
+def run(settings: Settings) -> tuple[Table, ...]:
+    """Measure."""
+    tables = []
+    for batch in BATCHES:
+        measured = alternate(
+            [
+                Contender("ours, Keras", ours, {"batch": batch}, QUIET),
+                Contender("PyTorch", pytorch, {"batch": batch}),
+            ],
+            settings.rounds,
+        )
+        caption = CAPTION.format(labels=LABELS, batch=batch, steps=STEPS)
+        rows = comparison("ms a step", measured, BARS, smaller_is_better=True)
+        tables.append(Table(f"Batches of {batch}", caption, rows))
+    return (*tables, _input_wait(settings), _memory(settings))
+
+
+def _input_wait(settings: Settings) -> Table:
+    stores.make(settings.work / "store-trained", WAIT_SHARDS, 1)
+    trained = alternate(
+        [Contender(str(batch), wait, {"root": settings.work / "store-trained", "batch": batch}, QUIET)
+         for batch in BATCHES],
+        1,
+    )  # fmt: skip
+    sequences = WAIT_SHARDS * stores.SEQUENCES_PER_SHARD
+    return Table(
+        "Waiting for input",
+        f"The share of a step's time in which model.train waits for the next batch (input_wait of history.csv, the "
+        f"last of {WAIT_EPOCHS} epochs), on a store of {sequences:,} training sequences.",
+        tuple(at_most(f"batches of {name}", "%", found.values, 2) for name, found in trained.items()),
+    )
+
+
+def _memory(settings: Settings) -> Table:
+    roots = {
+        "small": stores.make(settings.work / "store-small", loader.SHARDS),
+        "large": stores.make(settings.work / "store-large", loader.LARGE_SHARDS, links=True),
+    }
+    peaks = alternate(
+        [Contender(name, some_steps, {"store": str(layout.store)}, QUIET) for name, layout in roots.items()], 1
+    )
+    small, large = (peaks[name].peak_bytes / MIB for name in roots)
+    gib = loader.SHARDS * stores.SEQUENCES_PER_SHARD * 3200 / 2**30
+    return Table(
+        "Memory of the trainer",
+        f"The most resident (VmHWM) after {MEMORY_STEPS} steps of LSTM(100) in batches of 512 through tf.data.",
+        (
+            Row(f"store of {gib:.2f} GiB", "MiB", (small,)),
+            same_within(f"store of {100 * gib:.0f} GiB", "MiB", large, small, 0.1),
+        ),
+    )
+
+
+def _batch(size: int) -> tuple[Any, Any]:
+    random = np.random.default_rng(1)
+    return random.standard_normal((size, 20, 40), np.float32), random.integers(LABELS, size=size)
+
+
+def _model(batch: int) -> tuple[Any, Any]:
+    """Return the model as model.train makes it, and the clock of its steps."""
+    load_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    from model import network
+    from model.config import LstmConfig
+    from model.train import StepClock
+
+    keras.utils.set_random_seed(1)
+    tf.config.experimental.enable_op_determinism()
+    model = network.build(LstmConfig(batch_size=batch), 20, np.zeros(40), np.ones(40), LABELS)
+    clock = StepClock()
+    model.train_function = clock.train_function(model)
+    return model, clock
+
+
+@contextmanager
+def ours(batch: int) -> Iterator[Callable[[], float]]:
+    load_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    model, clock = _model(batch)
+    dataset = tf.data.Dataset.from_tensors(_batch(batch)).repeat()
+    started = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: clock.start())
+
+    def once() -> float:
+        model.fit(dataset, steps_per_epoch=STEPS, callbacks=[started], shuffle=False, verbose=0)
+        return 1e3 / clock.figures()["steps_per_s"]
+
+    once()
+    yield once
+
+
+@contextmanager
+def pytorch(batch: int) -> Iterator[Callable[[], float]]:
+    import torch
+
+    from tests.benchmarks.measure import timed
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = torch.nn.LSTM(40, 100, batch_first=True)
+            self.dense = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2000, LABELS))
+            self.register_buffer("mean", torch.zeros(40))
+            self.register_buffer("std", torch.ones(40))
+
+        def forward(self, features: Any) -> Any:
+            return self.dense(self.lstm((features - self.mean) / self.std)[0])
+
+    torch.manual_seed(1)
+    network = Network()
+    loss, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.RMSprop(network.parameters(), 0.001, alpha=0.9)
+    features, label = map(torch.from_numpy, _batch(batch))
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            loss(network(features), label).backward()
+            optimizer.step()
+
+    steps(WARMING_STEPS)
+    yield lambda: timed(lambda: steps(STEPS)) * 1e3 / STEPS
+
+
+@contextmanager
+def wait(root: Path, batch: int) -> Iterator[Callable[[], float]]:
+    """A real training, of which the history says how long it waited: %."""
+    load_tensorflow()
+    import pandas as pd
+
+    from model.config import LstmConfig
+    from model.train import train
+    from pipeline.schema import Layout
+
+    layout, config = Layout.at(str(root)), LstmConfig(batch_size=batch, max_epochs=WAIT_EPOCHS)
+
+    def once() -> float:
+        shutil.rmtree(str(layout.model("lstm")), ignore_errors=True)
+        train(layout, "lstm", config, 1, str(batch))
+        return 100 * float(pd.read_csv(str(layout.model("lstm") / "history.csv"))["input_wait"].iloc[-1])
+
+    yield once
+
+
+@contextmanager
+def some_steps(store: str) -> Iterator[Callable[[], float]]:
+    load_tensorflow()
+    from model.loader import sequence_dataset
+
+    model, clock = _model(512)
+    dataset = sequence_dataset(store, "train", 512, seed=1).repeat()
+
+    def once() -> float:
+        clock.start()
+        model.fit(dataset, steps_per_epoch=MEMORY_STEPS, shuffle=False, verbose=0)
+        return clock.figures()["steps_per_s"]
+
+    yield once
