@@ -330,10 +330,6 @@ class DaskExecutor:
                 f"the scheduler at {self._address} is gone; start it again and run the same command again: "
                 "finished shards are kept"
             ) from error
-        except ModuleNotFoundError as error:
-            raise PipelineError(
-                f"a worker that came after the others has no package {error.name}; {REMEDY}"
-            ) from error
         except RuntimeError as error:
             if "deserialization of the task graph" not in str(error):
                 raise
