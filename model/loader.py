@@ -264,7 +264,9 @@ def _batches(
         yield from generate()
 
     signature = tf.TensorSpec((None, *item), tf.float32), tf.TensorSpec((None,), tf.int64)
-    dataset = tf.data.Dataset.from_generator(keeping_memory, output_signature=signature).rebatch(batch_size)
+    blocks = tf.data.Dataset.from_generator(keeping_memory, output_signature=signature)
+    # the next block is read while this one is cut
+    dataset = blocks.prefetch(1).rebatch(batch_size)
     if items is not None:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-items // batch_size)))
     return dataset.prefetch(2)

@@ -18,8 +18,9 @@ from pipeline import demo, extraction, ledger, manifest, status, store, tables, 
 from pipeline.cluster import load_profile
 from pipeline.config import PipelineConfig, digest, load
 from pipeline.corpus import Listing, list_recordings
+from pipeline.dask_executor import DaskExecutor
 from pipeline.errors import PipelineError, UsageError, few
-from pipeline.executors import DaskExecutor, Executor, SerialExecutor
+from pipeline.executors import Executor, SerialExecutor
 from pipeline.plan import Plan
 from pipeline.progress import set_up_logging
 from pipeline.scan import scan

@@ -20,6 +20,8 @@ from distributed import Scheduler, SchedulerPlugin, Worker, WorkerPlugin
 
 PACKAGE = Path(__file__).parent
 
+REMEDY: Final = "install the project there, or have it sent: ship_code: true in the profile"
+
 FEATURE_LIBRARIES: Final = ("librosa", "miniaudio", "numba", "numcodecs", "numpy", "soundfile", "soxr", "zarr")
 """Their versions decide the bits of what is stored."""
 

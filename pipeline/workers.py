@@ -12,9 +12,9 @@ from typing import Final
 from upath import UPath
 
 from pipeline.errors import UsageError
-from pipeline.executors import REMEDY, THIS_PROCESS, Executor
+from pipeline.executors import THIS_PROCESS, Executor
 from pipeline.schema import Layout, write_atomically
-from pipeline.shipping import code_digest, versions
+from pipeline.shipping import REMEDY, code_digest, versions
 
 MOST_TRIED: Final = 16
 

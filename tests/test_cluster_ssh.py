@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from pipeline.cluster import DEFAULT_FILE, ClusterProfile
-from pipeline.executors import DaskExecutor
+from pipeline.dask_executor import DaskExecutor
 from tests.clusters import HOST, Local, free_ports, run_watched, wait_until
 from tests.whole_system import DEADLINE_S, finished_shards, run, run_until, store_bytes
 

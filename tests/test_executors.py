@@ -12,8 +12,9 @@ import dask
 import pytest
 
 from pipeline.cluster import ClusterProfile
+from pipeline.dask_executor import TASKS_PER_THREAD, DaskExecutor
 from pipeline.errors import PipelineError
-from pipeline.executors import TASKS_PER_THREAD, THIS_PROCESS, DaskExecutor, Executor, SerialExecutor
+from pipeline.executors import THIS_PROCESS, Executor, SerialExecutor
 
 WORKERS = 2
 

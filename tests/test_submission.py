@@ -9,7 +9,7 @@ import psutil
 
 from pipeline.cluster import load_profile
 from pipeline.config import PipelineConfig, StoreConfig
-from pipeline.executors import TASKS_PER_THREAD, DaskExecutor
+from pipeline.dask_executor import TASKS_PER_THREAD, DaskExecutor
 from pipeline.plan import Batch, Plan
 
 SHARDS = 1_000_000

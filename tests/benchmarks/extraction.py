@@ -5,14 +5,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.config import PipelineConfig
-from pipeline.executors import DASK_SETTINGS
+from pipeline.dask_executor import DASK_SETTINGS
+from pipeline.executors import SerialExecutor
 from tests.benchmarks import corpus
 from tests.benchmarks.measure import ONE_THREAD, SPAWN, Contender, alternate, timed
 from tests.benchmarks.report import Table, comparison, memory
@@ -73,19 +73,17 @@ def _contenders(folder: Path, scratch: Path) -> list[Contender]:
     ]
 
 
-@dataclass(frozen=True)
-class PoolExecutor:
+class PoolExecutor(SerialExecutor):
     """What `pipeline.extraction` asks of an executor, by processes of the standard library."""
 
-    pool: ProcessPoolExecutor
-    workers: int = WORKERS
-    dashboard: str | None = None
+    workers = WORKERS
 
-    def worker_memory_bytes(self) -> int | None:
-        return None
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self._pool = pool
 
     def run(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        for future in as_completed([self.pool.submit(function, item) for item in items]):
+        """Yield the results as they come."""
+        for future in as_completed([self._pool.submit(function, item) for item in items]):
             yield future.result()
 
 
@@ -93,7 +91,7 @@ class PoolExecutor:
 def ours(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
     """The extract stage on a Dask cluster of the profile `local`."""
     from pipeline.cluster import load_profile
-    from pipeline.executors import DaskExecutor
+    from pipeline.dask_executor import DaskExecutor
 
     with DaskExecutor(load_profile("local", None), WORKERS) as executor:
         yield _extraction(executor, folder, scratch / "ours")
@@ -109,7 +107,6 @@ def process_pool(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
 def _extraction(executor: Any, folder: Path, scratch: Path) -> Callable[[], float]:
     """Scan, warm the workers, and return the function of a round."""
     from pipeline.corpus import list_recordings
-    from pipeline.executors import SerialExecutor
     from pipeline.extraction import extract
     from pipeline.scan import scan
     from pipeline.schema import Layout

@@ -84,7 +84,7 @@ def headers(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
     from pipeline.cluster import load_profile
     from pipeline.config import PipelineConfig
     from pipeline.corpus import list_recordings
-    from pipeline.executors import DaskExecutor
+    from pipeline.dask_executor import DaskExecutor
     from pipeline.scan import scan
     from pipeline.schema import Layout
 
@@ -148,7 +148,7 @@ def _million() -> tuple[Any, Any]:
 def submit(tasks: int) -> tuple[float, float, float, float]:
     """Put empty tasks through the executor: MiB soon after the start, at the end and at most, and seconds."""
     from pipeline.cluster import load_profile
-    from pipeline.executors import DaskExecutor
+    from pipeline.dask_executor import DaskExecutor
 
     with DaskExecutor(load_profile("local", None), WORKERS) as executor:
         settled, start = round(SETTLED * tasks), 0
