@@ -20,7 +20,7 @@ STEPS, WARMING_STEPS = 50, 10
 MEMORY_STEPS = 200
 LABELS = len(stores.LABELS)
 BARS = {"PyTorch": 1.0}
-WAIT_SHARDS, WAIT_EPOCHS = 6, 2
+WAIT_SHARDS, WAIT_EPOCHS = 24, 2
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 CAPTION = (
     "LSTM(100), flattened, one dense layer of {labels}, batches of {batch} sequences of (20, 40) float32 that are "
@@ -48,7 +48,7 @@ def run(settings: Settings) -> tuple[Table, ...]:
 
 
 def _input_wait(settings: Settings) -> Table:
-    stores.make(settings.work / "store-trained", WAIT_SHARDS, 1)
+    stores.make(settings.work / "store-trained", WAIT_SHARDS, 1, links=True)
     trained = alternate(
         [Contender(str(batch), wait, {"root": settings.work / "store-trained", "batch": batch}, QUIET)
          for batch in BATCHES],
