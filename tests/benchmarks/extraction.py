@@ -1,10 +1,14 @@
 """Files → finished store on two workers, beside a process pool, joblib with librosa, lhotse, and a floor."""
 
 import itertools
+import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,8 @@ CAPTION = (
     "warm, and files are listed and their headers read, before the clock starts. The floor is decoding alone and the "
     "kernel alone on one core, × {workers}. The process pool runs the very same tasks without Dask. joblib runs "
     "librosa.load and librosa.feature.mfcc and stores nothing. lhotse runs compute_and_store_features with "
-    "Mfcc(num_ceps=40, num_filters=128), and stores a file a recording."
+    'Mfcc(num_ceps=40, num_filters=128), and stores a file a recording. "Dask\'s settings" is ours without the '
+    'settings of dask_executor, "other addresses" ours on a `dask scheduler` with workers at 127.0.0.2 and 127.0.0.3.'
 )
 MEMORY_CAPTION = (
     "The most that a process had resident (VmHWM) in any round of the FLAC corpus; memory that processes share "
@@ -48,7 +53,10 @@ def run(settings: Settings) -> tuple[Table, ...]:
     for codec, copies in COPIES.items():
         folder = corpus.linked(root / codec, root / f"{codec}-{copies}", copies)
         rounds = min(settings.rounds, MOST_ROUNDS.get(codec, settings.rounds))
-        measured = alternate(_contenders(folder, settings.work / "scratch"), rounds)
+        contenders = _contenders(folder, settings.work / "scratch")
+        if codec == "flac":
+            contenders += _other_clusters(folder, settings.work / "scratch")
+        measured = alternate(contenders, rounds)
         if codec == "flac":
             peaks = {name: found for name, found in measured.items() if name != "floor"}
         caption = CAPTION.format(
@@ -70,6 +78,15 @@ def _contenders(folder: Path, scratch: Path) -> list[Contender]:
         Contender("joblib, librosa", joblib_librosa, {"folder": folder}, ONE_THREAD),
         Contender("lhotse", lhotse_features, arguments, ONE_THREAD),
         Contender("floor", floor, {"folder": folder}, like_dask, one_core=True),
+    ]
+
+
+def _other_clusters(folder: Path, scratch: Path) -> list[Contender]:
+    arguments = {"folder": folder, "scratch": scratch}
+    like_dask = DASK_SETTINGS["distributed.nanny.pre-spawn-environ"]
+    return [
+        Contender("ours, Dask's settings", with_dasks_settings, arguments, ONE_THREAD),
+        Contender("ours, other addresses", at_other_addresses, arguments, like_dask),
     ]
 
 
@@ -95,6 +112,43 @@ def ours(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
 
     with DaskExecutor(load_profile("local", None), WORKERS) as executor:
         yield _extraction(executor, folder, scratch / "ours")
+
+
+@contextmanager
+def with_dasks_settings(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
+    """As `ours`, with what Dask does when nobody sets anything: its profiler, its allocator settings."""
+    from pipeline import dask_executor
+
+    dask_executor.DASK_SETTINGS.clear()
+    with ours(folder, scratch / "dask") as once:
+        yield once
+
+
+@contextmanager
+def at_other_addresses(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
+    """As `ours`, on a scheduler that runs already, each worker at an address of its own."""
+    from pipeline.cluster import ClusterProfile
+    from pipeline.dask_executor import DaskExecutor
+
+    where = scratch / "scheduler.json"
+    where.parent.mkdir(parents=True, exist_ok=True)
+    where.unlink(missing_ok=True)
+    dask = [sys.executable, "-m", "dask"]
+    common = ["--scheduler-file", str(where)]
+    limits = ["--nthreads", "1", "--memory-limit", f"{WORKER_MIB}MiB", "--no-dashboard"]
+    with ExitStack() as stack:
+        scheduler = [*dask, "scheduler", *common, "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0"]
+        workers = [[*dask, "worker", *common, "--host", f"127.0.0.{2 + i}", *limits] for i in range(WORKERS)]
+        for command in (scheduler, *workers):
+            process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+            stack.callback(process.terminate)
+            while not where.exists():
+                time.sleep(0.05)
+        address = json.loads(where.read_text(encoding="utf-8"))["address"]
+        executor = stack.enter_context(DaskExecutor(ClusterProfile(address=address), None))
+        while executor.workers < WORKERS:
+            time.sleep(0.5)
+        yield _extraction(executor, folder, scratch / "others")
 
 
 @contextmanager
