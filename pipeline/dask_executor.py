@@ -4,6 +4,7 @@ import logging
 import math
 import signal
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
@@ -192,11 +193,12 @@ class DaskExecutor:
         """As `run`, with the worker that each result comes from."""
         client, rest = self._client, iter(items)
         names: dict[Key, str] = {}
+        kind = getattr(function, "func", function).__name__  # what Dask's pages call the tasks
         pending = as_completed(loop=client.loop, with_results=True)
 
         def fill() -> None:
             for item in islice(rest, max(0, self._window() - len(names))):
-                future = client.submit(_attributed, function, item, identity(), pure=False)
+                future = client.submit(_attributed, function, item, identity(), key=f"{kind}-{uuid.uuid4().hex}")
                 names[future.key] = shorten(str(item), 80)
                 pending.add(future)
 

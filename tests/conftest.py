@@ -57,7 +57,7 @@ def make_corpus(
     return root
 
 
-@pytest.fixture(name="make_corpus")
+@pytest.fixture(name="make_corpus", scope="session")
 def make_corpus_fixture() -> Callable[..., Path]:
     """The function `make_corpus`."""
     return make_corpus
