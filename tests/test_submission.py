@@ -25,6 +25,7 @@ def plan_of_a_million_shards() -> Plan:
             "label": np.where(number % 2, "de", "en"),
             "split": "train",
             "sequences": 1,
+            "size_bytes": 1,
             "first_sequence": number,
         }
     )
