@@ -53,7 +53,8 @@ class ShardEvent:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON values."""
-        return {"kind": "shard", **asdict(self), "slowest": [list(row) for row in self.slowest]}
+        plain = {"failures": dict(self.failures), "slowest": [list(row) for row in self.slowest]}
+        return {"kind": "shard", **asdict(self), **plain}  # asdict makes another Counter out of a Counter
 
     @classmethod
     def from_dict(cls, event: Mapping[str, Any]) -> Self:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -303,3 +304,9 @@ def test_sums_are_those_of_the_events_and_sizes_are_bounded(events: list[ShardEv
         assert math.isfinite(seen[name])
         assert seen[name] >= 0
     json.dumps(seen, allow_nan=False)
+
+
+def test_counters_stay_counts_in_an_event() -> None:
+    event = ShardEvent(0, audio_s=1.0, busy_s=1.0, worker="a", time_s=1.0, failures=Counter({"cut": 2}))
+    assert event.to_dict()["failures"] == {"cut": 2}
+    assert ShardEvent.from_dict(event.to_dict()) == event

@@ -17,7 +17,7 @@ import yaml
 from dask_kubernetes.operator import make_cluster_spec
 
 from pipeline.cluster import DEFAULT_FILE
-from pipeline.workers import LIBRARIES
+from pipeline.shipping import FEATURE_LIBRARIES
 from tests.clusters import HOST, free_ports
 from tests.whole_system import run, write_corpus
 
@@ -146,5 +146,5 @@ def test_the_image_is_given_the_versions_of_the_constraints() -> None:
     pins = kwargs["env"]["EXTRA_PIP_PACKAGES"].split()
     constraints = (ROOT / "constraints.txt").read_text().split()
     assert set(pins) <= set(constraints)
-    assert set(LIBRARIES) <= {pin.split("==")[0] for pin in pins}
+    assert {"distributed", *FEATURE_LIBRARIES} <= {pin.split("==")[0] for pin in pins}
     assert kwargs["image"].split(":")[1] == f"{next(p for p in pins if p.startswith('dask==')).split('==')[1]}-py3.11"

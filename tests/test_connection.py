@@ -55,7 +55,7 @@ def test_name_that_distributed_does_not_know_is_told(certificate: str) -> None:
 
 def test_scheduler_that_is_there_is_no_error() -> None:
     async def check() -> None:
-        async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address="127.0.0.1:0") as scheduler:
             await asyncio.to_thread(connection.knock, scheduler.address, None)
 
     asyncio.run(check())

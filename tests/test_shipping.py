@@ -65,7 +65,7 @@ def test_any_other_source_has_another_digest(copy: Path, change: str) -> None:
 
 def test_versions_are_those_that_are_installed() -> None:
     assert shipping.versions()["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert set(shipping.versions()) == {"python", *shipping.LIBRARIES}
+    assert set(shipping.versions()) == {"python", "distributed", *shipping.FEATURE_LIBRARIES}
 
 
 @pytest.fixture
