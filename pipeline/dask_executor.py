@@ -183,7 +183,9 @@ class DaskExecutor:
     def on_each_worker(self, function: Callable[[], R]) -> dict[str, R | BaseException]:
         """Call `function` once on each worker there is; return what it gave or raised, by the worker's address."""
         outcomes: dict[str, R | BaseException] = self._client.run(function, on_error="return")
-        return outcomes
+        there = self._client.nthreads()
+        # one that left while it was asked needs no answer
+        return {worker: outcome for worker, outcome in outcomes.items() if worker in there}
 
     def run(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield the results as they come, with a bounded number of tasks submitted at any time."""

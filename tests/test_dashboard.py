@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,14 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.board import ShardEvent
 from pipeline.dashboard import NAME, TOPIC, Dashboard, losses, series_csv
+from tests.browser import browse, needs_chromium, text_of
 
 EVIL = "<script>document.title = 'evil'</script>"
-CHROMIUM = shutil.which("chromium")
-CHROMIUM_OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=5000",
-    "--window-size=1280,1600",
-)  # fmt: skip
 
 
 def local_cluster(workers: int, **scheduler: Any) -> LocalCluster:
@@ -293,21 +287,7 @@ def test_plugin_has_its_name() -> None:
     assert (Dashboard.name, Dashboard.idempotent) == (NAME, True)
 
 
-def browse(url: str, folder: Path, *options: str) -> str:
-    """Return what Chromium writes to stdout for a page."""
-    assert CHROMIUM is not None
-    command = [CHROMIUM, *CHROMIUM_OPTIONS, f"--user-data-dir={folder / 'chromium'}", *options, url]
-    return subprocess.run(command, check=True, capture_output=True, timeout=120).stdout.decode()
-
-
-def text_of(dom: str, identifier: str) -> str:
-    """Return the text of the element `identifier` of a page's DOM, which ends with the next tag of its kind."""
-    match = re.search(rf'<(\w+)[^>]* id="{identifier}".*?</\1>', dom, re.DOTALL)
-    assert match is not None
-    return " ".join(re.sub(r"<[^>]*>", " ", match[0]).split())
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the page's script is not run")
+@needs_chromium
 def test_browser_shows_the_numbers_while_tasks_run(begun: Client, tmp_path: Path) -> None:
     first, second = sorted(begun.scheduler_info()["workers"])
     futures = begun.map(waits_for, [tmp_path / "go"] * 2, range(2), pure=False)
@@ -336,7 +316,7 @@ def test_browser_shows_the_numbers_while_tasks_run(begun: Client, tmp_path: Path
     assert begun.gather(futures) == [0, 1]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the page's script is not run")
+@needs_chromium
 def test_browser_follows_the_run_to_its_end(begun: Client, tmp_path: Path) -> None:
     """The page that was loaded while the run began is asked for its state after the end."""
     page = fetch(begun, "/pipeline")
