@@ -35,7 +35,7 @@ class Extraction:
     """What the stage did and what it cost: `busy_s` is the workers' time, `wall_s` the driver's.
 
     `bytes_read` counts a recording as often as it was read. Lost workers and retries are None where the scheduler
-    does not tell.
+    does not tell. `dashboard` is the address of the page that showed the work.
     """
 
     shards: int
@@ -48,6 +48,7 @@ class Extraction:
     bytes_written: int
     lost_workers: int | None
     retries: int | None
+    dashboard: str | None
 
     @property
     def audio_h_per_core_h(self) -> float | None:
@@ -69,20 +70,23 @@ def extract(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executo
     pending = np.setdiff1d(np.arange(len(plan)), np.fromiter(done, np.int64))
     if done:
         log.info("extract: %d of %d shards are finished already", len(done), len(plan))
-    board = Board()
+    board, count = Board(), 0
+    lost: int | None = None
+    retries: int | None = None
+    dashboard: str | None = None
     if len(pending):
         _check_memory(executor, config)
         workers.check(executor, layout, table["uri"])
         with executor.performance_report(layout.performance):
             _extract(layout, table, plan, pending, executor, board)
         write_atomically(layout.series, executor.series_csv() or board.series_csv())
-    lost, retries = (executor.losses() if len(pending) else None) or (None, None)
-    count = executor.workers if len(pending) else 0
+        count, dashboard = executor.workers, executor.dashboard
+        lost, retries = executor.losses() or (None, None)
     finish(layout, table, plan)
     return Extraction(
         shards=len(plan), shards_new=len(pending), audio_s_new=board.audio_s, busy_s=board.busy_s,
         wall_s=time.perf_counter() - started_s, workers=count, bytes_read=board.bytes_read,
-        bytes_written=board.bytes_written, lost_workers=lost, retries=retries,
+        bytes_written=board.bytes_written, lost_workers=lost, retries=retries, dashboard=dashboard,
     )  # fmt: skip
 
 

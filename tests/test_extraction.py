@@ -73,6 +73,8 @@ def test_audio_and_shards_are_the_plan_s(done: Extraction, table: pd.DataFrame) 
     assert done.audio_s_new == pytest.approx(sequences * 0.2)
     assert done.shards == done.shards_new == -(-sequences // 128)
     assert (done.workers, done.lost_workers, done.retries) == (2, 0, 0)
+    assert done.dashboard is not None
+    assert done.dashboard.endswith("/pipeline")
 
 
 def test_price_is_of_busy_core_hours(done: Extraction) -> None:
