@@ -200,13 +200,9 @@ def stored_bytes(layout: Layout, index: int) -> int:
 
 
 def _objects(layout: Layout, index: int) -> dict[str, UPath]:
-    """Return where each array's object of shard `index` lies."""
-    group = zarr.open_group(zarr_store(layout.store, read_only=True), mode="r")
-    places = {}
-    for name in SEQUENCE_ARRAYS:
-        array = _array(group, name)
-        places[name] = layout.store / name / array.metadata.encode_chunk_key((index,) + (0,) * (array.ndim - 1))
-    return places
+    """Return where each array's object of shard `index` lies, by the keys that Zarr's format 3 has by default."""
+    inner = {"features": ("0", "0")}  # its other dimensions are one shard each
+    return {name: layout.store.joinpath(name, "c", str(index), *inner.get(name, ())) for name in SEQUENCE_ARRAYS}
 
 
 def mark_finished(layout: Layout, record: ShardRecord) -> None:

@@ -19,6 +19,7 @@ from pipeline.errors import PipelineError
 from pipeline.features import Extract, Frames, mfcc, mfcc_blocks, peak
 from pipeline.plan import Batch, Segment, Shard, frames_of
 from pipeline.schema import SPLITS, Layout
+from pipeline.statistics import add_frames
 from pipeline.store import RecordingOutcome, ShardRecord
 
 Arrays = dict[str, NDArray[Any]]
@@ -181,16 +182,23 @@ def _record(
     shard: Shard, arrays: Arrays, outcomes: tuple[RecordingOutcome, ...], checksums: dict[str, str]
 ) -> ShardRecord:
     training = arrays["valid"] & (arrays["split"] == SPLITS.index("train"))
-    coefficients = arrays["features"].shape[2]
-    frames = arrays["features"][training].reshape(-1, coefficients)
+    timesteps, coefficients = arrays["features"].shape[1:]
+    total, squares = np.zeros(coefficients), np.zeros(coefficients)
+    for start, stop in _runs(training):
+        add_frames(arrays["features"][start:stop].reshape(-1, coefficients), total, squares)
     return ShardRecord(
         index=shard.index,
         checksums=checksums,
         outcomes=outcomes,
-        train_count=len(frames),
-        train_sum=_integers(frames.sum(axis=0, dtype=np.float64)),
-        train_sum_squares=_integers(np.square(frames, dtype=np.float64).sum(axis=0)),
+        train_count=int(training.sum()) * timesteps,
+        train_sum=_integers(total),
+        train_sum_squares=_integers(squares),
     )
+
+
+def _runs(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return [start, stop) of each run of true values: (run, 2)."""
+    return np.flatnonzero(np.diff(chosen, prepend=False, append=False)).reshape(-1, 2)
 
 
 def _integers(sums: NDArray[np.float64]) -> tuple[int, ...]:
