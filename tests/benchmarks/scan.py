@@ -166,7 +166,7 @@ def submit(tasks: int) -> tuple[float, float, float, float]:
 def _shard(index: int) -> Any:
     from pipeline.plan import Batch, Segment, Shard
 
-    segments = (Segment(index, f"/corpus/de/s0001/{index:07d}.flac", 0, 0, 0, 4096, 0),)
+    segments = (Segment(index, f"/corpus/de/s0001/{index:07d}.flac", 0, 0, 0, 0, 4096, 0),)
     return Batch((Shard(index, index * 4096, (index + 1) * 4096, segments),))
 
 
