@@ -1,5 +1,6 @@
 """What tests share: small synthetic corpora, probes without files, and hypothesis settings."""
 
+import os
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,15 @@ with warnings.catch_warnings():
     # librosa.load asks for these, and they import modules that Python is about to drop
     warnings.simplefilter("ignore", DeprecationWarning)
     audioread.available_backends()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """Give the next module the environment of this one: a nanny stopped while it starts a worker leaves variables."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def noise(key: str, samples: int) -> NDArray[np.float64]:
