@@ -92,7 +92,8 @@ class DaskExecutor:
             warnings.filterwarnings("ignore", message="Port .* is already in use")
             client: Client = self._stack.enter_context(self._connect())
         logging.getLogger("distributed").setLevel(logging.ERROR)
-        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # tells of each try to connect again
+        for name in ("distributed.client", "tornado.application"):  # tell of each result that a lost scheduler had
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._address = client.scheduler_info(n_workers=0)["address"]
         if self._profile.ship_code:
             parcel = packed()
