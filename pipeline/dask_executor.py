@@ -2,7 +2,6 @@
 
 import logging
 import math
-import signal
 import time
 import uuid
 import warnings
@@ -11,7 +10,6 @@ from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from itertools import islice
-from multiprocessing import resource_tracker
 from textwrap import shorten
 from typing import Any, Self, TypeVar
 
@@ -27,6 +25,7 @@ from pipeline.connection import knock, security_of
 from pipeline.dashboard import TOPIC, Dashboard, losses, series_csv
 from pipeline.errors import PipelineError, UsageError, first_cause, in_one_line
 from pipeline.executors import Done
+from pipeline.interrupts import held_back
 from pipeline.shipping import REMEDY, OnScheduler, OnWorkers, identity, packed
 
 T = TypeVar("T")
@@ -58,22 +57,6 @@ DASK_SETTINGS: dict[str, Any] = {
 log = logging.getLogger(__name__)
 
 
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Keep Ctrl-C, which a terminal sends to every process of a command, for the driver alone.
-
-    Processes inherit the mask of the thread that starts them, so workers that start here never see it, and neither
-    do those that replace them. The driver has it when the context ends: a cluster of which half is started cannot be
-    closed in peace.
-    """
-    resource_tracker.ensure_running()  # started later, it would lift the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class DaskExecutor:
     """Runs tasks on the Dask cluster of a profile, which is there with the first task and left with the context."""
 
@@ -87,7 +70,7 @@ class DaskExecutor:
     def _client(self) -> Client:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong comes as an exception
         self._stack.enter_context(dask.config.set(DASK_SETTINGS))
-        with warnings.catch_warnings(), _interrupts_held_back():
+        with warnings.catch_warnings(), held_back():
             # a second run on a machine finds the dashboard's port taken and gets another one
             warnings.filterwarnings("ignore", message="Port .* is already in use")
             client: Client = self._stack.enter_context(self._connect())

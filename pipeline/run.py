@@ -1,7 +1,6 @@
 """The command line: `python -m pipeline.run`. Its stages are the architecture, top to bottom."""
 
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from model.config import ModelConfig, ModelsConfig
 from model.startup import load_tensorflow
-from pipeline import demo, extraction, ledger, manifest, status, store, tables, verification
+from pipeline import demo, extraction, interrupts, ledger, manifest, status, store, tables, verification
 from pipeline.cluster import load_profile
 from pipeline.config import PipelineConfig, digest, load
 from pipeline.corpus import Listing, list_recordings
@@ -29,8 +28,6 @@ from pipeline.state import RunState
 from pipeline.synthesis import DemoConfig
 
 EXIT_TOO_MANY_FAILED = 3
-EXIT_INTERRUPTED = 128 + signal.SIGINT
-EXIT_TERMINATED = 128 + signal.SIGTERM
 
 log = logging.getLogger("pipeline.run")  # __name__ is __main__ here
 
@@ -310,14 +307,10 @@ def main(
     _check_failures(layout, max_failed_fraction)
 
 
-def _terminate(*_: object) -> None:
-    sys.exit(EXIT_TERMINATED)
-
-
 def command_line() -> None:
     """Run `main`, and turn what can go wrong into one line and an exit code."""
     set_up_logging()
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.set_up()
     try:
         main.main(prog_name="python -m pipeline.run", standalone_mode=False)
     except click.ClickException as error:
@@ -328,7 +321,7 @@ def command_line() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         log.error("interrupted; the same command continues")
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(interrupts.EXIT_INTERRUPTED)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         log.error("%s%s; mend that and run the same command again", place, error.strerror or error)

@@ -1,0 +1,44 @@
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import interrupts
+
+# the signal comes while a finaliser runs, where Python drops what is raised; the run would go on
+DROPPED = """
+import os, signal, sys, time
+from pipeline import interrupts
+
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.Signals(int(sys.argv[1])))
+        time.sleep(0.01)
+
+interrupts.set_up()
+try:
+    Finalised()
+    time.sleep(30)
+except KeyboardInterrupt:
+    sys.exit(interrupts.EXIT_INTERRUPTED)
+"""
+
+
+@pytest.mark.parametrize(
+    ("signum", "exit_code"),
+    [(signal.SIGINT, interrupts.EXIT_INTERRUPTED), (signal.SIGTERM, interrupts.EXIT_TERMINATED)],
+)
+def test_a_signal_in_a_finaliser_ends_the_run_all_the_same(signum: signal.Signals, exit_code: int) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", DROPPED, str(int(signum))], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.returncode, result.stderr) == (exit_code, "")
+
+
+def test_other_errors_of_a_finaliser_are_still_told() -> None:
+    script = DROPPED.replace("os.kill(os.getpid(), signal.Signals(int(sys.argv[1])))", "raise ValueError('told')")
+    script = script.replace("time.sleep(30)", "pass")
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0
+    assert "ValueError: told" in result.stderr
