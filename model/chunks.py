@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, ShardingCodec, ShardingCodecIndexLocation
 
 from pipeline.errors import PipelineError
-from pipeline.schema import is_local
+from pipeline.schema import CHUNK_INDEX, is_local
 
 Array = NDArray[Any]
 
-INDEX_ENTRY = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])
+INDEX_ENTRY = np.dtype(list(CHUNK_INDEX))
 CHECKSUM_BYTES = 4
 # of c-blosc's README_CHUNK_FORMAT; nbytes uncompressed, cbytes compressed with the header
 BLOSC_HEADER = np.dtype([("flags", "<u4"), ("nbytes", "<u4"), ("blocksize", "<u4"), ("cbytes", "<u4")])

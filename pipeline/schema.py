@@ -23,6 +23,8 @@ MANIFEST_COLUMNS: Final = (
     "recording_id", "uri", "label", "speaker", "split", "duration_s", "sample_rate_hz", "channels",
     "frames", "sequences", "first_sequence", "size_bytes", "error",
 )  # fmt: skip
+CHUNK_INDEX: Final = (("offset", "<u8"), ("nbytes", "<u8"))
+"""A shard's index of its chunks, before the four bytes of its CRC32C at the end of the object."""
 LEDGER_COLUMNS: Final = ("recording_id", "status", "reason", "decoded_frames", "sequences_written")
 
 
@@ -136,15 +138,16 @@ def is_local(path: UPath) -> bool:
     return isinstance(path, PosixUPath | WindowsUPath)
 
 
-def write_atomically(path: UPath, content: bytes) -> None:
-    """Write a file that is never seen half-written; its folder is made."""
+def write_atomically(path: UPath, *parts: bytes | memoryview) -> None:
+    """Write a file of `parts`, one after the other, that is never seen half-written; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not is_local(path):  # object stores show an object when it is whole
-        path.write_bytes(content)
+        path.write_bytes(b"".join(parts))
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.writelines(parts)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -14,11 +14,11 @@ from numcodecs.bitround import BitRound
 from numpy.typing import NDArray
 from upath import UPath
 from zarr.abc.store import Store
-from zarr.codecs import BloscCodec
 from zarr.core.array_spec import ArrayConfigParams
 from zarr.errors import ZarrUserWarning
 
 from pipeline.schema import Layout, is_local, write_atomically
+from pipeline.sharding import COMPRESSOR, encode
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -31,11 +31,10 @@ SEQUENCE_ARRAYS: dict[str, np.dtype[Any]] = {
     "start_frame": np.dtype("uint32"),
     "valid": np.dtype("bool"),
 }
+FILL_VALUES = {"features": np.nan}
 STATISTICS = ("train_mean", "train_std")
 # without it a chunk of one value leaves no object, and a missing object would not prove missing work
 WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
-# of rounded features: the bits that are zero in all of them lie side by side
-COMPRESSOR = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4)
 
 SUM_UNIT = 2.0**-20
 
@@ -125,7 +124,7 @@ def create(layout: Layout, outline: Outline) -> None:
             shards=(outline.sequences_per_shard, *inner),
             # whole mantissas hardly compress, and all else is 12 bytes a sequence; so a chunk is read as it lies there
             compressors=COMPRESSOR if name == "features" and outline.compressed else None,
-            fill_value=np.nan if name == "features" else 0,
+            fill_value=FILL_VALUES.get(name, 0),
             dimension_names=("sequence", "timestep", "mfcc")[: 1 + len(inner)],
             attributes=dict(outline.array_attributes.get(name, {})),
             config=WRITE_ALL,
@@ -171,16 +170,27 @@ def write_shard(layout: Layout, index: int, arrays: Arrays) -> dict[str, str]:
     `arrays` holds for every name of SEQUENCE_ARRAYS the whole shard: `features` (sequence, timestep, mfcc), the
     others (sequence,). Raises ValueError for anything that is not a whole shard, and OSError as the file system.
     """
-    group = zarr.open_group(zarr_store(layout.store), mode="r+")
-    for name, dtype in SEQUENCE_ARRAYS.items():
-        array = _array(group, name).with_config(WRITE_ALL)
-        start, stop = _bounds(array, index)
-        if arrays[name].shape != (stop - start, *array.shape[1:]) or arrays[name].dtype != dtype:
-            raise ValueError(
-                f"{name} of shard {index}: {arrays[name].dtype} {arrays[name].shape} is not the whole shard"
-            )
-        array[start:stop] = arrays[name]
-    return checksums(layout, index)
+    features = _array(zarr.open_group(zarr_store(layout.store, read_only=True), mode="r"), "features")
+    start, stop = _bounds(features, index)
+    chunk, shard = features.chunks[0], (features.shards or features.chunks)[0]
+    digests = {}
+    for name, path in _objects(layout, index).items():
+        values, dtype = arrays[name], SEQUENCE_ARRAYS[name]
+        inner = features.shape[1:] if name == "features" else ()
+        if values.shape != (stop - start, *inner) or values.dtype != dtype:
+            raise ValueError(f"{name} of shard {index}: {values.dtype} {values.shape} is not the whole shard")
+        compressed = name == "features" and bool(features.compressors)
+        parts = encode(values, chunk, shard // chunk, FILL_VALUES.get(name, 0), compressed=compressed)
+        write_atomically(path, *parts)
+        digests[name] = _digest(parts)
+    return digests
+
+
+def _digest(parts: Iterable[bytes | memoryview]) -> str:
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def checksums(layout: Layout, index: int) -> dict[str, str]:
@@ -188,7 +198,7 @@ def checksums(layout: Layout, index: int) -> dict[str, str]:
     result = {}
     for name, path in _objects(layout, index).items():
         try:
-            result[name] = xxhash.xxh3_128_hexdigest(path.read_bytes())
+            result[name] = _digest([path.read_bytes()])
         except FileNotFoundError:
             result[name] = "missing"
     return result

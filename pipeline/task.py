@@ -110,6 +110,7 @@ def extract_shard(
     with threadpool_limits(limits=1):
         arrays = _empty(shard, config)
         outcomes, works = _fill_all(arrays, shard, config, long)
+        arrays["features"][~arrays["valid"]] = np.nan
         try:
             record = _record(shard, arrays, outcomes, store.write_shard(layout, shard.index, arrays))
             store.mark_finished(layout, record)
@@ -144,10 +145,10 @@ def _fill_all(
 
 
 def _empty(shard: Shard, config: PipelineConfig) -> Arrays:
-    """Return the arrays of a shard in which nothing is valid yet."""
+    """Return the arrays of a shard in which nothing is valid yet, features with whatever was in memory."""
     count, timesteps = shard.stop - shard.start, config.store.timesteps
     arrays: Arrays = {name: np.zeros(count, dtype) for name, dtype in store.SEQUENCE_ARRAYS.items()}
-    arrays["features"] = np.full((count, timesteps, config.features.n_mfcc), np.nan, np.float32)
+    arrays["features"] = np.empty((count, timesteps, config.features.n_mfcc), np.float32)
     return arrays
 
 
