@@ -88,8 +88,7 @@ class _Stream(soundfile.SoundFile):  # type: ignore[misc] # the library has no t
 def _open(uri: str) -> Iterator[soundfile.SoundFile]:
     """Open a recording, and give libsndfile's and the file system's errors the one form."""
     try:
-        # of an absolute path there is nothing to parse, which would take longer than to read a header
-        local = uri.startswith(os.sep) or is_local(UPath(uri))
+        local = _is_local(uri)
         # libsndfile names no cause when a path cannot be opened, so Python opens it
         # without a buffer, for libsndfile continues where the descriptor stands
         with io.FileIO(uri) if local else io.BytesIO(UPath(uri).read_bytes()) as stream:
@@ -106,10 +105,15 @@ def _open(uri: str) -> Iterator[soundfile.SoundFile]:
         raise AudioError(f"cannot be opened: {error}") from error
 
 
+def _is_local(uri: str) -> bool:
+    # of an absolute path there is nothing to parse, which would take longer than to read a header
+    return uri.startswith(os.sep) or is_local(UPath(uri))
+
+
 def _decoded(file: soundfile.SoundFile, uri: str) -> Iterator[Samples]:
     """Yield (sample, channel) float32 blocks of BLOCK_S, by the fastest decoder that gives libsndfile's samples."""
-    if file.format == "FLAC" and is_local(UPath(uri)):
-        yield from _flac_blocks(file, str(UPath(uri)))
+    if file.format == "FLAC" and _is_local(uri):
+        yield from _flac_blocks(file, uri if uri.startswith(os.sep) else str(UPath(uri)))
         return
     count = int(BLOCK_S * file.samplerate)
     # libsndfile takes ten times as long to convert 16-bit samples as NumPy
@@ -144,9 +148,8 @@ def _mono_blocks(blocks: Iterator[Samples], sample_rate_hz: int) -> Iterator[Sam
     for block in blocks:
         with np.errstate(over="ignore", invalid="ignore"):
             mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
-        usable = np.abs(mono) <= LARGEST_SAMPLE
-        if not usable.all():
-            first = int(np.argmin(usable))
+        if not -LARGEST_SAMPLE <= mono.min() <= mono.max() <= LARGEST_SAMPLE:  # nor where one is not a number
+            first = int(np.argmin(np.abs(mono) <= LARGEST_SAMPLE))
             what = "larger than any sound" if np.isfinite(mono[first]) else "not a finite number"
             raise AudioError(f"a sample is {what}, first at {(samples + first) / sample_rate_hz:.3f} s")
         samples += len(mono)

@@ -37,7 +37,7 @@ the scheduler no memory."""
 
 TELL_AGAIN_S = 10.0
 LOOK_EVERY_S = 2.0
-POLL_S = 0.005
+POLL_S = 0.02
 NO_WORKER = "the scheduler at %s has no worker; waiting goes on until one comes, Ctrl-C ends it"
 
 DASK_SETTINGS: dict[str, Any] = {
@@ -45,12 +45,16 @@ DASK_SETTINGS: dict[str, Any] = {
     "distributed.nanny.pre-spawn-environ": {
         "MALLOC_TRIM_THRESHOLD_": str(2**28),
         "MALLOC_MMAP_THRESHOLD_": str(2**28),
+        "MALLOC_ARENA_MAX": "1",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
     },
     # a stack sample every 10 ms of every task is for finding slow code, not for running it
     "distributed.worker.profile.enabled": False,
+    # each process wakes up 50 times a second to see that its event loop lives, and 10 times to see its memory
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.worker.memory.monitor-interval": "500ms",
 }
 
 

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,8 @@ class ShardRecord:
 
     def to_json(self) -> str:
         """Return the record as one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        outcomes = [vars(outcome) for outcome in self.outcomes]
+        return json.dumps({**vars(self), "outcomes": outcomes}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "ShardRecord":
