@@ -139,6 +139,11 @@ class Store:
             parts.append(np.stack([edges[:-1], edges[1:]], axis=1))
         return np.concatenate(parts)
 
+    @property
+    def block_size(self) -> int:
+        """Sequences that are read together, unless asked otherwise."""
+        return POOL_CHUNKS * self.sequences_per_chunk
+
     def read(self, start: int, stop: int) -> Block:
         """Read the valid ones among the sequences [start, stop)."""
         pool = _Pool(self._arrays, stop - start)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from model.loader import Store, frame_dataset, sequence_dataset
 from model.recurrence import accelerate
 from pipeline.errors import PipelineError
 from pipeline.schema import Layout, is_local, write_atomically
+
+MOST_STEPS_AT_ONCE = 10
+"""Steps of training for which data are fetched, and TensorFlow is called, once; more bring nothing."""
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +52,12 @@ def train(layout: Layout, name: str, config: ModelConfig, seed: int, key: str) -
     if not validated:
         log.warning("train %s: there is no validation speaker; the best epoch is chosen by training loss", name)
     if not checkpoint.finished(config.max_epochs):
-        model.train_function = checkpoint.clock.train_function(model)
-        dataset = frame_dataset if network.takes_frames(model) else sequence_dataset
+        model.train_function = checkpoint.clock.train_function(model, config.batch_size)
+        frames = network.takes_frames(model)
+        dataset = frame_dataset if frames else sequence_dataset
+        steps = steps_at_once(config.batch_size, store.block_size * (store.timesteps if frames else 1))
         model.fit(
-            dataset(store, "train", config.batch_size, seed, first_epoch=checkpoint.epochs),
+            dataset(store, "train", steps * config.batch_size, seed, first_epoch=checkpoint.epochs),
             validation_data=dataset(store, "validation", config.batch_size, shuffle=False) if validated else None,
             epochs=config.max_epochs,
             initial_epoch=checkpoint.epochs,
@@ -71,10 +77,17 @@ def train(layout: Layout, name: str, config: ModelConfig, seed: int, key: str) -
     }
 
 
+def steps_at_once(batch_size: int, rows: int) -> int:
+    """Return for how many steps data are fetched at a time: at most about the `rows` that the loader reads at once."""
+    return max(1, min(MOST_STEPS_AT_ONCE, rows // batch_size))
+
+
 class StepClock:
-    """Measures the steps of an epoch, and how much of their time training waits for the next batch."""
+    """Runs the steps of an epoch, and measures them and how much of their time training waits for data."""
 
     def __init__(self) -> None:
+        self._reader = ThreadPoolExecutor(1, "input")
+        self._source: Iterator[Any] | None = None
         self.start()
 
     def start(self) -> None:
@@ -82,19 +95,39 @@ class StepClock:
         self._started_s = self._ended_s = time.perf_counter()
         self._waited_s, self._steps = 0.0, 0
 
-    def train_function(self, model: keras.Model) -> Callable[[Iterator[Any]], Any]:
-        """Return what Keras calls for a step: its own step, with the batch fetched outside of it."""
+    def train_function(self, model: keras.Model, batch_size: int) -> Callable[[Iterator[Any]], Any]:
+        """Return what Keras calls for the next data of a dataset: a step for each `batch_size` of its rows.
+
+        The steps are Keras's own, in one call of TensorFlow.
+        """
         step = tf.function(model.train_step, jit_compile=bool(model.jit_compile), reduce_retracing=True)
 
-        def train_step(batches: Iterator[Any]) -> Any:
-            asked_s = time.perf_counter()
-            batch = next(batches)
-            self._waited_s += time.perf_counter() - asked_s
-            logs = step(batch)
-            self._ended_s, self._steps = time.perf_counter(), self._steps + 1
+        @tf.function(reduce_retracing=True)
+        def steps(data: Any) -> Any:
+            for start in tf.range(0, tf.shape(data[0])[0], batch_size):
+                step(tuple(part[start : start + batch_size] for part in data))
+            return model.get_metrics_result()
+
+        def train_on_next(source: Iterator[Any]) -> Any:
+            data = self._next(source)
+            logs = steps(data)
+            self._ended_s, self._steps = time.perf_counter(), self._steps + -(-len(data[0]) // batch_size)
             return logs
 
-        return train_step
+        return train_on_next
+
+    def _next(self, source: Iterator[Any]) -> Any:
+        """Return the next data, and have those after them read meanwhile.
+
+        In a thread of ours, because tf.data prefetches nothing where TensorFlow is to be deterministic.
+        """
+        asked_s = time.perf_counter()
+        if source is not self._source:
+            self._source, self._ahead = source, self._reader.submit(next, source)
+        data = self._ahead.result()
+        self._waited_s += time.perf_counter() - asked_s
+        self._ahead = self._reader.submit(next, source)
+        return data
 
     def figures(self) -> dict[str, float]:
         """Return steps a second, and the fraction of the steps' time that went into waiting for input."""

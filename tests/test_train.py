@@ -165,6 +165,19 @@ def test_the_same_seed_gives_the_same_training_bit_for_bit(layout: Layout, unint
     _check_same_training(layout, uninterrupted)
 
 
+def test_steps_in_one_call_are_the_steps_one_by_one(
+    layout: Layout, uninterrupted: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "MOST_STEPS_AT_ONCE", 1)
+    train(layout, "lstm", LSTM, SEED, "key")
+    _check_same_training(layout, uninterrupted)
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(100, 10), (512, 8), (4096, 1), (10_000, 1)])
+def test_data_are_fetched_for_some_steps_and_no_more_than_a_block(batch_size: int, steps: int) -> None:
+    assert train_module.steps_at_once(batch_size, 4096) == steps
+
+
 def test_another_seed_gives_another_training(layout: Layout, uninterrupted: Layout) -> None:
     train(layout, "lstm", LSTM.model_copy(update={"max_epochs": 1}), SEED + 1, "key")
     assert _history(layout)["loss"].iloc[0] != _history(uninterrupted)["loss"].iloc[0]

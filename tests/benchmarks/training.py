@@ -25,7 +25,7 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 CAPTION = (
     "LSTM(100), flattened, one dense layer of {labels}, batches of {batch} sequences of (20, 40) float32 that are "
     "in memory; normalisation, RMSprop and cross entropy included. Both with the threads they choose. Ours is the "
-    "model and the step of model.train, deterministic; PyTorch is nn.LSTM, nn.Flatten and nn.Linear on the CPU. A "
+    "model and the steps of model.train, deterministic and ten a call; PyTorch is nn.LSTM, nn.Flatten and nn.Linear on the CPU. A "
     "round is {steps} steps."
 )
 
@@ -102,7 +102,7 @@ def _model(batch: int) -> tuple[Any, Any]:
     tf.config.experimental.enable_op_determinism()
     model = network.build(LstmConfig(batch_size=batch), 20, np.zeros(40), np.ones(40), LABELS)
     clock = StepClock()
-    model.train_function = clock.train_function(model)
+    model.train_function = clock.train_function(model, batch)
     return model, clock
 
 
@@ -112,12 +112,15 @@ def ours(batch: int) -> Iterator[Callable[[], float]]:
     import keras
     import tensorflow as tf
 
+    from model.train import MOST_STEPS_AT_ONCE
+
     model, clock = _model(batch)
-    dataset = tf.data.Dataset.from_tensors(_batch(batch)).repeat()
+    dataset = tf.data.Dataset.from_tensors(_batch(MOST_STEPS_AT_ONCE * batch)).repeat()
     started = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: clock.start())
 
     def once() -> float:
-        model.fit(dataset, steps_per_epoch=STEPS, callbacks=[started], shuffle=False, verbose=0)
+        calls = STEPS // MOST_STEPS_AT_ONCE
+        model.fit(dataset, steps_per_epoch=calls, callbacks=[started], shuffle=False, verbose=0)
         return 1e3 / clock.figures()["steps_per_s"]
 
     once()
@@ -179,14 +182,17 @@ def wait(root: Path, batch: int) -> Iterator[Callable[[], float]]:
 @contextmanager
 def some_steps(store: str) -> Iterator[Callable[[], float]]:
     load_tensorflow()
-    from model.loader import sequence_dataset
+    from model.loader import Store, sequence_dataset
+    from model.train import steps_at_once
 
     model, clock = _model(512)
-    dataset = sequence_dataset(store, "train", 512, seed=1).repeat()
+    opened = Store(store)
+    steps = steps_at_once(512, opened.block_size)
+    dataset = sequence_dataset(opened, "train", steps * 512, seed=1).repeat()
 
     def once() -> float:
         clock.start()
-        model.fit(dataset, steps_per_epoch=MEMORY_STEPS, shuffle=False, verbose=0)
+        model.fit(dataset, steps_per_epoch=MEMORY_STEPS // steps, shuffle=False, verbose=0)
         return clock.figures()["steps_per_s"]
 
     yield once
