@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from upath import UPath
 
 from pipeline import figures, store, tables
-from pipeline.schema import SPLITS, STATUSES, Layout, reason_kind, write_atomically
+from pipeline.schema import AS_OF, SPLITS, STATUSES, Layout, reason_kind, write_atomically
 
 LEVELS: Final = ("frame", "sequence", "recording")
 MOST_REASONS: Final = 20
@@ -115,7 +115,11 @@ def _read(layout: Layout) -> Found:
     manifest = tables.read(layout.manifest)
     run = json.loads(layout.run.read_text(encoding="utf-8")) if layout.run.exists() else {}
     names = {path.name for path in _children(layout.root / "models")}
-    names |= {path.stem for path in _children(layout.root / "metrics") if path.suffix == ".json"}
+    names |= {
+        path.stem
+        for path in _children(layout.root / "metrics")
+        if path.suffix == ".json" and not path.name.startswith(AS_OF)
+    }
     metrics, histories = {}, {}
     for name in sorted(names):
         if layout.metrics(name).exists():
