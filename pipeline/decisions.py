@@ -70,6 +70,11 @@ class Decision(BaseModel):
     question: Question | None = None
     judgement: Judgement | None = None
 
+    @property
+    def subject(self) -> Version | None:
+        """The version that was decided on."""
+        return self.question.challenger if self.question else self.champion
+
 
 class History(BaseModel):
     """All decisions, the oldest first; only ever added to."""
@@ -180,6 +185,16 @@ class History(BaseModel):
                 if side == version and f1 is not None:
                     return f1, decision
         return None
+
+    def standing(self) -> str:
+        """Say which model serves, since when, and its latest macro F1."""
+        if self.champion is None:
+            return "none, no model has been promoted"
+        since = next(d for d in reversed(self.decisions) if d.kind != "refused")
+        name = next(d.question.model for d in self.decisions if d.question and d.subject == self.champion)
+        text = f"{self.champion} ({name}) since {utc(since.at)}"
+        latest = self.latest_f1(self.champion)
+        return text if latest is None else f"{text}, macro F1 {latest[0]} at {utc(latest[1].at)}"
 
     def _versions(self) -> list[Version]:
         """Return all that ever served, in the order in which they came."""
