@@ -78,6 +78,23 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     assert 0.88 <= covered <= 0.99
 
 
+def speakers_of_three_languages(each: int, seed: int) -> Answers:
+    """Six recordings a speaker, of whom some are recognised always and some hardly ever, in the mean 0.6."""
+    rng = np.random.default_rng(seed)
+    speaker = np.repeat(np.arange(3 * each), 6)
+    true = speaker // each
+    right = rng.random(len(speaker)) < rng.beta(2.4, 1.6, 3 * each)[speaker]
+    return Answers(true, np.where(right, true, (true + rng.integers(1, 3, len(true))) % 3), speaker, 3)
+
+
+@pytest.mark.parametrize(("each", "least", "most"), [(1, 0.5, 0.75), (3, 0.8, 0.93), (30, 0.9, 0.99)])
+def test_of_few_speakers_the_interval_is_too_narrow(each: int, least: float, most: float) -> None:
+    # answers are symmetric in the languages, so the macro F1 of many speakers is their mean rate
+    found = [macro_f1(speakers_of_three_languages(each, seed=i), seed=i) for i in range(300)]
+    covered = np.mean([e.low <= 0.6 <= e.high for e in found if e.low is not None and e.high is not None])
+    assert least < covered < most
+
+
 def test_perfect_answers_have_an_interval_of_no_width() -> None:
     found = macro_f1(answers([0, 1, 2], [0, 1, 2]), seed=1)
     assert (found.value, found.low, found.high) == (1, 1, 1)

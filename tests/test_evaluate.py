@@ -10,8 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from model.evaluate import IncomparableError, Tally, evaluate, log_posteriors, scores
+from model.config import PromotionConfig
+from model.evaluate import IncomparableError, Tally, compare, evaluate, log_posteriors, scores
 from model.loader import Block
+from model.promotion import Verdict
 from model.train import model_bytes
 from pipeline.errors import PipelineError
 from pipeline.schema import Layout
@@ -70,8 +72,8 @@ class Spoken:
             recording=np.concatenate([[99] * 4, self.recording]),
         )
 
-    def save(self, model: keras.Model) -> None:
-        folder = self.layout.model("known")
+    def save(self, model: keras.Model, name: str = "known") -> None:
+        folder = self.layout.model(name)
         folder.mkdir(parents=True)
         (folder / "model.keras").write_bytes(model_bytes(model))
         level = "frame" if len(model.input_shape) == 2 else "sequence"
@@ -356,3 +358,50 @@ def test_a_damaged_description_is_told_in_one_line(spoken: Spoken, content: byte
     labels.unlink() if content is None else labels.write_bytes(content)
     with pytest.raises(PipelineError, match=r"labels\.json is missing or damaged; run train again"):
         _evaluate(spoken.layout)
+
+
+def _skewed_network() -> keras.Model:
+    """A network of frames that takes each language for the next."""
+    model = _frame_network()
+    model.set_weights([np.roll(np.eye(3), 1, axis=1)])
+    return model
+
+
+def _compare(spoken: Spoken, champion: str | None, **rule: Any) -> tuple[Verdict, dict[str, Any]]:
+    serving = None if champion is None else spoken.layout.model(champion)
+    layout, settings = spoken.layout, PromotionConfig(**rule)
+    return compare(layout, layout.model("known"), serving, settings, EACH_ITS_OWN, seed=1)
+
+
+def test_two_models_are_judged_on_the_same_recordings(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    spoken.save(_skewed_network(), "skewed")
+    verdict, metrics = _compare(spoken, "skewed")
+    assert verdict.promoted
+    assert verdict.challenger_f1.value == metrics["recording"]["macro_f1"]
+    assert verdict.champion_f1 is not None
+    skewed = {"model": "skewed"}
+    champion = evaluate(spoken.layout, "skewed", spoken.layout.model("skewed"), skewed, EACH_ITS_OWN, seed=1)
+    assert verdict.champion_f1.value == pytest.approx(champion["recording"]["macro_f1"])
+    assert (verdict.recordings, verdict.speakers) == (metrics["recording"]["n"], metrics["recording"]["n"])
+    assert not _compare(spoken, "known")[0].promoted  # against itself
+    assert _compare(spoken, None)[0].promoted
+
+
+def test_a_champion_of_other_features_stays_and_the_reason_says_so(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    spoken.save(_skewed_network(), "old")
+    model_stores.describe(spoken.layout.model("old"), "frame", n_mels=64)
+    verdict, _ = _compare(spoken, "old")
+    assert not verdict.promoted
+    assert "but the champion cannot be compared: " in verdict.reason
+    assert "was trained on features of n_mels 64, the store's have 128; it goes on serving" in verdict.reason
+
+
+def test_a_champion_that_lacks_a_language_is_compared_and_the_reason_says_so(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    spoken.save(_frame_network(), "old")
+    model_stores.describe(spoken.layout.model("old"), "frame", ("de", "en", "nl"))
+    verdict, _ = _compare(spoken, "old")
+    assert verdict.promoted
+    assert "; the champion does not know fr, whose F1 counts as 0 for it; on the other languages " in verdict.reason

@@ -116,3 +116,25 @@ def test_a_language_that_the_champion_does_not_know_is_said() -> None:
     )
     nothing = Champion(Answers(TRUE, np.full(60, 3), np.arange(60), 3), unknown=[0, 1, 2])
     assert _decide(3, nothing).reason.endswith("the champion does not know de, en, fr, whose F1 counts as 0 for it")
+
+
+def _pair(each: int, gain: float, seed: int) -> tuple[Answers, Answers]:
+    """Six recordings of each speaker of three languages; some speakers are easier, for both models."""
+    rng = np.random.default_rng(seed)
+    speaker = np.repeat(np.arange(3 * each), 6)
+    true, rate = speaker // each, rng.beta(2.4, 1.6, 3 * each)[speaker]
+    found = []
+    for better in (gain, 0.0):
+        right = rng.random(len(speaker)) < np.clip(rate + better, 0, 1)
+        found.append(Answers(true, np.where(right, true, (true + rng.integers(1, 3, len(true))) % 3), speaker, 3))
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize(("each", "gain", "least", "most"), [
+    (3, -0.05, 0, 0.1), (3, 0, 0.05, 0.25), (3, 0.1, 0.4, 0.65),
+    (10, -0.05, 0, 0.03), (10, 0, 0.03, 0.15), (10, 0.1, 0.65, 0.9),
+])  # fmt: skip
+def test_how_often_a_model_is_promoted(each: int, gain: float, least: float, most: float) -> None:
+    pairs = [_pair(each, gain, seed) for seed in range(300)]
+    promoted = [decide(one, Champion(other), RULE, 1, LABELS).promoted for one, other in pairs]
+    assert least <= np.mean(promoted) <= most

@@ -330,9 +330,17 @@ def test_a_model_that_is_not_there_is_told(layout: Layout) -> None:
     with pytest.raises(PipelineError, match=r"models/lstm holds no whole model"):
         registry.version_of(layout.model("lstm"))
     train(layout, "a")
-    (layout.model("lstm") / "model.keras").write_bytes(b"half")
-    with pytest.raises(PipelineError, match=r"model\.keras is damaged"):
-        registry.version_of(layout.model("lstm"))
+    model = layout.model("lstm") / "model.keras"
+    whole = model.read_bytes()
+    for content in (
+        b"half",
+        whole[: len(whole) // 2],
+        whole.replace(b"{}", b"[]", 1),
+        whole.replace(b"weights", b"ballast"),
+    ):
+        model.write_bytes(content)
+        with pytest.raises(PipelineError, match=r"model\.keras is damaged"):
+            registry.version_of(layout.model("lstm"))
 
 
 def test_an_account_without_a_name_has_a_number(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
