@@ -1,6 +1,6 @@
-"""Settings of the models and of their training: frozen, typed, unknown keys refused."""
+"""Settings of the models, their training and their promotion: frozen, typed, unknown keys refused."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -50,3 +50,17 @@ class ModelsConfig(BaseModel):
         """Return the models to train by name, in the order of training."""
         settings: dict[str, ModelConfig | None] = {"ann": self.ann, "lstm": self.lstm}
         return {name: config for name, config in settings.items() if config is not None}
+
+
+class PromotionConfig(BaseModel):
+    """Which model may take the place of the one that serves, and how much better it has to be.
+
+    Its macro F1 over the test recordings must be higher by more than `min_gain`, and that in at least the fraction
+    `confidence` of resamples of the speakers, too; 0 asks for no such proof.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Literal["ann", "lstm"] = "lstm"
+    min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    confidence: Annotated[float, Field(ge=0, le=1)] = 0.9

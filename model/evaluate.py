@@ -1,7 +1,7 @@
 """The evaluate stage: how well a model names the language of speakers it has never heard."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +9,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
+from upath import UPath
 
 from model import network
+from model.confidence import CONFIDENCE, Answers, macro_f1
+from model.config import PromotionConfig
 from model.loader import Block, Store
+from model.promotion import Champion, Verdict, decide
 from model.train import load_model
 from pipeline.errors import PipelineError
 from pipeline.schema import Layout, write_atomically
@@ -20,34 +24,121 @@ LOG_FLOOR = 1e-7  # float32 is no finer next to 1: one sigmoid tells as much of 
 EXAMPLE_S = 12.0
 
 
-def evaluate(layout: Layout, name: str, config_hash: str) -> dict[str, Any]:
-    """Evaluate the model `name` on the test split, write metrics/NAME.json and return its content.
+class IncomparableError(PipelineError):
+    """A model that cannot be evaluated on this store, because it takes other features."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model made of the test split of a store.
+
+    `labels` are those of the store, and after them what else the model may answer; `known` those that it was trained
+    on.
+    """
+
+    store: Store
+    labels: tuple[str, ...]
+    known: tuple[str, ...]
+    levels: tuple[str, ...]
+    tally: "Tally"
+
+    def answers(self, speaker: NDArray[np.int64]) -> Answers:
+        """Return the answers a recording; `speaker` numbers the speaker of each row of the manifest, (row,)."""
+        row, true, predicted = np.array(self.tally.recordings, np.int64).T
+        return Answers(true, predicted, speaker[row], len(self.store.labels))
+
+    def metrics(self, speaker: NDArray[np.int64], seed: int) -> dict[str, Any]:
+        """Return what a metrics file says."""
+        answers = self.answers(speaker)
+        f1 = macro_f1(answers, seed)
+        interval = {"low": f1.low, "high": f1.high, "confidence": CONFIDENCE, "speakers": answers.speakers}
+        levels = {level: scores(self.tally.confusion[level], self.labels) for level in self.levels}
+        levels["recording"]["macro_f1_interval"] = interval
+        return {
+            "labels": list(self.labels),
+            **levels,
+            "labels_without_test": _missing(self.store, "test"),
+            "labels_without_validation": _missing(self.store, "validation"),
+            "example": self.tally.example,
+            "store": {key: self.store.attributes[key] for key in ("config_hash", "manifest_digest")},
+        }
+
+
+def evaluate(
+    layout: Layout, name: str, folder: UPath, facts: Mapping[str, Any], speaker: NDArray[np.int64], seed: int
+) -> dict[str, Any]:
+    """Evaluate the model in `folder` on the test split, write metrics/NAME.json and return its content.
 
     Per frame where the model classifies frames, per sequence (for frames: the mean log posterior over the sequence)
-    and per recording (the mean log posterior over all its sequences).
+    and per recording (the mean log posterior over all its sequences), there with an interval, for which `speaker`
+    (row,) numbers the speaker of each row of the manifest. `facts` are written in front.
     """
-    store = Store(str(layout.store))
-    if not store.label_counts("test").any():
-        raise PipelineError(f"{layout.store} has no valid test sequence to evaluate on; add speakers to the corpus")
-    model = load_model(layout.model(name) / "model.keras")
-    longest = int(EXAMPLE_S / (store.timesteps * store.attributes["config"]["features"]["hop_s"]))
-    tally = Tally(len(store.labels), max(1, longest))
-    for block in store.blocks("test"):
-        tally.add(block, log_posteriors(model, block.features))
-    tally.end()
-    levels = ("frame", "sequence", "recording") if network.takes_frames(model) else ("sequence", "recording")
-    metrics = {
-        "model": name,
-        "labels": list(store.labels),
-        **{level: scores(tally.confusion[level], store.labels) for level in levels},
-        "labels_without_test": _missing(store, "test"),
-        "labels_without_validation": _missing(store, "validation"),
-        "example": tally.example,
-        "config_hash": config_hash,
-        "store": {key: store.attributes[key] for key in ("config_hash", "manifest_digest")},
-    }
+    metrics = {**facts, **assess(Store(str(layout.store)), folder).metrics(speaker, seed)}
     write_atomically(layout.metrics(name), json.dumps(metrics, indent=1, ensure_ascii=False).encode())
     return metrics
+
+
+def compare(
+    layout: Layout, folder: UPath, serving: UPath | None, rule: PromotionConfig, speaker: NDArray[np.int64], seed: int
+) -> tuple[Verdict, dict[str, Any]]:
+    """Judge the model in `folder` against the one that serves; return the verdict and the challenger's metrics."""
+    store = Store(str(layout.store))
+    challenger = assess(store, folder)
+    answers = challenger.answers(speaker)
+    champion = obstacle = None
+    if serving is not None:
+        try:
+            champion = _champion(assess(store, serving), speaker)
+        except IncomparableError as error:
+            obstacle = f"{error}; it goes on serving; to begin anew, move {serving.parent} away"
+    verdict = decide(answers, champion, rule, seed, store.labels, obstacle)
+    return verdict, challenger.metrics(speaker, seed)
+
+
+def _champion(evaluation: Evaluation, speaker: NDArray[np.int64]) -> Champion:
+    answers = evaluation.answers(speaker)
+    unknown = [int(i) for i in np.unique(answers.true) if evaluation.store.labels[i] not in evaluation.known]
+    return Champion(answers, unknown)
+
+
+def assess(store: Store, folder: UPath) -> Evaluation:
+    """Run the model in `folder` over the test split of a store.
+
+    Raises IncomparableError where it takes other features, PipelineError where the split is empty.
+    """
+    if not store.label_counts("test").any():
+        raise PipelineError(f"{store.uri} has no valid test sequence to evaluate on; add speakers to the corpus")
+    known = _check_fits(folder, store)
+    labels = (*store.labels, *(label for label in known if label not in store.labels))
+    codes = np.array([labels.index(label) for label in known])
+    model = load_model(folder / "model.keras")
+    longest = int(EXAMPLE_S / (store.timesteps * store.attributes["config"]["features"]["hop_s"]))
+    tally = Tally(len(labels), max(1, longest))
+    for block in store.blocks("test"):
+        posteriors = log_posteriors(model, block.features)
+        everywhere = np.full((*posteriors.shape[:2], len(labels)), -np.inf)
+        everywhere[..., codes] = posteriors
+        tally.add(block, everywhere)
+    tally.end()
+    levels = ("frame", "sequence", "recording") if network.takes_frames(model) else ("sequence", "recording")
+    return Evaluation(store, labels, known, levels, tally)
+
+
+def _check_fits(folder: UPath, store: Store) -> tuple[str, ...]:
+    """Return the labels of a model; raises IncomparableError where it takes other features than the store's."""
+    try:
+        description = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+        known, level = tuple(map(str, description["labels"])), description["level"]
+        takes = {**description["features"], "timesteps": description["timesteps"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise PipelineError(f"{folder / 'labels.json'} is missing or damaged; run train again") from None
+    holds = {**store.attributes["config"]["features"], "timesteps": store.timesteps}
+    for name, value in holds.items():
+        if takes.get(name) != value and not (name == "timesteps" and level == "frame"):
+            raise IncomparableError(
+                f"{folder} was trained on features of {name} {takes.get(name)}, the store's have {value}"
+            )
+    return known
 
 
 def _missing(store: Store, split: str) -> list[str]:
@@ -79,11 +170,15 @@ class _OpenRecording:
 
 @dataclass
 class Tally:
-    """Confusion counts (true label, predicted label) at each level, gathered in one pass in bounded memory."""
+    """Confusion counts (true label, predicted label) at each level, gathered in one pass.
+
+    Memory does not grow but for three numbers a recording: its row of the manifest, and its true and predicted label.
+    """
 
     labels: int
     example_sequences: int
     confusion: dict[str, NDArray[np.int64]] = field(init=False)
+    recordings: list[tuple[int, int, int]] = field(default_factory=list)
     example: dict[str, Any] = field(default_factory=dict)
     _open: "_OpenRecording | None" = None
 
@@ -110,7 +205,9 @@ class Tally:
             return
         recording, self._open = self._open, None
         sequence = np.concatenate(recording.log_posteriors)  # (sequence, label)
-        self._count("recording", np.array([recording.label]), sequence.mean(axis=0, keepdims=True))
+        verdict = sequence.mean(axis=0, keepdims=True)
+        self._count("recording", np.array([recording.label]), verdict)
+        self.recordings.append((recording.row, recording.label, int(verdict.argmax())))
         if len(self.example.get("probabilities", ())) < len(sequence) <= self.example_sequences:
             probabilities = np.exp(sequence) / np.exp(sequence).sum(axis=1, keepdims=True)
             self.example = {

@@ -109,6 +109,7 @@ class Store:
             self.train_mean: NDArray[np.float64] = dataset["train_mean"].to_numpy()
             self.train_std: NDArray[np.float64] = dataset["train_std"].to_numpy()
             self.timesteps, self.n_mfcc = dataset.sizes["timestep"], dataset.sizes["mfcc"]
+        self.uri = uri
         self._arrays = open_arrays(uri, UPath(uri), ("features", "label", "recording", "valid"))
         self.sequences_per_chunk = self._arrays["features"].chunk_size
         self._part = (0, 1)

@@ -36,7 +36,11 @@ class Classifier:
 
     @classmethod
     def load(cls, path: Path) -> "Classifier":
-        """Load the folder models/NAME, or its model.keras; raises UsageError where there is none."""
+        """Load the folder models/NAME, its model.keras, or the champion of OUT/registry.
+
+        Raises UsageError where there is none.
+        """
+        path = _champion(path) if (path / "registry.json").exists() else path
         folder = path if path.is_dir() else path.parent
         model_file = folder / "model.keras" if path.is_dir() else path
         for needed in (model_file, folder / "labels.json"):
@@ -76,6 +80,18 @@ class Classifier:
         return posterior
 
 
+def _champion(registry: Path) -> Path:
+    """Return the folder of the model that serves; raises UsageError where none does."""
+    try:
+        version = json.loads((registry / "registry.json").read_text(encoding="utf-8"))["champion"]
+        champion: Path | None = None if version is None else registry / version
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"MODEL {registry / 'registry.json'} is damaged") from None
+    if champion is None:
+        raise UsageError(f"MODEL {registry}: no model has been promoted yet; give a folder like OUT/models/lstm")
+    return champion
+
+
 def _describe(labels: tuple[str, ...], file: str, probabilities: NDArray[np.float64]) -> dict[str, Any]:
     best, second = np.argsort(-probabilities, kind="stable")[:2].tolist()
     return {
@@ -102,6 +118,7 @@ EPILOG = """
 Examples:
   python -m model.predict out/demo/models/lstm recording.wav
   python -m model.predict out/demo/models/lstm *.flac --json
+  python -m model.predict out/demo/registry recording.wav
 
 \\b
 Exit codes: 0 all files named; 1 some file could not be read (told on stderr); 2 wrong usage.
@@ -113,7 +130,7 @@ Exit codes: 0 all files named; 1 some file could not be read (told on stderr); 2
 @click.argument("audio", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead of a table.")
 def main(model: Path, audio: tuple[str, ...], as_json: bool) -> None:
-    """Name the language of each recording AUDIO with MODEL, a folder like OUT/models/lstm."""
+    """Name the language of each recording AUDIO with MODEL: a folder like OUT/models/lstm, or OUT/registry."""
     try:
         classifier = Classifier.load(model)
     except UsageError as error:

@@ -38,6 +38,7 @@ def train(layout: Layout, name: str, config: ModelConfig, seed: int, key: str) -
     same history as if it had never stopped. `key` identifies data and settings: a checkpoint of another key is
     discarded.
     """
+    keras.backend.clear_session()  # layers are numbered through; what was built before must not show in a file
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     store = Store(str(layout.store))

@@ -75,8 +75,7 @@ def assign_splits(table: pd.DataFrame, fractions: SplitConfig, seed: int) -> pd.
     speakers can be trained before it can be tested. A speaker of several languages keeps the split that the first
     of them, by name, gave.
     """
-    # no path holds a NUL, so a recording never passes for a speaker
-    speaker = table["speaker"].fillna("\0" + table["recording_id"])
+    speaker = _speakers(table)
     usable_s = table["duration_s"].where(table["sequences"] > 0, 0.0)
     duration_s = usable_s.groupby([table["label"], speaker]).sum()
     split_of: dict[str, str] = {}
@@ -84,6 +83,16 @@ def assign_splits(table: pd.DataFrame, fractions: SplitConfig, seed: int) -> pd.
         _split_language(duration_s[label].to_dict(), fractions, seed, split_of)
     # a speaker of whom nothing is usable in any language decides nothing
     return speaker.map(split_of).fillna("train")
+
+
+def speaker_codes(manifest: pd.DataFrame) -> NDArray[np.int64]:
+    """Return a number for the speaker of each row: (row,) int64; a recording without one is a speaker of its own."""
+    return np.asarray(pd.factorize(_speakers(manifest))[0], np.int64)
+
+
+def _speakers(table: pd.DataFrame) -> pd.Series:
+    # no path holds a NUL, so a recording never passes for a speaker
+    return table["speaker"].fillna("\0" + table["recording_id"])
 
 
 def _split_language(

@@ -12,8 +12,9 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from upath import UPath
 
-from pipeline import figures, store, tables
-from pipeline.schema import SPLITS, STATUSES, Layout, reason_kind, write_atomically
+from pipeline import figures, registry, store, tables
+from pipeline.schema import AS_OF, SPLITS, STATUSES, Layout, reason_kind, write_atomically
+from pipeline.standing import standing
 
 LEVELS: Final = ("frame", "sequence", "recording")
 MOST_REASONS: Final = 20
@@ -75,6 +76,7 @@ def write_report(layout: Layout) -> None:
         "stages": sorted(({"name": k, **v} for k, v in found.stages.items()), key=lambda stage: stage["finished_at"]),
         "training": training(found, pictures),
         "comparison": comparison(found, pictures),
+        "standing": standing(registry.read(layout), pictures.add),
         "models": models(found, pictures),
         "example": example(found, pictures),
         "performance": layout.performance.exists(),
@@ -115,7 +117,11 @@ def _read(layout: Layout) -> Found:
     manifest = tables.read(layout.manifest)
     run = json.loads(layout.run.read_text(encoding="utf-8")) if layout.run.exists() else {}
     names = {path.name for path in _children(layout.root / "models")}
-    names |= {path.stem for path in _children(layout.root / "metrics") if path.suffix == ".json"}
+    names |= {
+        path.stem
+        for path in _children(layout.root / "metrics")
+        if path.suffix == ".json" and not path.name.startswith(AS_OF)
+    }
     metrics, histories = {}, {}
     for name in sorted(names):
         if layout.metrics(name).exists():
@@ -267,7 +273,9 @@ def comparison(found: Found, pictures: Pictures) -> Context | None:
         "best": best,
         "others": [name for name in found.metrics if name != best],
         "scores": found.metrics,
-    }
+        "intervals": {name: interval for name, metrics in found.metrics.items()
+                      if (interval := metrics["recording"].get("macro_f1_interval"))},
+    }  # fmt: skip
 
 
 def _commonest(found: Found, level: str) -> tuple[str, float]:
@@ -308,7 +316,7 @@ def example(found: Found, pictures: Pictures) -> Context | None:
     start = facts["first_sequence"]
     features = store.read_features(found.layout, start, start + len(probabilities))
     recording, label = str(found.manifest["recording_id"].iloc[facts["recording"]]), labels[facts["label"]]
-    colors = figures.language_colors(found.labels)
+    colors = figures.language_colors(list(dict.fromkeys([*found.labels, *labels])))  # a model may know more
     title = f"{figures.short(recording, 60)}, spoken language: {figures.short(label)}"
     picture = figures.example(features, probabilities, labels, facts["label"], colors, found.hop_s, title)
     pictures.add("example", picture)

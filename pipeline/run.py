@@ -5,25 +5,31 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from rich.console import Console
+from upath import UPath
 
-from model.config import ModelConfig, ModelsConfig
+from model.config import ModelConfig, ModelsConfig, PromotionConfig
 from model.startup import load_tensorflow
-from pipeline import demo, extraction, interrupts, ledger, manifest, status, store, tables, verification
+from pipeline import demo, extraction, interrupts, ledger, manifest, registry, status, store, tables, verification
 from pipeline.cluster import load_profile
 from pipeline.config import PipelineConfig, digest, load
 from pipeline.corpus import Listing, list_recordings
 from pipeline.dask_executor import DaskExecutor
+from pipeline.decisions import Moment, Question
 from pipeline.errors import PipelineError, UsageError, few
 from pipeline.executors import Executor, SerialExecutor
 from pipeline.plan import Plan
 from pipeline.progress import set_up_logging
 from pipeline.scan import scan
-from pipeline.schema import Layout, folder_at
+from pipeline.schema import AS_OF, Layout, folder_at
 from pipeline.state import RunState
 from pipeline.synthesis import DemoConfig
 
@@ -36,6 +42,7 @@ class RunConfig(PipelineConfig):
     """All settings of a run."""
 
     models: ModelsConfig = ModelsConfig()
+    promotion: PromotionConfig = PromotionConfig()
     demo: DemoConfig = DemoConfig()
 
     @property
@@ -55,6 +62,9 @@ class Run:
     corpus: str | None
     recheck: bool
     price_per_core_hour: float | None = None
+    as_of: Moment | None = None
+    run_key: str | None = None
+    kept_exit_code: int = 0
 
     def skips(self, stage: str, key: str, *, complete: bool = True) -> bool:
         """Whether `stage` has nothing to do; says so. `complete`: nothing is missing that only the stage knows of."""
@@ -69,6 +79,10 @@ class Run:
         if not self.layout.manifest.exists():
             raise UsageError(f"--out {self.layout.root}: there is no manifest yet; run scan first")
         return tables.read(self.layout.manifest)
+
+    def speakers(self) -> NDArray[np.int64]:
+        """Return a number for the speaker of each row of the manifest."""
+        return manifest.speaker_codes(self.manifest())
 
     def store_key(self) -> str:
         """Digest of the finished store; raises UsageError where there is none."""
@@ -165,6 +179,9 @@ def train_stage(run: Run) -> None:
 
 def evaluate_stage(run: Run) -> None:
     """Models → metrics."""
+    if run.as_of is not None:
+        _evaluate_as_of(run, run.as_of)
+        return
     for name in run.config.models.chosen():
         trained = run.state.stages.get(f"train/{name}")
         if trained is None:
@@ -176,17 +193,58 @@ def evaluate_stage(run: Run) -> None:
         from model.evaluate import evaluate  # noqa: PLC0415 TensorFlow takes seconds to load
 
         started_s = time.perf_counter()
-        metrics = evaluate(run.layout, name, digest(run.config.model_dump(mode="json")))
+        facts = {"model": name, "config_hash": digest(run.config.model_dump(mode="json"))}
+        metrics = evaluate(run.layout, name, run.layout.model(name), facts, run.speakers(), run.config.seed)
         levels = [level for level in ("frame", "sequence", "recording") if level in metrics]
         accuracies = {f"{level}_accuracy": metrics[level]["accuracy"] for level in levels}
         log.info("evaluate %s: %s", name, ", ".join(f"{k} {v:.2%}" for k, v in accuracies.items()))
         run.state.record(stage, key, [run.layout.metrics(name)], wall_s=time.perf_counter() - started_s, **accuracies)
 
 
+def _evaluate_as_of(run: Run, moment: Moment) -> None:
+    """Evaluate the model that served at `moment` on the store as it is now."""
+    run.store_key()
+    version = registry.read(run.layout).served(moment)
+    load_tensorflow()
+    from model.evaluate import evaluate  # noqa: PLC0415 TensorFlow takes seconds to load
+
+    name, facts = f"{AS_OF}{moment.name}", {"version": version, "as_of": moment.at.isoformat()}
+    folder = registry.checked(run.layout, version)
+    recording = evaluate(run.layout, name, folder, facts, run.speakers(), run.config.seed)["recording"]
+    log.info("evaluate %s: %s served, macro F1 a recording %.3f", name, version, recording["macro_f1"])
+
+
+def promote_stage(run: Run) -> None:
+    """Model → registry, where it is better than the one that serves; else exit with `kept_exit_code`."""
+    settings = run.config.promotion
+    if settings.model not in run.config.models.chosen() or f"train/{settings.model}" not in run.state.stages:
+        raise UsageError(
+            f"--out {run.layout.root}: the model {settings.model} is not trained yet; run train first, or choose "
+            "another by --set promotion.model=…"
+        )
+    run.store_key()
+    attributes = store.attributes(run.layout) or {}
+    question = Question(
+        challenger=registry.version_of(run.layout.model(settings.model)), model=settings.model,
+        store={key: attributes[key] for key in ("config_hash", "manifest_digest")},
+        rule=settings.model_dump(exclude={"model"}),
+    )  # fmt: skip
+
+    def judge(folder: UPath, champion: UPath | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        load_tensorflow()
+        from model.evaluate import compare  # noqa: PLC0415 TensorFlow takes seconds to load
+
+        verdict, metrics = compare(run.layout, folder, champion, settings, run.speakers(), run.config.seed)
+        return asdict(verdict), metrics
+
+    if not registry.promote(run.layout, question, run.run_key, judge) and run.kept_exit_code:
+        sys.exit(run.kept_exit_code)
+
+
 def report_stage(run: Run) -> None:
     """Everything → one page."""
     stages = {name: stage["outputs"] for name, stage in run.state.stages.items() if name != "report"}
-    key = digest([run.store_key(), stages])
+    key = digest([run.store_key(), stages, registry.read(run.layout).model_dump(mode="json")])
     page = run.layout.report / "index.html"
     if not run.skips("report", key):
         from pipeline.report import write_report  # noqa: PLC0415 matplotlib is for this stage alone
@@ -205,6 +263,8 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "evaluate": evaluate_stage,
     "report": report_stage,
 }
+ON_REQUEST: dict[str, Callable[[Run], None]] = {"promote": promote_stage}
+"""Stages that `all` leaves out."""
 ON_CLUSTER = ("scan", "extract", "verify")
 
 
@@ -213,7 +273,7 @@ def execute(run: Run, stages: list[str]) -> None:
     for name in stages:
         if name not in ON_CLUSTER:
             run.executor.close()
-        STAGES[name](run)
+        {**STAGES, **ON_REQUEST}[name](run)
 
 
 def _prepare(layout: Layout, config: RunConfig, corpus: str | None) -> RunState:
@@ -232,6 +292,17 @@ def _prepare(layout: Layout, config: RunConfig, corpus: str | None) -> RunState:
     except OSError as error:
         raise UsageError(f"--out {layout.root} cannot be written: {error.strerror or error}") from None
     return state
+
+
+def _of_stage(stage: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that only one stage has, read; raises UsageError where one is given to another stage."""
+    for name, value in options.items():
+        if value is not None and stage != BELONGS_TO[name]:
+            raise UsageError(f"--{name.replace('_', '-')} {value} is an option of {BELONGS_TO[name]}, not of {stage}")
+    chosen = {name: value for name, value in options.items() if stage == BELONGS_TO[name]}
+    if chosen.get("as_of") is not None:
+        chosen["as_of"] = Moment.of(chosen["as_of"], datetime.now(UTC))
+    return {name: value for name, value in chosen.items() if value is not None or stage == "rollback"}
 
 
 def _check_failures(layout: Layout, most: float) -> None:
@@ -254,15 +325,20 @@ Examples:
   python -m pipeline.run demo --out out/demo
   python -m pipeline.run --corpus recordings --out out/mine --workers 4
   python -m pipeline.run train --out out/mine --set models.lstm.units=200
+  python -m pipeline.run rollback --out out/mine --reason "worse on the phone"
 
 \b
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, but too many recordings failed;
 130 interrupted (the same command continues).
 """
+BELONGS_TO = {
+    "as_of": "evaluate", "run_key": "promote", "kept_exit_code": "promote", "to": "rollback", "reason": "rollback",
+}  # fmt: skip
 
 
 @click.command(epilog=EPILOG, context_settings={"max_content_width": 110})
-@click.argument("stage", type=click.Choice(["all", "demo", *STAGES, "status"]), default="all", metavar="[STAGE]")
+@click.argument("stage", type=click.Choice(["all", "demo", *STAGES, *ON_REQUEST, "rollback", "status"]), default="all",
+                metavar="[STAGE]")  # fmt: skip
 @click.option("--corpus", metavar="URI", help="Recordings: LANGUAGE/[SPEAKER/…]/file (wav, flac, ogg, opus, mp3).")
 @click.option("--out", metavar="URI", required=True, help="The output folder; made if it is not there.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings in YAML.")
@@ -274,17 +350,28 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, but too ma
 @click.option("--workers", type=click.IntRange(min=1), help="Dask workers of one thread each.  [default: the cores]")
 @click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.01, show_default=True,
               help="Exit with 3 if a larger part of the recordings failed.")  # fmt: skip
+@click.option("--as-of", metavar="DATE", help="evaluate: the model that served then, at the end of a date; in UTC.")
+@click.option("--run-key", metavar="TEXT", help="promote: a name for this run, noted with its decision.")
+@click.option("--kept-exit-code", type=click.IntRange(0, 255), metavar="N",
+              help="promote: exit with N if the champion stays.  [default: 0]")  # fmt: skip
+@click.option("--to", metavar="VERSION", help="rollback: to this version.  [default: the champion before]")
+@click.option("--reason", metavar="TEXT", help="rollback: why, noted with the decision.")
 def main(
     stage: str, corpus: str | None, out: str, config_file: Path | None, overrides: tuple[str, ...], cluster: str,
-    cluster_file: Path | None, executor: str, workers: int | None, max_failed_fraction: float,
+    cluster_file: Path | None, executor: str, workers: int | None, max_failed_fraction: float, **special: Any,
 ) -> None:  # fmt: skip
     """Turn a folder of recordings into a spoken-language classifier.
 
     STAGE is all (the default), demo (synthesises its own corpus first), scan, extract, verify, train, evaluate,
-    report or status. A stage whose inputs, settings and outputs are unchanged is skipped; one that was interrupted
+    report or status; and, not in all: promote (the trained model serves if it is better than the one that does) and
+    rollback. A stage whose inputs, settings and outputs are unchanged is skipped; one that was interrupted
     continues.
     """
+    special = _of_stage(stage, special)
     layout = Layout.at(out)
+    if stage == "rollback":
+        registry.roll_back(layout, **special)
+        return
     if stage == "status":
         status.show(layout, Console())
         return
@@ -301,7 +388,7 @@ def main(
         stages = list(STAGES) if stage in ("all", "demo") else [stage]
         run = Run(
             layout, config, state, runs_on, corpus, recheck=stage == "verify",
-            price_per_core_hour=profile.price_per_core_hour,
+            price_per_core_hour=profile.price_per_core_hour, **special,
         )  # fmt: skip
         execute(run, stages)
     _check_failures(layout, max_failed_fraction)

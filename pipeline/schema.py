@@ -25,6 +25,8 @@ MANIFEST_COLUMNS: Final = (
 )  # fmt: skip
 CHUNK_INDEX: Final = (("offset", "<u8"), ("nbytes", "<u8"))
 """A shard's index of its chunks, before the four bytes of its CRC32C at the end of the object."""
+AS_OF: Final = "as-of-"
+"""How the evaluations of models that served at some time are called among the others."""
 LEDGER_COLUMNS: Final = ("recording_id", "status", "reason", "decoded_frames", "sequences_written")
 
 
@@ -78,6 +80,20 @@ class Layout:
     def metrics(self, name: str) -> UPath:
         """Return the place of the evaluation of the model `name`."""
         return self.root / "metrics" / f"{name}.json"
+
+    @property
+    def registry(self) -> UPath:
+        """The models that serve or have served, and the decisions on them."""
+        return self.root / "registry"
+
+    @property
+    def decisions(self) -> UPath:
+        """Every decision on which model serves; what it says last is so."""
+        return self.registry / "registry.json"
+
+    def version(self, version: str) -> UPath:
+        """Return the folder of a promoted model."""
+        return self.registry / version
 
     @property
     def demo_key(self) -> UPath:

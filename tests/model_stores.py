@@ -1,11 +1,14 @@
 """Small feature stores of known content, written as extraction writes them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from upath import UPath
 
 from pipeline import store
 from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
@@ -142,3 +145,10 @@ def write(
     else:
         store.seal(layout, np.zeros(features.shape[2]), np.ones(features.shape[2]), 0)
     return layout
+
+
+def describe(folder: UPath, level: str, languages: Sequence[str] = LANGUAGES, **features: Any) -> None:
+    """Write the labels.json of a model of these stores; `features` are settings in which it differs from them."""
+    taken = {**FeatureConfig(n_mfcc=COEFFICIENTS).model_dump(), **features}
+    content = {"labels": list(languages), "level": level, "timesteps": TIMESTEPS, "features": taken}
+    (folder / "labels.json").write_text(json.dumps(content), encoding="utf-8")

@@ -10,10 +10,13 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from model.evaluate import Tally, evaluate, log_posteriors, scores
+from model.config import PromotionConfig
+from model.evaluate import IncomparableError, Tally, compare, evaluate, log_posteriors, scores
 from model.loader import Block
+from model.promotion import Verdict
 from model.train import model_bytes
 from pipeline.errors import PipelineError
+from pipeline.schema import Layout
 from tests import model_stores
 from tests.model_stores import LANGUAGES, SAVES_MODELS, TIMESTEPS
 
@@ -32,6 +35,14 @@ def _sequence_network(timesteps: int = TIMESTEPS) -> keras.Model:
     """A network of sequences whose answers are the softmax of the mean of its input."""
     layers = [keras.Input((timesteps, 3)), keras.layers.GlobalAveragePooling1D(), keras.layers.Softmax()]
     return keras.Sequential(layers)
+
+
+EACH_ITS_OWN = np.arange(100)
+
+
+def _evaluate(layout: Layout, speaker: NDArray[np.int64] = EACH_ITS_OWN) -> dict[str, Any]:
+    """Evaluate the model; every recording has a speaker of its own if they are not given."""
+    return evaluate(layout, "known", layout.model("known"), {"model": "known", "config_hash": "abc"}, speaker, seed=1)
 
 
 def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -61,10 +72,12 @@ class Spoken:
             recording=np.concatenate([[99] * 4, self.recording]),
         )
 
-    def save(self, model: keras.Model) -> None:
-        folder = self.layout.model("known")
+    def save(self, model: keras.Model, name: str = "known") -> None:
+        folder = self.layout.model(name)
         folder.mkdir(parents=True)
         (folder / "model.keras").write_bytes(model_bytes(model))
+        level = "frame" if len(model.input_shape) == 2 else "sequence"
+        model_stores.describe(folder, level)
 
     def vectors(self, frames: bool) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """(true, predicted) labels at each level, one item at a time."""
@@ -105,7 +118,7 @@ def _check_scores(found: dict[str, Any], true: NDArray[np.int64], predicted: NDA
 @pytest.mark.parametrize("frames", [True, False])
 def test_every_level_is_counted_as_one_would_by_hand(spoken: Spoken, frames: bool) -> None:
     spoken.save(_frame_network() if frames else _sequence_network())
-    metrics = evaluate(spoken.layout, "known", "abc")
+    metrics = _evaluate(spoken.layout)
     levels = ("frame", "sequence", "recording") if frames else ("sequence", "recording")
     vectors = spoken.vectors(frames)
     for level in levels:
@@ -117,24 +130,25 @@ def test_every_level_is_counted_as_one_would_by_hand(spoken: Spoken, frames: boo
 @pytest.mark.parametrize("frames", [True, False])
 def test_the_metrics_file_holds_what_is_returned(spoken: Spoken, frames: bool) -> None:
     spoken.save(_frame_network() if frames else _sequence_network())
-    metrics = evaluate(spoken.layout, "known", "abc")
+    metrics = _evaluate(spoken.layout)
     assert json.loads(spoken.layout.metrics("known").read_text(encoding="utf-8")) == metrics
     levels = ["frame", "sequence", "recording"] if frames else ["sequence", "recording"]
-    further = ["labels_without_test", "labels_without_validation", "example", "config_hash", "store"]
-    assert list(metrics) == ["model", "labels", *levels, *further]
+    further = ["labels_without_test", "labels_without_validation", "example", "store"]
+    assert list(metrics) == ["model", "config_hash", "labels", *levels, *further]
     assert (metrics["model"], metrics["labels"], metrics["config_hash"]) == ("known", list(LANGUAGES), "abc")
     assert metrics["labels_without_test"] == []
     assert metrics["labels_without_validation"] == list(LANGUAGES)
     assert metrics["store"]["manifest_digest"] == "0123456789abcdef"
     for level in levels:
-        assert list(metrics[level]) == ["n", "accuracy", "macro_f1", "confusion", "per_label"]
+        interval = ["macro_f1_interval"] if level == "recording" else []
+        assert list(metrics[level]) == ["n", "accuracy", "macro_f1", "confusion", "per_label", *interval]
         assert list(metrics[level]["per_label"]) == list(LANGUAGES)
 
 
 def test_a_language_without_test_recordings_is_named_and_left_out_of_the_mean_f1(tmp_path: Path) -> None:
     spoken = Spoken(tmp_path, labels=2)
     spoken.save(_frame_network())
-    metrics = evaluate(spoken.layout, "known", "abc")
+    metrics = _evaluate(spoken.layout)
     assert metrics["labels_without_test"] == ["fr"]
     assert metrics["sequence"]["per_label"]["fr"]["n"] == 0
     assert sum(row[2] for row in metrics["sequence"]["confusion"]) > 0  # it is answered, wrongly
@@ -147,7 +161,7 @@ def test_a_language_without_test_recordings_is_named_and_left_out_of_the_mean_f1
 def test_a_store_without_valid_test_sequences_is_refused(tmp_path: Path, runs: model_stores.SplitRuns) -> None:
     layout = model_stores.write(tmp_path, runs, [0, 1, 2, 0], valid=[True, True, True, False])
     with pytest.raises(PipelineError, match="has no valid test sequence to evaluate on; add speakers"):
-        evaluate(layout, "known", "abc")
+        _evaluate(layout)
     assert not layout.metrics("known").exists()
 
 
@@ -268,3 +282,126 @@ def test_scores_of_a_perfect_and_of_an_always_wrong_model() -> None:
     assert (perfect["n"], perfect["accuracy"], perfect["macro_f1"]) == (12, 1.0, 1.0)
     wrong = scores(np.roll(np.diag([3, 4, 5]), 1, axis=1), LANGUAGES)
     assert (wrong["n"], wrong["accuracy"], wrong["macro_f1"]) == (12, 0.0, 0.0)
+
+
+def test_the_interval_of_recordings_is_that_of_their_speakers(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    alone = _evaluate(spoken.layout)["recording"]
+    shared = _evaluate(spoken.layout, np.arange(100) % 4)["recording"]
+    one = _evaluate(spoken.layout, np.zeros(100, np.int64))["recording"]
+    assert alone["macro_f1"] == shared["macro_f1"] == one["macro_f1"]
+    assert alone["macro_f1_interval"]["speakers"] == alone["n"]
+    assert shared["macro_f1_interval"]["speakers"] == 4
+    assert one["macro_f1_interval"] == {"low": None, "high": None, "confidence": 0.95, "speakers": 1}
+    for found in (alone, shared):
+        interval = found["macro_f1_interval"]
+        assert 0 < interval["low"] < found["macro_f1"] < interval["high"] <= 1
+
+
+def test_labels_of_a_model_are_matched_by_name(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    expected = _evaluate(spoken.layout)
+    folder = spoken.layout.model("known")
+    # the same network with its outputs in another order, and one language that no recording speaks
+    network = _frame_network()
+    turned = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="softmax")])
+    weights = np.zeros((3, 4))
+    weights[:, [3, 0, 2]] = np.asarray(network.get_weights()[0])
+    turned.set_weights([weights, np.array([0, -100.0, 0, 0])])
+    (folder / "model.keras").write_bytes(model_bytes(turned))
+    model_stores.describe(folder, "frame", ("en", "xx", "fr", "de"))
+    found = _evaluate(spoken.layout)
+    assert found["labels"] == [*LANGUAGES, "xx"]
+    for level in ("frame", "sequence", "recording"):
+        assert found[level]["macro_f1"] == expected[level]["macro_f1"]
+        assert np.array(found[level]["confusion"])[:3, :3].tolist() == expected[level]["confusion"]
+
+
+def test_a_language_that_only_the_model_knows_is_a_wrong_answer(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    model_stores.describe(spoken.layout.model("known"), "frame", ("de", "en", "nl"))
+    found = _evaluate(spoken.layout)["recording"]
+    assert found["per_label"]["fr"]["f1"] == 0
+    assert sum(row[2] for row in found["confusion"]) == 0  # it knows no fr
+    assert sum(row[3] for row in found["confusion"]) > 0
+    present = [found["per_label"][label]["f1"] for label in LANGUAGES]
+    assert found["macro_f1"] == pytest.approx(np.mean(present))
+
+
+@pytest.mark.parametrize(("features", "told"), [
+    ({"n_mels": 64}, "was trained on features of n_mels 64, the store's have 128"),
+    ({"top_db": None}, "was trained on features of top_db None, the store's have 80.0"),
+])  # fmt: skip
+def test_a_model_of_other_features_is_refused(spoken: Spoken, features: dict[str, Any], told: str) -> None:
+    spoken.save(_frame_network())
+    model_stores.describe(spoken.layout.model("known"), "frame", **features)
+    with pytest.raises(IncomparableError, match=told):
+        _evaluate(spoken.layout)
+
+
+def test_sequences_of_another_length_matter_to_models_of_sequences_alone(spoken: Spoken) -> None:
+    spoken.save(_sequence_network())
+    labels = spoken.layout.model("known") / "labels.json"
+    description = json.loads(labels.read_text())
+    labels.write_text(json.dumps({**description, "timesteps": TIMESTEPS + 1}))
+    with pytest.raises(IncomparableError, match=f"of timesteps {TIMESTEPS + 1}, the store's have {TIMESTEPS}"):
+        _evaluate(spoken.layout)
+    (spoken.layout.model("known") / "model.keras").write_bytes(model_bytes(_frame_network()))
+    labels.write_text(json.dumps({**description, "timesteps": TIMESTEPS + 1, "level": "frame"}))
+    assert _evaluate(spoken.layout)["recording"]["n"] > 0
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"labels": 1}', None])
+def test_a_damaged_description_is_told_in_one_line(spoken: Spoken, content: bytes | None) -> None:
+    spoken.save(_frame_network())
+    labels = spoken.layout.model("known") / "labels.json"
+    labels.unlink() if content is None else labels.write_bytes(content)
+    with pytest.raises(PipelineError, match=r"labels\.json is missing or damaged; run train again"):
+        _evaluate(spoken.layout)
+
+
+def _skewed_network() -> keras.Model:
+    """A network of frames that takes each language for the next."""
+    model = _frame_network()
+    model.set_weights([np.roll(np.eye(3), 1, axis=1)])
+    return model
+
+
+def _compare(spoken: Spoken, champion: str | None, **rule: Any) -> tuple[Verdict, dict[str, Any]]:
+    serving = None if champion is None else spoken.layout.model(champion)
+    layout, settings = spoken.layout, PromotionConfig(**rule)
+    return compare(layout, layout.model("known"), serving, settings, EACH_ITS_OWN, seed=1)
+
+
+def test_two_models_are_judged_on_the_same_recordings(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    spoken.save(_skewed_network(), "skewed")
+    verdict, metrics = _compare(spoken, "skewed")
+    assert verdict.promoted
+    assert verdict.challenger_f1.value == metrics["recording"]["macro_f1"]
+    assert verdict.champion_f1 is not None
+    skewed = {"model": "skewed"}
+    champion = evaluate(spoken.layout, "skewed", spoken.layout.model("skewed"), skewed, EACH_ITS_OWN, seed=1)
+    assert verdict.champion_f1.value == pytest.approx(champion["recording"]["macro_f1"])
+    assert (verdict.recordings, verdict.speakers) == (metrics["recording"]["n"], metrics["recording"]["n"])
+    assert not _compare(spoken, "known")[0].promoted  # against itself
+    assert _compare(spoken, None)[0].promoted
+
+
+def test_a_champion_of_other_features_stays_and_the_reason_says_so(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    spoken.save(_skewed_network(), "old")
+    model_stores.describe(spoken.layout.model("old"), "frame", n_mels=64)
+    verdict, _ = _compare(spoken, "old")
+    assert not verdict.promoted
+    assert "but the champion cannot be compared: " in verdict.reason
+    assert "was trained on features of n_mels 64, the store's have 128; it goes on serving" in verdict.reason
+
+
+def test_a_champion_that_lacks_a_language_is_compared_and_the_reason_says_so(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    spoken.save(_frame_network(), "old")
+    model_stores.describe(spoken.layout.model("old"), "frame", ("de", "en", "nl"))
+    verdict, _ = _compare(spoken, "old")
+    assert verdict.promoted
+    assert "; the champion does not know fr, whose F1 counts as 0 for it; on the other languages " in verdict.reason

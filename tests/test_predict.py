@@ -1,6 +1,7 @@
 """Prediction: a trained model's folder and recordings in, the language of each out."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -252,3 +253,29 @@ def test_the_command_writes_the_table_and_nothing_but_failures_beside_it(trained
     assert process.returncode == 1
     assert process.stderr == f"{missing}: cannot be opened: No such file or directory\n"
     assert process.stdout == _predict(trained.model("lstm"), *trained.recordings).stdout
+
+
+def _registry(folder: Path, content: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "registry.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+def test_a_registry_stands_for_its_champion(trained: Trained, tmp_path: Path) -> None:
+    registry = _registry(tmp_path / "registry", {"schema_version": 1, "champion": "abc", "decisions": []})
+    shutil.copytree(trained.model("ann"), registry / "abc")
+    result = _predict(registry, *trained.recordings, "--json")
+    assert result.exit_code == 0
+    assert result.stdout == _predict(trained.model("ann"), *trained.recordings, "--json").stdout
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    ({"champion": None}, "no model has been promoted yet; give a folder like OUT/models/lstm"),
+    ({"champion": "gone"}, "registry/gone is missing"),
+    ({}, "registry.json is damaged"), ("{", "registry.json is damaged"), ({"champion": 3}, "registry.json is damaged"),
+])  # fmt: skip
+def test_a_registry_without_a_champion_is_told(trained: Trained, tmp_path: Path, content: Any, told: str) -> None:
+    result = _predict(_registry(tmp_path / "registry", content), trained.recordings[0])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert told in result.stderr

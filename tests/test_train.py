@@ -22,6 +22,7 @@ from model.config import AnnConfig, LstmConfig
 from model.loader import Block, Store, frame_dataset, sequence_dataset
 from model.train import load_model, train
 from pipeline.errors import PipelineError
+from pipeline.registry import version_of
 from pipeline.schema import Layout
 from tests import model_stores
 from tests.model_stores import LANGUAGES, SAVES_MODELS, SplitRuns
@@ -353,3 +354,11 @@ def test_an_epoch_without_a_finite_loss_is_never_the_best(layout: Layout) -> Non
     checkpoint.history = [{"epoch": i + 1, "loss": 0.1, "val_loss": loss} for i, loss in enumerate(losses)]
     assert checkpoint.best_epoch() == 2
     assert checkpoint.finished(max_epochs=50)
+
+
+def test_the_same_training_gives_the_same_version_whatever_was_built_before(tmp_path: Path) -> None:
+    one, other = _store(tmp_path / "one"), _store(tmp_path / "other")
+    train(one, "lstm", LSTM, SEED, "key")
+    train(other, "ann", ANN, SEED, "key")
+    train(other, "lstm", LSTM, SEED, "key")
+    assert version_of(one.model("lstm")) == version_of(other.model("lstm")) != version_of(other.model("ann"))

@@ -27,6 +27,7 @@ PROGRAM = """
 import resource, sys
 from pathlib import Path
 
+import numpy as np
 import zarr
 
 from model.config import LstmConfig
@@ -35,9 +36,10 @@ from model.train import train
 from pipeline.schema import Layout
 
 small, large, allowance_bytes = Layout.at(sys.argv[1]), Layout.at(sys.argv[2]), int(sys.argv[3])
+speaker = np.arange(2**20)
 config = LstmConfig(units=2, batch_size=4096, max_epochs=1)
 train(small, "lstm", config, 1, "key")
-evaluate(small, "lstm", "hash")
+evaluate(small, "lstm", small.model("lstm"), {}, speaker, 1)
 
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 limit_bytes = int(status["VmData"].split()[0]) * 1024 + allowance_bytes
@@ -48,7 +50,7 @@ try:
 except MemoryError:
     print("too large for memory")
 print(train(large, "lstm", config, 1, "key")["epochs"], "epoch trained")
-print(evaluate(large, "lstm", "hash")["sequence"]["n"], "sequences evaluated")
+print(evaluate(large, "lstm", large.model("lstm"), {}, speaker, 1)["sequence"]["n"], "sequences evaluated")
 """
 
 
