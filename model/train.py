@@ -103,15 +103,16 @@ class StepClock:
         """
         step = tf.function(model.train_step, jit_compile=bool(model.jit_compile), reduce_retracing=True)
 
-        @tf.function(reduce_retracing=True)
         def steps(data: Any) -> Any:
             for start in tf.range(0, tf.shape(data[0])[0], batch_size):
                 step(tuple(part[start : start + batch_size] for part in data))
             return model.get_metrics_result()
 
+        call = tf.function(steps, reduce_retracing=True)
+
         def train_on_next(source: Iterator[Any]) -> Any:
             data = self._next(source)
-            logs = steps(data)
+            logs = call(data)
             self._ended_s, self._steps = time.perf_counter(), self._steps + -(-len(data[0]) // batch_size)
             return logs
 

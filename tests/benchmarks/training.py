@@ -25,8 +25,8 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 CAPTION = (
     "LSTM(100), flattened, one dense layer of {labels}, batches of {batch} sequences of (20, 40) float32 that are "
     "in memory; normalisation, RMSprop and cross entropy included. Both with the threads they choose. Ours is the "
-    "model and the steps of model.train, deterministic and ten a call; PyTorch is nn.LSTM, nn.Flatten and nn.Linear on the CPU. A "
-    "round is {steps} steps."
+    "model and the steps of model.train, deterministic and ten a call; PyTorch is nn.LSTM, nn.Flatten and nn.Linear "
+    "on the CPU. A round is {steps} steps."
 )
 
 
