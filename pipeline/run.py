@@ -98,6 +98,7 @@ BELONGS_TO = {
 @click.option("--executor", type=click.Choice(["dask", "serial"]), default="dask", show_default=True,
               help="Where tasks run: on the cluster, or in this process.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), help="Dask workers of one thread each.  [default: the cores]")
+@click.option("--prune", is_flag=True, help="Mask what the store has of recordings that are gone or have changed.")
 @click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.01, show_default=True,
               help="Exit with 3 if a larger part of the recordings failed.")  # fmt: skip
 @click.option("--as-of", metavar="DATE", help="evaluate: the model that served then, at the end of a date; in UTC.")
@@ -108,7 +109,8 @@ BELONGS_TO = {
 @click.option("--reason", metavar="TEXT", help="rollback: why, noted with the decision.")
 def main(
     stage: str, corpus: str | None, out: str, config_file: Path | None, overrides: tuple[str, ...], cluster: str,
-    cluster_file: Path | None, executor: str, workers: int | None, max_failed_fraction: float, **special: Any,
+    cluster_file: Path | None, executor: str, workers: int | None, prune: bool, max_failed_fraction: float,
+    **special: Any,
 ) -> None:  # fmt: skip
     """Turn a folder of recordings into a spoken-language classifier.
 
@@ -137,7 +139,7 @@ def main(
             demo.make_corpus(layout, config.demo, runs_on)
         stages = list(STAGES) if stage in ("all", "demo") else [stage]
         run = Run(
-            layout, config, state, runs_on, corpus, recheck=stage == "verify",
+            layout, config, state, runs_on, corpus, recheck=stage == "verify", prune=prune,
             price_per_core_hour=profile.price_per_core_hour, **special,
         )  # fmt: skip
         execute(run, stages)

@@ -21,7 +21,7 @@ STATUSES: Final = ("ok", "short", "filtered", "failed")
 
 MANIFEST_COLUMNS: Final = (
     "recording_id", "uri", "label", "speaker", "split", "duration_s", "sample_rate_hz", "channels",
-    "frames", "sequences", "first_sequence", "size_bytes", "error",
+    "frames", "sequences", "first_sequence", "size_bytes", "error", "growth", "masked",
 )  # fmt: skip
 CHUNK_INDEX: Final = (("offset", "<u8"), ("nbytes", "<u8"))
 """A shard's index of its chunks, before the four bytes of its CRC32C at the end of the object."""

@@ -16,12 +16,12 @@ from model.config import ModelConfig, ModelsConfig, PromotionConfig
 from model.startup import load_tensorflow
 from pipeline import extraction, ledger, manifest, registry, store, tables, verification
 from pipeline.config import PipelineConfig, digest
-from pipeline.corpus import Listing, list_recordings
+from pipeline.corpus import list_recordings
 from pipeline.decisions import Moment, Question
 from pipeline.errors import UsageError, few
 from pipeline.executors import Executor
 from pipeline.plan import Plan
-from pipeline.scan import scan
+from pipeline.scan import Changes, compare, scan, update
 from pipeline.schema import AS_OF, Layout
 from pipeline.state import RunState
 from pipeline.synthesis import DemoConfig
@@ -52,6 +52,7 @@ class Run:
     executor: Executor
     corpus: str | None
     recheck: bool
+    prune: bool
     price_per_core_hour: float | None = None
     as_of: Moment | None = None
     run_key: str | None = None
@@ -84,45 +85,49 @@ class Run:
 
 
 def scan_stage(run: Run) -> None:
-    """Corpus → manifest."""
+    """Corpus → manifest, or what is new in the corpus → more of the manifest that the store was begun with."""
     if run.corpus is None:
         raise UsageError("--corpus is missing: the folder LANGUAGE/[SPEAKER/]file of recordings")
+    layout, config = run.layout, run.config.pipeline
     listing = list_recordings(run.corpus)
-    key = digest([listing.digest, run.corpus, run.config.pipeline.store_hash])
-    if run.skips("scan", key) or _keeps_manifest(run, listing):
+    key = digest([listing.digest, run.corpus, config.store_hash])
+    if not run.prune and run.skips("scan", key):
         return
     started_s = time.perf_counter()
-    table = scan(listing, run.layout, run.config.pipeline, run.executor)
+    if store.attributes(layout) is None or not layout.manifest.exists():
+        table, facts = scan(listing, layout, config, run.executor), {}
+    else:
+        table = run.manifest()
+        found = compare(table, listing)
+        _tell_of_missing(table, found, masks=run.prune)
+        changes = found if run.prune else found.without_masking()
+        if not changes:
+            log.info("scan: nothing new")
+            run.state.confirm("scan", key, [layout.manifest])
+            return
+        table = update(listing, changes, table, layout, config, run.executor)
+        facts = {"new": len(changes.new), "masked": int(manifest.masked(table).sum())}
     run.state.record(
-        "scan", key, [run.layout.manifest], wall_s=time.perf_counter() - started_s, recordings=len(table),
-        others=len(listing.others),
+        "scan", key, [layout.manifest], wall_s=time.perf_counter() - started_s, recordings=len(table),
+        others=len(listing.others), **facts,
     )  # fmt: skip
 
 
-def _keeps_manifest(run: Run, listing: Listing) -> bool:
-    """Whether the store's manifest stays although recordings went; raises UsageError where some came or changed."""
-    if store.attributes(run.layout) is None or not run.layout.manifest.exists():
-        return False
-    known: dict[str, int] = dict(
-        tables.read(run.layout.manifest)[["recording_id", "size_bytes"]].itertuples(index=False)
-    )
-    sizes: dict[str, int] = dict(listing.recordings[["recording_id", "size_bytes"]].itertuples(index=False))
-    new = [name for name in sizes if sizes[name] != known.get(name)]
-    gone = [name for name in known if name not in sizes]
-    if new:
-        raise UsageError(
-            f"--corpus {run.corpus}: {len(new)} recordings are new or changed since the store in {run.layout.root} "
-            f"was begun ({few(new)}); take another --out"
-        )
-    if gone:
-        log.warning("scan: %d recordings of the manifest are gone: %s; the manifest stays", len(gone), few(gone))
-    return bool(gone)
+def _tell_of_missing(table: pd.DataFrame, changes: Changes, *, masks: bool) -> None:
+    """Say which recordings the corpus has no more, or otherwise, and what becomes of what the store has of them."""
+    fate = "masked" if masks else "the store keeps what it has of them; --prune masks it"
+    for rows, what in ((changes.gone, "gone"), (changes.changed, "changed")):
+        if len(rows):
+            names = few(list(table["recording_id"].iloc[rows]))
+            log.warning("scan: %d recordings of the manifest are %s: %s; %s", len(rows), what, names, fate)
 
 
 def extract_stage(run: Run) -> None:
     """Manifest → store and ledger."""
     table = run.manifest()
-    key = digest([run.config.pipeline.store_hash, manifest.digest(table)])
+    masked = np.flatnonzero(manifest.masked(table))
+    reasons = list(table["masked"].iloc[masked])
+    key = digest([run.config.pipeline.store_hash, manifest.digest(table), *zip(masked.tolist(), reasons, strict=True)])
     complete = len(store.finished(run.layout)) == len(Plan(table, run.config.pipeline))
     if run.skips("extract", key, complete=complete):
         return

@@ -70,6 +70,7 @@ class RecordingOutcome:
 class ShardRecord:
     """Proof that a shard is finished, and all that the driver needs to know of it.
 
+    Without checksums it is that of a shard which is being written anew, and of which `outcomes` holds what is kept.
     `train_sum` and `train_sum_squares` are over the frames of valid training sequences, one value a coefficient, in
     units of SUM_UNIT: integers add up to the same total in any order.
     """
@@ -80,6 +81,11 @@ class ShardRecord:
     train_count: int
     train_sum: tuple[int, ...]
     train_sum_squares: tuple[int, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the shard is written."""
+        return bool(self.checksums)
 
     def to_json(self) -> str:
         """Return the record as one line of JSON."""
@@ -139,12 +145,32 @@ def create(layout: Layout, outline: Outline) -> None:
     _consolidate(layout).update_attributes(dict(outline.attributes))
 
 
+def grow(layout: Layout, outline: Outline) -> None:
+    """Make room for more sequences, and say what `outline` says of them; what is stored stays as it is.
+
+    Attributes are written last, with what readers open: until then they see the store as it was.
+    """
+    group = zarr.open_group(zarr_store(layout.store), mode="r+", use_consolidated=False)
+    for name in SEQUENCE_ARRAYS:
+        array = _array(group, name)
+        array.resize((outline.features_shape[0], *array.shape[1:]))
+        array.update_attributes(dict(outline.array_attributes.get(name, {})))
+    _consolidate(layout).update_attributes(dict(outline.attributes))
+
+
 def attributes(layout: Layout) -> dict[str, Any] | None:
     """Return the attributes of a store whose creation was finished, else None."""
     if not (layout.store / "zarr.json").exists():
         return None
     found = dict(zarr.open_group(zarr_store(layout.store, read_only=True), mode="r").attrs)
     return found if "schema_version" in found else None
+
+
+def read_shard(layout: Layout, index: int, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Return arrays of shard `index` as `write_shard` takes them; the values of what is not stored are undefined."""
+    group = zarr.open_group(zarr_store(layout.store, read_only=True), mode="r")
+    arrays = {name: _array(group, name) for name in names}
+    return {name: np.asarray(array[slice(*_bounds(array, index))]) for name, array in arrays.items()}
 
 
 def read_features(layout: Layout, start: int, stop: int) -> NDArray[np.float32]:
@@ -194,6 +220,12 @@ def _digest(parts: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
+def write_valid(layout: Layout, index: int, valid: NDArray[np.bool_]) -> None:
+    """Write which sequences of shard `index` are valid: (sequence,) bool, for readers of a shard that changes."""
+    array = _array(zarr.open_group(zarr_store(layout.store), mode="r+"), "valid").with_config(WRITE_ALL)
+    array[slice(*_bounds(array, index))] = valid
+
+
 def checksums(layout: Layout, index: int) -> dict[str, str]:
     """Return a digest of each stored object of shard `index`: {array: digest, or "missing"}."""
     result = {}
@@ -224,6 +256,14 @@ def mark_finished(layout: Layout, record: ShardRecord) -> None:
 def read_record(layout: Layout, index: int) -> ShardRecord:
     """Return the record of the finished shard `index`."""
     return ShardRecord.from_json(layout.shard_record(index).read_text(encoding="utf-8"))
+
+
+def find_record(layout: Layout, index: int) -> ShardRecord | None:
+    """Return the record of shard `index`, or None where there is none yet."""
+    try:
+        return read_record(layout, index)
+    except FileNotFoundError:
+        return None
 
 
 def finished(layout: Layout) -> set[int]:

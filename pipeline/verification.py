@@ -5,7 +5,7 @@ from functools import partial
 
 import pandas as pd
 
-from pipeline import ledger, store, tables, workers
+from pipeline import backlog, ledger, store, tables, workers
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError, few
 from pipeline.executors import Executor
@@ -28,10 +28,10 @@ def verify(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executor
     Raises PipelineError that names what differs.
     """
     plan = Plan(table, config)
-    unfinished = set(range(len(plan))) - store.finished(layout)
+    unfinished = len(backlog.unfinished(layout, plan))
     if unfinished or not layout.ledger.exists():
         raise PipelineError(
-            f"{layout.root}: {len(unfinished)} of {len(plan)} shards are not extracted yet; run extract first"
+            f"{layout.root}: {unfinished} of {len(plan)} shards are not extracted yet; run extract first"
         )
     workers.check(executor, layout)
     damaged: list[Damage] = []
@@ -51,7 +51,7 @@ def check_shard(index: int, *, out: str) -> Damage:
     """Compare the checksums of a shard's stored objects with those recorded when it was written."""
     layout = Layout.at(out)
     recorded, found = store.read_record(layout, index).checksums, store.checksums(layout, index)
-    return Damage(index, tuple(name for name in recorded if recorded[name] != found[name]))
+    return Damage(index, tuple(name for name in found if recorded.get(name) != found[name]))
 
 
 def _describe(layout: Layout, damaged: list[Damage]) -> str:
