@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import store
+from pipeline import records
 from pipeline.plan import Plan, Shard
+from pipeline.records import ShardRecord
 from pipeline.schema import Layout
-from pipeline.store import ShardRecord
 
 
 def unfinished(layout: Layout, plan: Plan) -> NDArray[np.int64]:
@@ -15,8 +15,8 @@ def unfinished(layout: Layout, plan: Plan) -> NDArray[np.int64]:
     Those are the shards without a record, and of those that an earlier manifest may have left otherwise the ones whose
     record is not of the recordings that the plan puts there.
     """
-    finished = store.finished(layout)
-    outdated = {i for i in plan.changeable() & finished if not _is_of(store.read_record(layout, i), plan[i])}
+    finished = records.finished(layout)
+    outdated = {i for i in plan.changeable() & finished if not _is_of(records.read_record(layout, i), plan[i])}
     return np.setdiff1d(np.arange(len(plan)), np.fromiter(finished - outdated, np.int64))
 
 

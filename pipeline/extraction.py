@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import backlog, ledger, manifest, store, tables, workers
+from pipeline import backlog, ledger, manifest, records, store, tables, workers
 from pipeline.board import Board, ShardEvent
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError, UsageError
@@ -74,7 +74,7 @@ def extract(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executo
     retries: int | None = None
     dashboard: str | None = None
     if len(pending):
-        _check_memory(executor, config)
+        check_memory(executor, config)
         workers.check(executor, layout, table["uri"])
         with executor.performance_report(layout.performance):
             _extract(layout, table, plan, pending, executor, board)
@@ -132,7 +132,7 @@ def open_store(layout: Layout, table: pd.DataFrame, plan: Plan) -> None:
 
     Raises UsageError for a store of another configuration or manifest.
     """
-    found = store.attributes(layout)
+    found = records.attributes(layout)
     outline = _outline(table, plan)
     wanted = outline.attributes
     if found is None:
@@ -157,9 +157,9 @@ def _of_another(
 def finish(layout: Layout, table: pd.DataFrame, plan: Plan) -> None:
     """Write what is known only when all shards are finished: statistics and ledger."""
     indices = range(len(plan))
-    statistics = combine((store.read_record(layout, i) for i in indices), plan.config.features.n_mfcc)
+    statistics = combine((records.read_record(layout, i) for i in indices), plan.config.features.n_mfcc)
     store.seal(layout, statistics.mean, statistics.std, statistics.count)
-    tables.write(layout.ledger, ledger.build(table, (store.read_record(layout, i) for i in indices), plan.config))
+    tables.write(layout.ledger, ledger.build(table, (records.read_record(layout, i) for i in indices), plan.config))
 
 
 def _outline(table: pd.DataFrame, plan: Plan) -> store.Outline:
@@ -204,7 +204,8 @@ def _attributes(table: pd.DataFrame, config: PipelineConfig) -> dict[str, object
     }
 
 
-def _check_memory(executor: Executor, config: PipelineConfig) -> None:
+def check_memory(executor: Executor, config: PipelineConfig) -> None:
+    """Raise PipelineError if a shard needs more memory than the workers have."""
     limit, needed = executor.worker_memory_bytes(), projected_bytes(config) + IDLE_WORKER_BYTES
     if limit is not None and needed > limit:
         raise PipelineError(

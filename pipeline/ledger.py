@@ -7,8 +7,8 @@ import pandas as pd
 
 from pipeline import manifest as manifests
 from pipeline.config import PipelineConfig
+from pipeline.records import ShardRecord
 from pipeline.schema import LEDGER_COLUMNS, STATUSES
-from pipeline.store import ShardRecord
 
 
 def build(manifest: pd.DataFrame, records: Iterable[ShardRecord], config: PipelineConfig) -> pd.DataFrame:

@@ -9,7 +9,6 @@ import pandas as pd
 import xxhash
 from numpy.typing import NDArray
 
-from pipeline.audio import resampled_length
 from pipeline.config import PipelineConfig, SplitConfig
 from pipeline.errors import UsageError
 from pipeline.schema import MANIFEST_COLUMNS, SPLITS
@@ -72,6 +71,8 @@ def masked(manifest: pd.DataFrame) -> NDArray[np.bool_]:
 
 def _describe(recordings: pd.DataFrame, headers: pd.DataFrame, config: PipelineConfig) -> pd.DataFrame:
     """One row a recording: what the listing and the header say, and the frames and sequences that follow."""
+    from pipeline.audio import resampled_length  # noqa: PLC0415 not for who reads a manifest
+
     table = recordings.join(headers)
     samples, rate_hz = table.pop("samples"), table["sample_rate_hz"]
     table["duration_s"] = (samples / rate_hz.where(rate_hz > 0, 1)).astype(np.float64)

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,12 @@ from typing import Any
 import click
 from rich.console import Console
 
-from pipeline import demo, interrupts, ledger, registry, status, store, tables
-from pipeline.cluster import load_profile
+from pipeline import interrupts, ledger, records, registry, tables
+from pipeline.cluster import ClusterProfile, load_profile
 from pipeline.config import digest, load
-from pipeline.dask_executor import DaskExecutor
 from pipeline.decisions import Moment
 from pipeline.errors import PipelineError, UsageError
-from pipeline.executors import SerialExecutor
+from pipeline.executors import Executor, SerialExecutor
 from pipeline.progress import set_up_logging
 from pipeline.schema import Layout, folder_at
 from pipeline.stages import ON_REQUEST, STAGES, Run, RunConfig, execute
@@ -28,7 +28,7 @@ log = logging.getLogger("pipeline.run")  # __name__ is __main__ here
 
 def _prepare(layout: Layout, config: RunConfig, corpus: str | None) -> RunState:
     """Check that the output folder can be written and is of this configuration, before any work."""
-    found = store.attributes(layout)
+    found = records.attributes(layout)
     wanted = config.pipeline.store_hash
     if found is not None and found["config_hash"] != wanted:
         raise UsageError(
@@ -79,7 +79,7 @@ Examples:
 
 \b
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, but too many recordings failed;
-130 interrupted (the same command continues).
+130 interrupted (the same command continues); N of --unchanged-exit-code.
 """
 BELONGS_TO = {
     "as_of": "evaluate", "run_key": "promote", "kept_exit_code": "promote", "to": "rollback", "reason": "rollback",
@@ -101,6 +101,8 @@ BELONGS_TO = {
 @click.option("--prune", is_flag=True, help="Mask what the store has of recordings that are gone or have changed.")
 @click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.01, show_default=True,
               help="Exit with 3 if a larger part of the recordings failed.")  # fmt: skip
+@click.option("--unchanged-exit-code", type=click.IntRange(0, 255), default=0, show_default=True, metavar="N",
+              help="scan, all: exit with N if there was nothing new to do (99 skips an Airflow task).")  # fmt: skip
 @click.option("--as-of", metavar="DATE", help="evaluate: the model that served then, at the end of a date; in UTC.")
 @click.option("--run-key", metavar="TEXT", help="promote: a name for this run, noted with its decision.")
 @click.option("--kept-exit-code", type=click.IntRange(0, 255), metavar="N",
@@ -110,40 +112,57 @@ BELONGS_TO = {
 def main(
     stage: str, corpus: str | None, out: str, config_file: Path | None, overrides: tuple[str, ...], cluster: str,
     cluster_file: Path | None, executor: str, workers: int | None, prune: bool, max_failed_fraction: float,
-    **special: Any,
+    unchanged_exit_code: int, **special: Any,
 ) -> None:  # fmt: skip
     """Turn a folder of recordings into a spoken-language classifier.
 
     STAGE is all (the default), demo (synthesises its own corpus first), scan, extract, verify, train, evaluate,
-    report or status; and, not in all: promote (the trained model serves if it is better than the one that does) and
-    rollback. A stage whose inputs, settings and outputs are unchanged is skipped; one that was interrupted
-    continues.
+    report or status; and, not in all: promote (the trained model serves if it is better than the one that does),
+    rollback, and compact (writes a store that grew as if it had been made at once). A stage whose inputs, settings and
+    outputs are unchanged is skipped; one that was interrupted continues. New recordings in the corpus are added to
+    what is there.
     """
     special = _of_stage(stage, special)
     layout = Layout.at(out)
+    if layout.compacted.complete.exists():
+        from pipeline import compaction  # noqa: PLC0415 a rare case: one was killed in its last moments
+
+        compaction.swap(layout)
     if stage == "rollback":
         registry.roll_back(layout, **special)
         return
     if stage == "status":
+        from pipeline import status  # noqa: PLC0415 not for a run that does nothing
+
         status.show(layout, Console())
         return
     config = load(RunConfig, config_file, overrides)
-    corpus = corpus and str(folder_at(corpus))
     profile = load_profile(cluster, cluster_file)
-    runs_on = SerialExecutor() if executor == "serial" else DaskExecutor(profile, workers)
-    with runs_on:
-        if stage == "demo":
-            corpus = str(demo.corpus_folder(layout))
-        state = _prepare(layout, config, corpus)
-        if stage == "demo":
-            demo.make_corpus(layout, config.demo, runs_on)
-        stages = list(STAGES) if stage in ("all", "demo") else [stage]
+    corpus = str(layout.demo_corpus) if stage == "demo" else corpus and str(folder_at(corpus))
+    stages = list(STAGES) if stage in ("all", "demo") else [stage]
+    with ExitStack() as stack:
         run = Run(
-            layout, config, state, runs_on, corpus, recheck=stage == "verify", prune=prune,
-            price_per_core_hour=profile.price_per_core_hour, **special,
+            layout, config, _prepare(layout, config, corpus),
+            start=lambda: stack.enter_context(_executor(executor, profile, workers)),
+            corpus=corpus, recheck=stage == "verify", prune=prune, price_per_core_hour=profile.price_per_core_hour,
+            **special,
         )  # fmt: skip
+        if stage == "demo":
+            from pipeline import demo  # noqa: PLC0415 only a demo needs what synthesises it
+
+            demo.make_corpus(layout, config.demo, run.executor)
         execute(run, stages)
     _check_failures(layout, max_failed_fraction)
+    if stage in ("all", "scan") and not run.state.changed:
+        sys.exit(unchanged_exit_code)
+
+
+def _executor(kind: str, profile: ClusterProfile, workers: int | None) -> Executor:
+    if kind == "serial":
+        return SerialExecutor()
+    from pipeline.dask_executor import DaskExecutor  # noqa: PLC0415 Dask takes a second to load
+
+    return DaskExecutor(profile, workers)
 
 
 def command_line() -> None:

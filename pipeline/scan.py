@@ -1,14 +1,12 @@
 """The scan stage: corpus folder → manifest, from headers alone."""
 
 import logging
-from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pipeline import manifest, tables, workers
 from pipeline.audio import AudioError, read_header
+from pipeline.changes import Changes
 from pipeline.config import PipelineConfig
 from pipeline.corpus import Listing
 from pipeline.errors import few
@@ -18,51 +16,8 @@ from pipeline.progress import track
 from pipeline.schema import SPLITS, Layout
 
 HEADERS_PER_TASK = 512
-GONE, CHANGED = "gone from the corpus", "changed in the corpus"
-NO_ROWS = np.empty(0, np.int64)
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Changes:
-    """How a corpus differs from a manifest of it. `new` has rows of the listing, the others are rows of the manifest.
-
-    A recording whose size in bytes differs is `changed`. Masked ones are in none of these but in `back`, where the
-    corpus has them again as they were. `moved` says whether recordings lie in another place than the manifest has.
-    """
-
-    new: pd.DataFrame
-    gone: NDArray[np.int64]
-    changed: NDArray[np.int64]
-    back: NDArray[np.int64]
-    moved: bool
-
-    def without_masking(self) -> "Changes":
-        """Return the changes that are taken in if nothing is to be masked."""
-        return replace(self, gone=NO_ROWS, changed=NO_ROWS)
-
-    def __bool__(self) -> bool:
-        return self.moved or any(len(rows) > 0 for rows in (self.new, self.gone, self.changed, self.back))
-
-
-def compare(table: pd.DataFrame, listing: Listing) -> Changes:
-    """Compare the manifest `table` with the corpus."""
-    now = _now(table, listing)
-    size_bytes = now["size_bytes"].to_numpy(np.float64, na_value=np.nan)
-    gone, same, masked = np.isnan(size_bytes), size_bytes == table["size_bytes"].to_numpy(), manifest.masked(table)
-    return Changes(
-        new=listing.recordings[~listing.recordings["recording_id"].isin(table["recording_id"])],
-        gone=np.flatnonzero(gone & ~masked),
-        changed=np.flatnonzero(~gone & ~same & ~masked),
-        back=np.flatnonzero(same & masked),
-        moved=bool((now["uri"] != table["uri"])[~gone].any()),
-    )
-
-
-def _now(table: pd.DataFrame, listing: Listing) -> pd.DataFrame:
-    """Return the listing's rows of the recordings of a manifest, in its order; NA where the corpus has one no more."""
-    return listing.recordings.set_index("recording_id").reindex(table["recording_id"]).set_index(table.index)
 
 
 def scan(listing: Listing, layout: Layout, config: PipelineConfig, executor: Executor) -> pd.DataFrame:
@@ -82,9 +37,7 @@ def update(
     place in the store and is used no more. A changed recording is not read again, as its row is taken; once
     compaction has dropped the row, it is a new one.
     """
-    table = table.assign(uri=_now(table, listing)["uri"].fillna(table["uri"]))
-    for rows, reason in ((changes.gone, GONE), (changes.changed, CHANGED), (changes.back, "")):
-        table.loc[table.index[rows], "masked"] = reason
+    table = changes.applied(table)
     if len(changes.new):
         headers = _headers(changes.new["uri"], layout, executor)
         table = manifest.build(changes.new, headers, config, known=table)

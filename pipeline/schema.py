@@ -96,6 +96,21 @@ class Layout:
         return self.registry / version
 
     @property
+    def compacted(self) -> "Layout":
+        """Where compaction writes the new manifest, ledger and store; only there while it is under way."""
+        return Layout(self.root / "compacted")
+
+    @property
+    def complete(self) -> UPath:
+        """In a folder of compaction: it is finished, and has to change places with what is there."""
+        return self.root / "complete"
+
+    @property
+    def demo_corpus(self) -> UPath:
+        """The demo's recordings; only a demo has them."""
+        return self.root / "corpus"
+
+    @property
     def demo_key(self) -> UPath:
         """Digest of the settings of the demo's corpus; only a demo has it."""
         return self.root / "corpus.key"

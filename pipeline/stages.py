@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,16 @@ from upath import UPath
 
 from model.config import ModelConfig, ModelsConfig, PromotionConfig
 from model.startup import load_tensorflow
-from pipeline import extraction, ledger, manifest, registry, store, tables, verification
-from pipeline.config import PipelineConfig, digest
-from pipeline.corpus import list_recordings
+from pipeline import manifest, records, registry, tables
+from pipeline.changes import Changes, compare
+from pipeline.config import DemoConfig, PipelineConfig, digest
+from pipeline.corpus import Listing, list_recordings
 from pipeline.decisions import Moment, Question
 from pipeline.errors import UsageError, few
 from pipeline.executors import Executor
 from pipeline.plan import Plan
-from pipeline.scan import Changes, compare, scan, update
 from pipeline.schema import AS_OF, Layout
 from pipeline.state import RunState
-from pipeline.synthesis import DemoConfig
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +44,12 @@ class RunConfig(PipelineConfig):
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage is given."""
+    """What every stage is given. `start` makes the executor, for the first stage that has work for it."""
 
     layout: Layout
     config: RunConfig
     state: RunState
-    executor: Executor
+    start: Callable[[], Executor]
     corpus: str | None
     recheck: bool
     prune: bool
@@ -57,6 +57,16 @@ class Run:
     as_of: Moment | None = None
     run_key: str | None = None
     kept_exit_code: int = 0
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Where tasks run."""
+        return self.start()
+
+    def release(self) -> None:
+        """Stop what `start` started; a later stage starts it again."""
+        if "executor" in vars(self):
+            self.executor.close()
 
     def skips(self, stage: str, key: str, *, complete: bool = True) -> bool:
         """Whether `stage` has nothing to do; says so. `complete`: nothing is missing that only the stage knows of."""
@@ -94,51 +104,61 @@ def scan_stage(run: Run) -> None:
     if not run.prune and run.skips("scan", key):
         return
     started_s = time.perf_counter()
-    if store.attributes(layout) is None or not layout.manifest.exists():
-        table, facts = scan(listing, layout, config, run.executor), {}
+    known = run.manifest() if records.attributes(layout) and layout.manifest.exists() else None
+    changes = None if known is None else _changes(run, known, listing)
+    if changes is not None and not changes:
+        log.info("scan: nothing new")
+        run.state.confirm("scan", key, [layout.manifest])
+        return
+    from pipeline import scan  # noqa: PLC0415 as in all stages: what only work needs is loaded where there is some
+
+    if known is None or changes is None:
+        table = scan.scan(listing, layout, config, run.executor)
     else:
-        table = run.manifest()
-        found = compare(table, listing)
-        _tell_of_missing(table, found, masks=run.prune)
-        changes = found if run.prune else found.without_masking()
-        if not changes:
-            log.info("scan: nothing new")
-            run.state.confirm("scan", key, [layout.manifest])
-            return
-        table = update(listing, changes, table, layout, config, run.executor)
-        facts = {"new": len(changes.new), "masked": int(manifest.masked(table).sum())}
+        table = scan.update(listing, changes, known, layout, config, run.executor)
     run.state.record(
         "scan", key, [layout.manifest], wall_s=time.perf_counter() - started_s, recordings=len(table),
-        others=len(listing.others), **facts,
+        others=len(listing.others), growths=int(table["growth"].max()), masked=int(manifest.masked(table).sum()),
     )  # fmt: skip
 
 
-def _tell_of_missing(table: pd.DataFrame, changes: Changes, *, masks: bool) -> None:
-    """Say which recordings the corpus has no more, or otherwise, and what becomes of what the store has of them."""
-    fate = "masked" if masks else "the store keeps what it has of them; --prune masks it"
+def _changes(run: Run, table: pd.DataFrame, listing: Listing) -> Changes:
+    """Return what is to be taken into the manifest, and say what the corpus has no more, or otherwise."""
+    changes = compare(table, listing)
+    fate = "masked" if run.prune else "the store keeps what it has of them; --prune masks it"
     for rows, what in ((changes.gone, "gone"), (changes.changed, "changed")):
         if len(rows):
             names = few(list(table["recording_id"].iloc[rows]))
             log.warning("scan: %d recordings of the manifest are %s: %s; %s", len(rows), what, names, fate)
+    return changes if run.prune else changes.without_masking()
+
+
+def _extract_key(run: Run, table: pd.DataFrame) -> str:
+    rows = np.flatnonzero(manifest.masked(table)).tolist()
+    masked = zip(rows, table["masked"].iloc[rows], strict=True)
+    return digest([run.config.pipeline.store_hash, manifest.digest(table), *masked])
+
+
+def _extract_outputs(layout: Layout) -> list[UPath]:
+    return [layout.ledger, layout.store / "zarr.json", layout.store / "train_count" / "c"]
 
 
 def extract_stage(run: Run) -> None:
     """Manifest → store and ledger."""
     table = run.manifest()
-    masked = np.flatnonzero(manifest.masked(table))
-    reasons = list(table["masked"].iloc[masked])
-    key = digest([run.config.pipeline.store_hash, manifest.digest(table), *zip(masked.tolist(), reasons, strict=True)])
-    complete = len(store.finished(run.layout)) == len(Plan(table, run.config.pipeline))
+    key = _extract_key(run, table)
+    complete = len(records.finished(run.layout)) == len(Plan(table, run.config.pipeline))
     if run.skips("extract", key, complete=complete):
         return
+    from pipeline import extraction, ledger  # noqa: PLC0415
+
     result = extraction.extract(run.layout, table, run.config.pipeline, run.executor)
     counts = ledger.counts(tables.read(run.layout.ledger))
     log.info("extract: %s", ", ".join(f"{n} {status}" for status, n in counts.items()))
-    outputs = [run.layout.ledger, run.layout.store / "zarr.json", run.layout.store / "train_count" / "c"]
     speed, price = result.audio_h_per_core_h, result.price_per_1000_audio_h(run.price_per_core_hour)
     run.state.record(
-        "extract", key, outputs, recordings=counts, audio_h_per_core_h=speed, price_per_1000_audio_h=price,
-        **asdict(result),
+        "extract", key, _extract_outputs(run.layout), recordings=counts, audio_h_per_core_h=speed,
+        price_per_1000_audio_h=price, **asdict(result),
     )  # fmt: skip
 
 
@@ -147,10 +167,33 @@ def verify_stage(run: Run) -> None:
     key = run.store_key()
     if run.skips("verify", key):
         return
+    from pipeline import verification  # noqa: PLC0415
+
     started_s = time.perf_counter()
     shards = verification.verify(run.layout, run.manifest(), run.config.pipeline, run.executor)
     log.info("verify: %d shards are as they were written, the ledger closes", shards)
     run.state.record("verify", key, [], wall_s=time.perf_counter() - started_s, shards=shards)
+
+
+def compact_stage(run: Run) -> None:
+    """Store that grew → store of one run."""
+    table = run.manifest()
+    growths, masked = int(table["growth"].max()), int(manifest.masked(table).sum())
+    if not growths and not masked:
+        log.info("compact: nothing to do")
+        return
+    if not run.state.unchanged("extract", _extract_key(run, table)):
+        raise UsageError(f"--out {run.layout.root}: the store is not what the manifest says; run extract first")
+    verify_stage(run)  # what is moved goes under new checksums
+    from pipeline import compaction  # noqa: PLC0415
+
+    started_s = time.perf_counter()
+    key = run.store_key()
+    sequences = compaction.compact(run.layout, table, run.config.pipeline, key, run.executor)
+    run.state.confirm("extract", _extract_key(run, run.manifest()), _extract_outputs(run.layout))
+    wall_s = time.perf_counter() - started_s
+    run.state.record("compact", key, [], wall_s=wall_s, growths=growths, masked=masked, sequences=sequences)
+    log.info("compact: %d sequences, as one run would have written them", sequences)
 
 
 def _model_key(run: Run, name: str, config: ModelConfig) -> str:
@@ -219,7 +262,7 @@ def promote_stage(run: Run) -> None:
             "another by --set promotion.model=…"
         )
     run.store_key()
-    attributes = store.attributes(run.layout) or {}
+    attributes = records.attributes(run.layout) or {}
     question = Question(
         challenger=registry.version_of(run.layout.model(settings.model)), model=settings.model,
         store={key: attributes[key] for key in ("config_hash", "manifest_digest")},
@@ -259,14 +302,14 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "evaluate": evaluate_stage,
     "report": report_stage,
 }
-ON_REQUEST: dict[str, Callable[[Run], None]] = {"promote": promote_stage}
+ON_REQUEST: dict[str, Callable[[Run], None]] = {"compact": compact_stage, "promote": promote_stage}
 """Stages that `all` leaves out."""
-ON_CLUSTER = ("scan", "extract", "verify")
+ON_CLUSTER = ("scan", "extract", "verify", "compact")
 
 
 def execute(run: Run, stages: list[str]) -> None:
     """Run stages one after the other; the cluster is gone before training needs the cores."""
     for name in stages:
         if name not in ON_CLUSTER:
-            run.executor.close()
+            run.release()
         {**STAGES, **ON_REQUEST}[name](run)

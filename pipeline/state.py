@@ -24,6 +24,8 @@ class RunState:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._content: dict[str, Any] = {"stages": {}}
+        self.changed = False
+        """Whether a stage did anything since then."""
         if layout.run.exists():
             self._content = _read(layout.run)
 
@@ -52,6 +54,7 @@ class RunState:
 
     def record(self, stage: str, key: str, outputs: Iterable[UPath], **facts: Any) -> None:
         """Record that `stage` is done, with the files that prove it and what else is worth knowing."""
+        self.changed = True
         self._content["stages"][stage] = {
             "key": key,
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Column, Table
 
-from pipeline import backlog, ledger, registry, store, tables
+from pipeline import backlog, ledger, records, registry, tables
 from pipeline import manifest as manifests
 from pipeline.config import PipelineConfig
 from pipeline.decisions import History, utc
@@ -26,7 +26,7 @@ def show(layout: Layout, console: Console) -> None:
         growths, masked = int(manifest["growth"].max()), int(manifests.masked(manifest).sum())
         if growths or masked:
             console.print(f"since then  {growths} growths, {masked} recordings masked")
-        found = store.attributes(layout)
+        found = records.attributes(layout)
         if found is not None:
             plan = Plan(manifest, PipelineConfig.model_validate(found["config"]))
             left = len(backlog.unfinished(layout, plan))

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pipeline import store
+from pipeline import records, store
 from pipeline.audio import AudioError, Samples, read_blocks
 from pipeline.config import FeatureConfig, PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.features import Extract, Frames, mfcc, mfcc_blocks, peak
 from pipeline.plan import Batch, Segment, Shard, frames_of
+from pipeline.records import RecordingOutcome, ShardRecord
 from pipeline.schema import SPLITS, Layout
 from pipeline.statistics import add_frames
-from pipeline.store import RecordingOutcome, ShardRecord
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -110,13 +110,13 @@ def extract_shard(
     already_read = long.bytes_read if long else 0
     # numerical libraries round differently with other thread counts
     with threadpool_limits(limits=1):
-        arrays = _empty(shard, config)
+        arrays = empty(shard, config)
         try:
             kept = _keep(arrays, shard, layout)
             outcomes, works = _fill_all(arrays, shard, config, long, kept)
             arrays["features"][~arrays["valid"]] = np.nan
-            record = _record(shard, arrays, outcomes, store.write_shard(layout, shard.index, arrays))
-            store.mark_finished(layout, record)
+            record = record_of(shard, arrays, outcomes, store.write_shard(layout, shard.index, arrays))
+            records.mark_finished(layout, record)
         except OSError as error:
             raise PipelineError(
                 f"{shard} cannot be written to {out}: {error.strerror or error}; make room or mend the folder, then "
@@ -143,7 +143,7 @@ def _keep(arrays: Arrays, shard: Shard, layout: Layout) -> dict[int, RecordingOu
     that is killed while it writes leaves an unfinished shard, and both readers and the next task know what is good.
     Raises PipelineError where the store is not as it was written.
     """
-    record = store.find_record(layout, shard.index)
+    record = records.find_record(layout, shard.index)
     if record is None:
         return {}
     if record.finished and record.checksums != store.checksums(layout, shard.index):
@@ -153,8 +153,8 @@ def _keep(arrays: Arrays, shard: Shard, layout: Layout) -> dict[int, RecordingOu
         )
     used = {segment.recording for segment in shard.segments if not segment.masked}
     kept = {o.recording: o for o in record.outcomes if o.recording in used and o.status != "filtered"}
-    store.mark_finished(layout, replace(record, checksums={}, outcomes=tuple(kept.values())))
-    stored = store.read_shard(layout, shard.index, ("features", "valid"))
+    records.mark_finished(layout, replace(record, checksums={}, outcomes=tuple(kept.values())))
+    (stored,) = store.read(layout, [(shard.start, shard.stop)], ("features", "valid"))
     for segment in shard.segments:
         if segment.recording in kept:
             rows = slice(segment.place, segment.place + segment.count)
@@ -174,7 +174,7 @@ def _fill_all(
     """Write all segments into the shard's arrays; return what became of each, and the work that it took."""
     outcomes, works = [], []
     for segment in shard.segments:
-        _describe(arrays, segment, config.store.timesteps)
+        describe(arrays, segment, config.store.timesteps)
         if segment.masked:
             outcomes.append(RecordingOutcome(segment.recording, "filtered", segment.masked, 0, 0))
             continue
@@ -188,7 +188,7 @@ def _fill_all(
     return tuple(outcomes), works
 
 
-def _empty(shard: Shard, config: PipelineConfig) -> Arrays:
+def empty(shard: Shard, config: PipelineConfig) -> Arrays:
     """Return the arrays of a shard in which nothing is valid yet, features with whatever was in memory."""
     count, timesteps = shard.stop - shard.start, config.store.timesteps
     arrays: Arrays = {name: np.zeros(count, dtype) for name, dtype in store.SEQUENCE_ARRAYS.items()}
@@ -196,7 +196,7 @@ def _empty(shard: Shard, config: PipelineConfig) -> Arrays:
     return arrays
 
 
-def _describe(arrays: Arrays, segment: Segment, timesteps: int) -> None:
+def describe(arrays: Arrays, segment: Segment, timesteps: int) -> None:
     """Write into the shard's arrays, in place, what the plan knows of a segment."""
     rows = slice(segment.place, segment.place + segment.count)
     arrays["label"][rows] = segment.label
@@ -227,9 +227,10 @@ def _fill(arrays: Arrays, segment: Segment, config: PipelineConfig, long: LongRe
     return RecordingOutcome(segment.recording, "short", reason, extract.recording_frames, written)
 
 
-def _record(
+def record_of(
     shard: Shard, arrays: Arrays, outcomes: tuple[RecordingOutcome, ...], checksums: dict[str, str]
 ) -> ShardRecord:
+    """Return the record of a finished shard: what became of its recordings, checksums, and sums for statistics."""
     training = arrays["valid"] & (arrays["split"] == SPLITS.index("train"))
     timesteps, coefficients = arrays["features"].shape[1:]
     total, squares = np.zeros(coefficients), np.zeros(coefficients)
@@ -251,4 +252,4 @@ def _runs(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _integers(sums: NDArray[np.float64]) -> tuple[int, ...]:
-    return tuple(round(value / store.SUM_UNIT) for value in sums.tolist())
+    return tuple(round(value / records.SUM_UNIT) for value in sums.tolist())

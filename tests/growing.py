@@ -1,11 +1,14 @@
 """What the tests of growing corpora share: stages run in this process, and checks of what they leave."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import soundfile
 import xarray as xr
 
+from pipeline import compaction
 from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
 from pipeline.executors import SerialExecutor
 from pipeline.schema import SPLITS, Layout
@@ -18,13 +21,28 @@ CONFIG = PipelineConfig(
 SHARD = CONFIG.store.sequences_per_shard
 
 
+class Killed(BaseException):
+    """The process is no more."""
+
+
+def write(corpus: Path, name: str, seconds: float) -> Path:
+    """Write a recording of noise that depends on its name."""
+    path = corpus / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    soundfile.write(path, random.uniform(-0.5, 0.5, round(seconds * 16_000)), 16_000)
+    return path
+
+
 def run(corpus: Path, out: Path, *stages: str, prune: bool = False, config: PipelineConfig = CONFIG) -> RunState:
     """Run stages, scan and extract where none is named; return the state of the output folder."""
     layout = Layout.at(str(out))
+    if layout.compacted.complete.exists():
+        compaction.swap(layout)
     state = RunState(layout)
     settings = RunConfig.model_validate(config.model_dump())
     execute(
-        Run(layout, settings, state, SerialExecutor(), str(corpus), recheck=False, prune=prune),
+        Run(layout, settings, state, SerialExecutor, str(corpus), recheck=False, prune=prune),
         list(stages or ("scan", "extract")),
     )
     return state

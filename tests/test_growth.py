@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,28 +18,23 @@ from pipeline.errors import PipelineError, UsageError
 from pipeline.plan import Plan
 from pipeline.schema import SPLITS
 
-from .conftest import make_corpus, make_manifest, make_probe, noise
+from .conftest import make_corpus, make_manifest, make_probe
 from .growing import (
     CONFIG,
     SHARD,
+    Killed,
     check_contract,
     features_by_place,
     ledger_of,
     manifest_of,
     run,
     split_of_speaker,
+    write,
 )  # fmt: skip
 from .whole_system import store_bytes
 
 FIRST = {"de": {"anna": 2, "bert": 2, "cara": 1}, "en": {"dave": 2, "erin": 1, "": 2}}
 LATER = {"de": {"anna": 1, "dora": 2}, "aa": {"x": 1, "y": 1, "z": 1}}
-
-
-def write(corpus: Path, name: str, seconds: float) -> Path:
-    path = corpus / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, noise(name, round(seconds * 16_000)), 16_000)
-    return path
 
 
 @pytest.fixture
@@ -234,26 +228,6 @@ def test_another_manifest_than_the_store_s_is_refused(corpus: Path, out: Path) -
         run(corpus, out, "extract")
 
 
-class Killed(BaseException):
-    """The process is no more."""
-
-
-@pytest.fixture
-def kill_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Holds how many more files may be replaced before every attempt raises; counts below 0 from then on."""
-    left = [10**9]
-    replace = Path.replace
-
-    def counted(self: Path, target: Path) -> Path:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", counted)
-    return left
-
-
 def test_a_growth_that_is_killed_at_any_write_continues_to_the_same_bytes(
     corpus: Path, out: Path, tmp_path: Path, kill_at: list[int]
 ) -> None:
@@ -263,8 +237,9 @@ def test_a_growth_that_is_killed_at_any_write_continues_to_the_same_bytes(
     old = features_by_place(out)
     expected = tmp_path / "expected"
     shutil.copytree(out, expected)
+    before = kill_at[0]
     run(corpus, expected, prune=True)
-    writes = 10**9 - kill_at[0]
+    writes = before - kill_at[0]
     assert writes > 30
     for number in range(writes):
         there = tmp_path / f"killed {number}"
