@@ -49,7 +49,7 @@ def test_run_add_run_prune_compact(tmp_path: Path) -> None:
     check_contract(out)
     assert ledger_of(out)["status"].value_counts().to_dict() == {"ok": 69, "filtered": 3}
     page = (out / "report" / "index.html").read_text(encoding="utf-8")
-    assert "3 recordings are masked" in page
+    assert "masked, as the corpus has them no more or otherwise: 3 recordings" in page
 
     result = run("compact", *arguments)
     assert result.returncode == 0, result.stderr
