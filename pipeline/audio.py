@@ -17,7 +17,6 @@ from pipeline.schema import is_local
 
 Samples = NDArray[np.float32]
 
-EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"})
 BLOCK_S = 10.0
 LARGEST_SAMPLE = 1e9
 """Full scale is 1, or 32,768 where a program forgot to scale; far larger is damage, and its power overflows."""

@@ -111,6 +111,17 @@ class PipelineConfig(BaseModel):
         return digest(self.model_dump(include=set(PipelineConfig.model_fields)))
 
 
+class DemoConfig(BaseModel):
+    """Size and seed of the demo's corpus; the defaults make one hour."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(default=1, ge=0)
+    speakers_per_language: int = Field(default=20, ge=1, le=100)
+    utterances_per_speaker: int = Field(default=10, ge=1, le=1000)
+    utterance_s: float = Field(default=6.0, ge=0.2, le=60.0)
+
+
 def digest(value: Any) -> str:
     """Return a short stable digest of JSON-like data (dictionaries may come in any order)."""
     return xxhash.xxh3_128_hexdigest(yaml.safe_dump(value, sort_keys=True).encode())[:16]

@@ -11,10 +11,10 @@ import xxhash
 from toolz import partition_all
 from upath import UPath
 
-from pipeline.audio import EXTENSIONS
 from pipeline.errors import UsageError
 from pipeline.schema import folder_at, is_local, label_of_folder
 
+EXTENSIONS: Final = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"})
 COLUMNS: Final = ("recording_id", "uri", "label", "speaker", "size_bytes")
 RECORDINGS_AT_ONCE = 2**16
 """Recordings that are Python objects at a time; as rows of a table they take a fifth of the memory."""

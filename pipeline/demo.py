@@ -4,26 +4,21 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from pipeline.config import digest
+from pipeline.config import DemoConfig, digest
 from pipeline.errors import UsageError
 from pipeline.executors import Executor
 from pipeline.progress import track
 from pipeline.schema import Layout, is_local, write_atomically
-from pipeline.synthesis import DemoConfig, Recording, recordings, write
+from pipeline.synthesis import Recording, recordings, write
 
 log = logging.getLogger(__name__)
 
 
-def corpus_folder(layout: Layout) -> Path:
-    """Return where the demo's corpus is; raises UsageError for an output folder that is not on this machine."""
+def make_corpus(layout: Layout, config: DemoConfig, executor: Executor) -> None:
+    """Synthesise what is missing of the corpus; raises UsageError for an output folder that is not on this machine."""
     if not is_local(layout.root):
         raise UsageError(f"--out {layout.root}: the demo needs a folder on this machine")
-    return Path(str(layout.root)) / "corpus"
-
-
-def make_corpus(layout: Layout, config: DemoConfig, executor: Executor) -> None:
-    """Synthesise what is missing of the corpus in OUT/corpus."""
-    root = corpus_folder(layout)
+    root = Path(str(layout.demo_corpus))
     key_file, key = layout.demo_key, digest(config.model_dump())
     if key_file.exists() and key_file.read_text() != key:
         raise UsageError(

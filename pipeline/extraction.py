@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import ledger, manifest, store, tables, workers
+from pipeline import backlog, ledger, manifest, records, store, tables, workers
 from pipeline.board import Board, ShardEvent
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError, UsageError
@@ -66,16 +66,15 @@ def extract(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executo
     started_s = time.perf_counter()
     plan = Plan(table, config)
     open_store(layout, table, plan)
-    done = store.finished(layout)
-    pending = np.setdiff1d(np.arange(len(plan)), np.fromiter(done, np.int64))
-    if done:
-        log.info("extract: %d of %d shards are finished already", len(done), len(plan))
+    pending = backlog.unfinished(layout, plan)
+    if len(pending) < len(plan):
+        log.info("extract: %d of %d shards are finished already", len(plan) - len(pending), len(plan))
     board, count = Board(), 0
     lost: int | None = None
     retries: int | None = None
     dashboard: str | None = None
     if len(pending):
-        _check_memory(executor, config)
+        check_memory(executor, config)
         workers.check(executor, layout, table["uri"])
         with executor.performance_report(layout.performance):
             _extract(layout, table, plan, pending, executor, board)
@@ -117,7 +116,7 @@ def _event(summary: ShardSummary, worker: str, table: pd.DataFrame, plan: Plan) 
     names = table["recording_id"]
     return ShardEvent(
         index=summary.index,
-        audio_s=plan.duration_s(plan[summary.index]),
+        audio_s=plan.duration_s(summary.sequences),
         busy_s=summary.busy_s,
         worker=worker,
         time_s=0.0,
@@ -129,31 +128,43 @@ def _event(summary: ShardSummary, worker: str, table: pd.DataFrame, plan: Plan) 
 
 
 def open_store(layout: Layout, table: pd.DataFrame, plan: Plan) -> None:
-    """Create the store, or check that the one there is of this configuration and this manifest."""
-    found = store.attributes(layout)
-    wanted = _attributes(table, plan.config)
+    """Create the store, or make the one there is as long as a manifest that grew.
+
+    Raises UsageError for a store of another configuration or manifest.
+    """
+    found = records.attributes(layout)
+    outline = _outline(table, plan)
+    wanted = outline.attributes
     if found is None:
-        _create(layout, table, plan)
-        return
-    for key, what in (("config_hash", "configuration"), ("manifest_digest", "manifest")):
-        if found[key] != wanted[key]:
-            raise UsageError(
-                f"--out {layout.root} holds a store of another {what} ({key} {found[key]}, this run has "
-                f"{wanted[key]}); take another --out, or the {what} that it was made with"
-            )
+        store.create(layout, outline)
+    elif found["config_hash"] != wanted["config_hash"]:
+        raise _of_another(layout, "configuration", "config_hash", found, wanted)
+    elif found["manifest_digest"] != wanted["manifest_digest"]:
+        if not manifest.grew_from(table, found["manifest_digest"]):
+            raise _of_another(layout, "manifest", "manifest_digest", found, wanted)
+        store.grow(layout, outline)
+
+
+def _of_another(
+    layout: Layout, what: str, key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> UsageError:
+    return UsageError(
+        f"--out {layout.root} holds a store of another {what} ({key} {found[key]}, this run has {wanted[key]}); take "
+        f"another --out, or the {what} that it was made with"
+    )
 
 
 def finish(layout: Layout, table: pd.DataFrame, plan: Plan) -> None:
     """Write what is known only when all shards are finished: statistics and ledger."""
     indices = range(len(plan))
-    statistics = combine((store.read_record(layout, i) for i in indices), plan.config.features.n_mfcc)
+    statistics = combine((records.read_record(layout, i) for i in indices), plan.config.features.n_mfcc)
     store.seal(layout, statistics.mean, statistics.std, statistics.count)
-    tables.write(layout.ledger, ledger.build(table, (store.read_record(layout, i) for i in indices), plan.config))
+    tables.write(layout.ledger, ledger.build(table, (records.read_record(layout, i) for i in indices), plan.config))
 
 
-def _create(layout: Layout, table: pd.DataFrame, plan: Plan) -> None:
+def _outline(table: pd.DataFrame, plan: Plan) -> store.Outline:
     config = plan.config
-    outline = store.Outline(
+    return store.Outline(
         features_shape=feature_shape(plan, config.features),
         sequences_per_chunk=config.store.sequences_per_chunk,
         sequences_per_shard=config.store.sequences_per_shard,
@@ -172,7 +183,6 @@ def _create(layout: Layout, table: pd.DataFrame, plan: Plan) -> None:
         },
         compressed=config.store.mantissa_bits is not None,
     )
-    store.create(layout, outline)
 
 
 def _precision(config: PipelineConfig) -> dict[str, str]:
@@ -194,7 +204,8 @@ def _attributes(table: pd.DataFrame, config: PipelineConfig) -> dict[str, object
     }
 
 
-def _check_memory(executor: Executor, config: PipelineConfig) -> None:
+def check_memory(executor: Executor, config: PipelineConfig) -> None:
+    """Raise PipelineError if a shard needs more memory than the workers have."""
     limit, needed = executor.worker_memory_bytes(), projected_bytes(config) + IDLE_WORKER_BYTES
     if limit is not None and needed > limit:
         raise PipelineError(

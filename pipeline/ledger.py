@@ -5,15 +5,17 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from pipeline import manifest as manifests
 from pipeline.config import PipelineConfig
+from pipeline.records import ShardRecord
 from pipeline.schema import LEDGER_COLUMNS, STATUSES
-from pipeline.store import ShardRecord
 
 
 def build(manifest: pd.DataFrame, records: Iterable[ShardRecord], config: PipelineConfig) -> pd.DataFrame:
     """Return one row a recording in manifest order, with the columns LEDGER_COLUMNS.
 
-    A recording that several shards hold has the worst of their statuses, and the sum of what they wrote.
+    A recording that several shards hold has the worst of their statuses, and the sum of what they wrote. One that is
+    masked is filtered, for the reason in the manifest.
     """
     ledger = pd.DataFrame({"recording_id": manifest["recording_id"]})
     unreadable = manifest["error"].notna()
@@ -23,6 +25,8 @@ def build(manifest: pd.DataFrame, records: Iterable[ShardRecord], config: Pipeli
     shortest_s = config.store.timesteps * config.features.hop_s
     reasons = manifest["error"].where(unreadable, "").to_numpy(dtype=object, copy=True)
     reasons[status == STATUSES.index("filtered")] = f"shorter than one sequence of {shortest_s:g} s"
+    masked = manifests.masked(manifest)
+    status[masked], reasons[masked] = STATUSES.index("filtered"), manifest["masked"].to_numpy(object)[masked]
     decoded, written = np.zeros(len(manifest), np.int64), np.zeros(len(manifest), np.int64)
     for record in records:
         for outcome in record.outcomes:

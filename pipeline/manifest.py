@@ -9,7 +9,6 @@ import pandas as pd
 import xxhash
 from numpy.typing import NDArray
 
-from pipeline.audio import resampled_length
 from pipeline.config import PipelineConfig, SplitConfig
 from pipeline.errors import UsageError
 from pipeline.schema import MANIFEST_COLUMNS, SPLITS
@@ -20,26 +19,60 @@ HEADER_TYPES: Final = {"samples": "int64", "sample_rate_hz": "int32", "channels"
 ROWS_AT_ONCE = 2**16
 
 
-def build(recordings: pd.DataFrame, headers: pd.DataFrame, config: PipelineConfig) -> pd.DataFrame:
+def build(
+    recordings: pd.DataFrame, headers: pd.DataFrame, config: PipelineConfig, known: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Build the manifest, one row a recording in plan order, as a function of the corpus and `config`.
 
     `recordings` is that of a Listing; `headers` has the same rows, in any order, and the columns of HEADER_TYPES.
     Rows are sorted by split (in the order of SPLITS) and, within a split, by a hash of seed and recording id, so
     that reading the store in order meets languages and speakers mixed. Raises UsageError where a language has no
     usable recording.
+
+    The rows of `known`, an earlier manifest, stay as they are and come first. The others, a growth of it, are sorted
+    among themselves, and their sequences follow those of `known`.
     """
     table = _describe(recordings, headers, config)
-    _check_languages(table, config)
-    table["split"] = assign_splits(table, config.split, config.seed)
-    split_code = table["split"].map(_code_of(SPLITS))
-    shuffled = np.array([stable_hash(config.seed, name) for name in table["recording_id"]], np.uint64)
+    table["growth"], table["masked"] = np.int32(0), pd.array([None] * len(table), "string")
+    if known is not None:
+        table["growth"] = np.int32(known["growth"].max() + 1)
+    everything = table if known is None else pd.concat([known, table], ignore_index=True)
+    _check_languages(everything, config)
+    splits = assign_splits(everything, config.split, config.seed)
+    new = in_plan_order(table.assign(split=splits.to_numpy()[-len(table) :]), config.seed)
+    if known is None:
+        return new
+    new["first_sequence"] += int(known["sequences"].sum())
+    return pd.concat([known, new], ignore_index=True)
+
+
+def in_plan_order(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return the rows of a manifest in the order of a single run, and their sequences one after the other."""
+    split_code = as_codes(table["split"], SPLITS)
+    shuffled = np.array([stable_hash(seed, name) for name in table["recording_id"]], np.uint64)
     table = table.iloc[np.lexsort((shuffled, split_code))].reset_index(drop=True)
     table["first_sequence"] = (table["sequences"].cumsum() - table["sequences"]).astype(np.int64)
     return table[list(MANIFEST_COLUMNS)]
 
 
+def compacted(manifest: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return the manifest of a single run on the recordings that are not masked, each in the split that it has."""
+    table = manifest[~masked(manifest)]
+    return in_plan_order(table.assign(growth=np.int32(0), masked=pd.array([None] * len(table), "string")), seed)
+
+
+def masked(manifest: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return for each recording whether it is masked: the column `masked` has the reason.
+
+    NA stands for one that never was, and an empty reason for one that is in use again.
+    """
+    return np.asarray(manifest["masked"].fillna("") != "", np.bool_)
+
+
 def _describe(recordings: pd.DataFrame, headers: pd.DataFrame, config: PipelineConfig) -> pd.DataFrame:
     """One row a recording: what the listing and the header say, and the frames and sequences that follow."""
+    from pipeline.audio import resampled_length  # noqa: PLC0415 not for who reads a manifest
+
     table = recordings.join(headers)
     samples, rate_hz = table.pop("samples"), table["sample_rate_hz"]
     table["duration_s"] = (samples / rate_hz.where(rate_hz > 0, 1)).astype(np.float64)
@@ -66,7 +99,10 @@ def _check_languages(table: pd.DataFrame, config: PipelineConfig) -> None:
 
 
 def assign_splits(table: pd.DataFrame, fractions: SplitConfig, seed: int) -> pd.Series:
-    """Return the split of each row of `table` (columns recording_id, label, speaker, duration_s, sequences).
+    """Return the split of each row of `table`.
+
+    Of its columns, recording_id, label, speaker, duration_s, sequences, masked and split count; there is no split
+    yet where it is NA, or where there is no such column.
 
     All recordings of a speaker fall into one split; a recording without a speaker counts as a speaker of its own.
     Within a language the speakers, in the order of a stable hash of seed and name, go to training until its
@@ -74,11 +110,19 @@ def assign_splits(table: pd.DataFrame, fractions: SplitConfig, seed: int) -> pd.
     training, the second to test and the third to validation whatever the fractions, so that a language with few
     speakers can be trained before it can be tested. A speaker of several languages keeps the split that the first
     of them, by name, gave.
+
+    Speakers that have a split keep it, and count first: the new ones of a language fill the splits that are empty, in
+    the order training, test, validation, and then go on filling the fractions of what the language now has. So the
+    splits depend on which recordings came together. A speaker that is known keeps the split even if nothing of it is
+    usable, or all of it masked.
     """
     speaker = _speakers(table)
-    usable_s = table["duration_s"].where(table["sequences"] > 0, 0.0)
+    usable_s = table["duration_s"].where((table["sequences"] > 0) & ~masked(table), 0.0)
     duration_s = usable_s.groupby([table["label"], speaker]).sum()
     split_of: dict[str, str] = {}
+    if "split" in table:
+        known = table["split"].notna()
+        split_of = dict(zip(speaker[known], table["split"][known], strict=True))
     for label in duration_s.index.unique(level=0):
         _split_language(duration_s[label].to_dict(), fractions, seed, split_of)
     # a speaker of whom nothing is usable in any language decides nothing
@@ -130,9 +174,9 @@ def stable_hash(seed: int, name: str) -> int:
 
 
 def digest(manifest: pd.DataFrame) -> str:
-    """Return a digest of all that the store's bytes depend on: every column but where the files lie."""
+    """Return a digest of the recordings and their places in the store, wherever they lie and whatever is masked."""
     state = xxhash.xxh3_128()
-    for name in manifest.columns.drop("uri"):
+    for name in manifest.columns.drop(["uri", "growth", "masked"]):
         state.update(name.encode())
         for start in range(0, len(manifest), ROWS_AT_ONCE):  # text becomes Python objects
             values = manifest[name].iloc[start : start + ROWS_AT_ONCE]
@@ -140,26 +184,33 @@ def digest(manifest: pd.DataFrame) -> str:
     return state.hexdigest()
 
 
+def grew_from(manifest: pd.DataFrame, earlier_digest: str) -> bool:
+    """Whether `manifest` is a growth of the one with the digest `earlier_digest`."""
+    growths = range(int(manifest["growth"].max()) - 1, -1, -1)
+    return any(digest(manifest[manifest["growth"] <= growth]) == earlier_digest for growth in growths)
+
+
 def labels(manifest: pd.DataFrame) -> tuple[str, ...]:
-    """Return the labels in the order of their codes."""
-    return tuple(sorted(manifest["label"].unique()))
+    """Return the labels in the order of their codes: sorted, and those of each growth after those there were."""
+    begun = manifest.groupby("label")["growth"].min()
+    return tuple(sorted(begun.index, key=lambda label: (begun[label], label)))
 
 
 def split_runs(manifest: pd.DataFrame) -> dict[str, list[list[int]]]:
     """Return where each split's sequences are: {split: [[start, stop], …]}, no entry for an empty split."""
-    ends = manifest["sequences"].groupby(manifest["split"]).sum()
-    runs, start = {}, 0
-    for split in SPLITS:
-        count = int(ends.get(split, 0))
-        if count:
-            runs[split] = [[start, start + count]]
-        start += count
+    rows = manifest[manifest["sequences"] > 0]
+    code = as_codes(rows["split"], SPLITS)
+    begins = np.flatnonzero(np.diff(code, prepend=-1))
+    starts = [*rows["first_sequence"].iloc[begins].tolist(), int(rows["sequences"].sum())]
+    runs: dict[str, list[list[int]]] = {}
+    for i in np.argsort(code[begins], kind="stable"):
+        runs.setdefault(SPLITS[code[begins[i]]], []).append(starts[i : i + 2])
     return runs
 
 
 def languages_without(manifest: pd.DataFrame, split: str) -> list[str]:
     """Return the labels that have no sequence in `split`."""
-    present = manifest[(manifest["split"] == split) & (manifest["sequences"] > 0)]["label"]
+    present = manifest[(manifest["split"] == split) & (manifest["sequences"] > 0) & ~masked(manifest)]["label"]
     return sorted(set(labels(manifest)) - set(present))
 
 

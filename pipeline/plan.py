@@ -22,7 +22,7 @@ class Segment:
     """Consecutive sequences of one recording that land in one shard.
 
     `recording` is the row of the manifest, `first` the first sequence within the recording, `place` the first
-    within the shard.
+    within the shard. `masked` is the reason why the sequences are not to be used, or empty.
     """
 
     recording: int
@@ -33,6 +33,7 @@ class Segment:
     first: int
     count: int
     place: int
+    masked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,11 @@ class Plan:
         self._size_bytes = rows["size_bytes"].to_numpy(np.int64)
         self._label = manifests.as_codes(rows["label"], manifests.labels(manifest))
         self._split = manifests.as_codes(rows["split"], SPLITS)
+        self._masked = rows["masked"].to_numpy(object, na_value="")
         self._start = rows["first_sequence"].to_numpy(np.int64)
         self._stop = self._start + rows["sequences"].to_numpy(np.int64)
+        begins_growth = np.diff(rows["growth"].to_numpy(), prepend=0) != 0
+        self._changeable = np.flatnonzero(begins_growth | rows["masked"].notna().to_numpy())
 
     def __len__(self) -> int:
         return math.ceil(self.sequences / self.config.store.sequences_per_shard)
@@ -90,6 +94,15 @@ class Plan:
         first = int(np.searchsorted(self._stop, start, side="right"))
         last = int(np.searchsorted(self._start, stop, side="left"))
         return Shard(index, start, stop, tuple(self._segment(i, start, stop) for i in range(first, last)))
+
+    def changeable(self) -> set[int]:
+        """Return the shards that may have been finished for an earlier manifest, and not be for this one.
+
+        They hold a recording that is masked or was, or the end of one growth and the beginning of the next.
+        """
+        size = self.config.store.sequences_per_shard
+        first, last = self._start[self._changeable] // size, (self._stop[self._changeable] - 1) // size
+        return {index for begin, end in zip(first, last, strict=True) for index in range(int(begin), int(end) + 1)}
 
     def batches(self, pending: NDArray[np.int64]) -> Iterator[Batch]:
         """Yield the tasks that extract the shards of `pending` (rising numbers), the longest first.
@@ -127,11 +140,12 @@ class Plan:
             first=begin - int(self._start[i]),
             count=end - begin,
             place=begin - start,
+            masked=self._masked[i],
         )
 
-    def duration_s(self, shard: Shard) -> float:
-        """Return the seconds of audio that `shard` stores."""
-        return (shard.stop - shard.start) * self.config.store.timesteps * self.config.features.hop_s
+    def duration_s(self, sequences: int) -> float:
+        """Return the seconds of audio that sequences store."""
+        return sequences * self.config.store.timesteps * self.config.features.hop_s
 
 
 def projected_bytes(config: PipelineConfig) -> int:

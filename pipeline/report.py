@@ -12,7 +12,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from upath import UPath
 
-from pipeline import figures, registry, store, tables
+from pipeline import figures, records, registry, store, tables
+from pipeline import manifest as manifests
 from pipeline.schema import AS_OF, SPLITS, STATUSES, Layout, reason_kind, write_atomically
 from pipeline.standing import standing
 
@@ -153,7 +154,8 @@ def _corpus_name(found: Found) -> str:
 
 def corpus(found: Found, pictures: Pictures) -> Context:
     """Return the table of amounts by language and split, and the languages that lack a split."""
-    manifest = found.manifest
+    masked = manifests.masked(found.manifest)
+    manifest = found.manifest[~masked]
     total_s = float(manifest["duration_s"].sum())
     unit, unit_s = ("hours", 3600) if total_s >= MINUTES_BELOW_H * 3600 else ("minutes", 60)
     everything = pd.concat([manifest, manifest.assign(split="total")])
@@ -169,6 +171,8 @@ def corpus(found: Found, pictures: Pictures) -> Context:
         "rows": [(label, [_cell(by_language, (label, split)) for split in columns]) for label in found.labels],
         "total": [_cell(by_split, split) for split in columns],
         "recordings": len(manifest),
+        "growths": int(found.manifest["growth"].max()),
+        "masked": int(masked.sum()),
         "unnamed": int(manifest["speaker"].isna().sum()),
         "without": {split: _languages_without(found, split) for split in SPLITS},
     }
@@ -308,13 +312,18 @@ def models(found: Found, pictures: Pictures) -> list[Context]:
 def example(found: Found, pictures: Pictures) -> Context | None:
     """Draw one test recording's features above what a model made of them, preferably the LSTM."""
     with_example = [name for name, metrics in found.metrics.items() if metrics.get("example")]
-    if not with_example or found.hop_s is None or not (found.layout.store / "zarr.json").exists():
+    if not with_example or found.hop_s is None:
         return None
     name = "lstm" if "lstm" in with_example else with_example[0]
     facts, labels = found.metrics[name]["example"], found.metrics[name]["labels"]
     probabilities = np.array(facts["probabilities"])
     start = facts["first_sequence"]
+    evaluated, stored = found.metrics[name].get("store"), records.attributes(found.layout)
+    if stored is None or (evaluated and evaluated["manifest_digest"] != stored["manifest_digest"]):
+        return None  # the sequences may be those of another recording by now
     features = store.read_features(found.layout, start, start + len(probabilities))
+    if np.isnan(features).any():  # masked since
+        return None
     recording, label = str(found.manifest["recording_id"].iloc[facts["recording"]]), labels[facts["label"]]
     colors = figures.language_colors(list(dict.fromkeys([*found.labels, *labels])))  # a model may know more
     title = f"{figures.short(recording, 60)}, spoken language: {figures.short(label)}"

@@ -6,6 +6,7 @@ import pandas as pd
 
 from pipeline import manifest, tables, workers
 from pipeline.audio import AudioError, read_header
+from pipeline.changes import Changes
 from pipeline.config import PipelineConfig
 from pipeline.corpus import Listing
 from pipeline.errors import few
@@ -21,7 +22,36 @@ log = logging.getLogger(__name__)
 
 def scan(listing: Listing, layout: Layout, config: PipelineConfig, executor: Executor) -> pd.DataFrame:
     """Probe all headers, and write and return the manifest."""
-    uris = listing.recordings["uri"]
+    table = manifest.build(listing.recordings, _headers(listing.recordings["uri"], layout, executor), config)
+    tables.write(layout.manifest, table)
+    _tell(listing, table)
+    return table
+
+
+def update(
+    listing: Listing, changes: Changes, table: pd.DataFrame, layout: Layout, config: PipelineConfig, executor: Executor
+) -> pd.DataFrame:
+    """Take changes of the corpus into the manifest `table`: probe the new recordings alone, and write and return it.
+
+    Rows stay where they are; new recordings come after them. What is gone or has changed is masked: it keeps its
+    place in the store and is used no more. A changed recording is not read again, as its row is taken; once
+    compaction has dropped the row, it is a new one.
+    """
+    table = changes.applied(table)
+    if len(changes.new):
+        headers = _headers(changes.new["uri"], layout, executor)
+        table = manifest.build(changes.new, headers, config, known=table)
+    tables.write(layout.manifest, table)
+    log.info(
+        "scan: %d new recordings, %d masked, %d in use again",
+        len(changes.new), len(changes.gone) + len(changes.changed), len(changes.back),
+    )  # fmt: skip
+    _tell(listing, table)
+    return table
+
+
+def _headers(uris: pd.Series, layout: Layout, executor: Executor) -> pd.DataFrame:
+    """Probe the headers of the recordings at `uris`, in any order."""
     workers.check(executor, layout, uris)
     batches = (uris.iloc[start : start + HEADERS_PER_TASK] for start in range(0, len(uris), HEADERS_PER_TASK))
     found = []
@@ -29,10 +59,7 @@ def scan(listing: Listing, layout: Layout, config: PipelineConfig, executor: Exe
         for headers in executor.run(probe_headers, batches):
             found.append(headers)
             progress.advance(len(headers), failed=int(headers["error"].notna().sum()))
-    table = manifest.build(listing.recordings, pd.concat(found), config)
-    tables.write(layout.manifest, table)
-    _tell(listing, table)
-    return table
+    return pd.concat(found)
 
 
 def probe_headers(uris: pd.Series) -> pd.DataFrame:

@@ -21,7 +21,7 @@ STATUSES: Final = ("ok", "short", "filtered", "failed")
 
 MANIFEST_COLUMNS: Final = (
     "recording_id", "uri", "label", "speaker", "split", "duration_s", "sample_rate_hz", "channels",
-    "frames", "sequences", "first_sequence", "size_bytes", "error",
+    "frames", "sequences", "first_sequence", "size_bytes", "error", "growth", "masked",
 )  # fmt: skip
 CHUNK_INDEX: Final = (("offset", "<u8"), ("nbytes", "<u8"))
 """A shard's index of its chunks, before the four bytes of its CRC32C at the end of the object."""
@@ -94,6 +94,21 @@ class Layout:
     def version(self, version: str) -> UPath:
         """Return the folder of a promoted model."""
         return self.registry / version
+
+    @property
+    def compacted(self) -> "Layout":
+        """Where compaction writes the new manifest, ledger and store; only there while it is under way."""
+        return Layout(self.root / "compacted")
+
+    @property
+    def complete(self) -> UPath:
+        """In a folder of compaction: it is finished, and has to change places with what is there."""
+        return self.root / "complete"
+
+    @property
+    def demo_corpus(self) -> UPath:
+        """The demo's recordings; only a demo has them."""
+        return self.root / "corpus"
 
     @property
     def demo_key(self) -> UPath:

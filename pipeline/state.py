@@ -24,6 +24,8 @@ class RunState:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._content: dict[str, Any] = {"stages": {}}
+        self.changed = False
+        """Whether a stage did anything since then."""
         if layout.run.exists():
             self._content = _read(layout.run)
 
@@ -52,14 +54,27 @@ class RunState:
 
     def record(self, stage: str, key: str, outputs: Iterable[UPath], **facts: Any) -> None:
         """Record that `stage` is done, with the files that prove it and what else is worth knowing."""
-        prefix = len(self._layout.root.parts)
+        self.changed = True
         self._content["stages"][stage] = {
             "key": key,
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "outputs": {"/".join(path.parts[prefix:]): _digest(path) for path in outputs},
+            "outputs": self._digests(outputs),
             **facts,
         }
         self._write()
+
+    def confirm(self, stage: str, key: str, outputs: Iterable[UPath]) -> None:
+        """Record that `stage` has nothing to do for `key` either; what it did last stays on record."""
+        done = self.stages.get(stage)
+        if done is None:
+            self.record(stage, key, outputs)
+            return
+        self._content["stages"][stage] = {**done, "key": key, "outputs": self._digests(outputs)}
+        self._write()
+
+    def _digests(self, outputs: Iterable[UPath]) -> dict[str, str | None]:
+        prefix = len(self._layout.root.parts)
+        return {"/".join(path.parts[prefix:]): _digest(path) for path in outputs}
 
     def _write(self) -> None:
         write_atomically(self._layout.run, json.dumps(self._content, indent=1, ensure_ascii=False).encode())

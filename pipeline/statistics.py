@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.store import SUM_UNIT, ShardRecord
+from pipeline.records import SUM_UNIT, ShardRecord
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from rich.console import Console
 from rich.table import Column, Table
 
-from pipeline import ledger, registry, store, tables
+from pipeline import backlog, ledger, records, registry, tables
+from pipeline import manifest as manifests
 from pipeline.config import PipelineConfig
 from pipeline.decisions import History, utc
 from pipeline.errors import UsageError
@@ -22,10 +23,14 @@ def show(layout: Layout, console: Console) -> None:
         manifest = tables.read(layout.manifest)
         hours = manifest["duration_s"].sum() / 3600
         console.print(f"recordings  {len(manifest)}, {hours:.2f} h, {manifest['label'].nunique()} languages")
-        found = store.attributes(layout)
+        growths, masked = int(manifest["growth"].max()), int(manifests.masked(manifest).sum())
+        if growths or masked:
+            console.print(f"since then  {growths} growths, {masked} recordings masked")
+        found = records.attributes(layout)
         if found is not None:
             plan = Plan(manifest, PipelineConfig.model_validate(found["config"]))
-            console.print(f"shards      {len(store.finished(layout))} of {len(plan)} finished")
+            left = len(backlog.unfinished(layout, plan))
+            console.print(f"shards      {len(plan) - left} of {len(plan)} finished")
     if layout.ledger.exists():
         counts = ledger.counts(tables.read(layout.ledger))
         console.print("ledger      " + ", ".join(f"{n} {status}" for status, n in counts.items()))

@@ -1,8 +1,7 @@
 """The feature store: created once by the driver, filled by workers in whole shards, sealed by the driver."""
 
-import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from zarr.abc.store import Store
 from zarr.core.array_spec import ArrayConfigParams
 from zarr.errors import ZarrUserWarning
 
+from pipeline.records import finished
 from pipeline.schema import Layout, is_local, write_atomically
 from pipeline.sharding import COMPRESSOR, encode
 
@@ -36,8 +36,6 @@ STATISTICS = ("train_mean", "train_std")
 # without it a chunk of one value leaves no object, and a missing object would not prove missing work
 WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
 
-SUM_UNIT = 2.0**-20
-
 
 @dataclass(frozen=True)
 class Outline:
@@ -53,47 +51,6 @@ class Outline:
     attributes: Mapping[str, Any]
     array_attributes: Mapping[str, Mapping[str, Any]]
     compressed: bool = False
-
-
-@dataclass(frozen=True)
-class RecordingOutcome:
-    """What a shard made of one recording: `recording` is its row in the manifest."""
-
-    recording: int
-    status: str
-    reason: str
-    decoded_frames: int
-    sequences_written: int
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    """Proof that a shard is finished, and all that the driver needs to know of it.
-
-    `train_sum` and `train_sum_squares` are over the frames of valid training sequences, one value a coefficient, in
-    units of SUM_UNIT: integers add up to the same total in any order.
-    """
-
-    index: int
-    checksums: Mapping[str, str]
-    outcomes: tuple[RecordingOutcome, ...]
-    train_count: int
-    train_sum: tuple[int, ...]
-    train_sum_squares: tuple[int, ...]
-
-    def to_json(self) -> str:
-        """Return the record as one line of JSON."""
-        outcomes = [vars(outcome) for outcome in self.outcomes]
-        return json.dumps({**vars(self), "outcomes": outcomes}, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> "ShardRecord":
-        """Read what `to_json` wrote."""
-        fields = json.loads(text)
-        fields["outcomes"] = tuple(RecordingOutcome(**outcome) for outcome in fields["outcomes"])
-        fields["train_sum"] = tuple(fields["train_sum"])
-        fields["train_sum_squares"] = tuple(fields["train_sum_squares"])
-        return cls(**fields)
 
 
 def zarr_store(path: UPath, *, read_only: bool = False) -> Store:
@@ -139,12 +96,25 @@ def create(layout: Layout, outline: Outline) -> None:
     _consolidate(layout).update_attributes(dict(outline.attributes))
 
 
-def attributes(layout: Layout) -> dict[str, Any] | None:
-    """Return the attributes of a store whose creation was finished, else None."""
-    if not (layout.store / "zarr.json").exists():
-        return None
-    found = dict(zarr.open_group(zarr_store(layout.store, read_only=True), mode="r").attrs)
-    return found if "schema_version" in found else None
+def grow(layout: Layout, outline: Outline) -> None:
+    """Make room for more sequences, and say what `outline` says of them; what is stored stays as it is.
+
+    Attributes are written last, with what readers open: until then they see the store as it was.
+    """
+    group = zarr.open_group(zarr_store(layout.store), mode="r+", use_consolidated=False)
+    for name in SEQUENCE_ARRAYS:
+        array = _array(group, name)
+        array.resize((outline.features_shape[0], *array.shape[1:]))
+        array.update_attributes(dict(outline.array_attributes.get(name, {})))
+    _consolidate(layout).update_attributes(dict(outline.attributes))
+
+
+def read(layout: Layout, spans: Iterable[tuple[int, int]], names: Iterable[str]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield the values of some arrays of the sequences [start, stop) of each span."""
+    group = zarr.open_group(zarr_store(layout.store, read_only=True), mode="r")
+    arrays = {name: _array(group, name) for name in names}
+    for start, stop in spans:
+        yield {name: np.asarray(array[start:stop]) for name, array in arrays.items()}
 
 
 def read_features(layout: Layout, start: int, stop: int) -> NDArray[np.float32]:
@@ -194,6 +164,12 @@ def _digest(parts: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
+def write_valid(layout: Layout, index: int, valid: NDArray[np.bool_]) -> None:
+    """Write which sequences of shard `index` are valid: (sequence,) bool, for readers of a shard that changes."""
+    array = _array(zarr.open_group(zarr_store(layout.store), mode="r+"), "valid").with_config(WRITE_ALL)
+    array[slice(*_bounds(array, index))] = valid
+
+
 def checksums(layout: Layout, index: int) -> dict[str, str]:
     """Return a digest of each stored object of shard `index`: {array: digest, or "missing"}."""
     result = {}
@@ -214,23 +190,6 @@ def _objects(layout: Layout, index: int) -> dict[str, UPath]:
     """Return where each array's object of shard `index` lies, by the keys that Zarr's format 3 has by default."""
     inner = {"features": ("0", "0")}  # its other dimensions are one shard each
     return {name: layout.store.joinpath(name, "c", str(index), *inner.get(name, ())) for name in SEQUENCE_ARRAYS}
-
-
-def mark_finished(layout: Layout, record: ShardRecord) -> None:
-    """Say that a shard is finished; the last write of its task."""
-    write_atomically(layout.shard_record(record.index), record.to_json().encode())
-
-
-def read_record(layout: Layout, index: int) -> ShardRecord:
-    """Return the record of the finished shard `index`."""
-    return ShardRecord.from_json(layout.shard_record(index).read_text(encoding="utf-8"))
-
-
-def finished(layout: Layout) -> set[int]:
-    """Return the indices of the shards that are marked finished."""
-    if not layout.shards.exists():
-        return set()
-    return {int(path.stem) for path in layout.shards.iterdir() if path.suffix == ".json"}
 
 
 def seal(layout: Layout, mean: NDArray[np.float64], std: NDArray[np.float64], count: int) -> None:

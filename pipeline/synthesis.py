@@ -14,7 +14,8 @@ import numpy as np
 import scipy  # which loads scipy.signal when it is asked for
 import soundfile
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.config import DemoConfig
 
 SAMPLE_RATE_HZ = 16_000
 LANGUAGES = ("alba", "bero", "cino")
@@ -50,17 +51,6 @@ PHONES = (
     Phone((2300, 3000), (300, 400), False),  # sh
     Phone((270, 1270, 2130, 3300), (100, 700, 700, 900), True),  # m
 )
-
-
-class DemoConfig(BaseModel):
-    """Size and seed of the corpus; the defaults make one hour."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seed: int = Field(default=1, ge=0)
-    speakers_per_language: int = Field(default=20, ge=1, le=100)
-    utterances_per_speaker: int = Field(default=10, ge=1, le=1000)
-    utterance_s: float = Field(default=6.0, ge=0.2, le=60.0)
 
 
 class Voice(NamedTuple):

@@ -3,14 +3,18 @@
 import io
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
 from upath import UPath
 
 from pipeline.schema import write_atomically
 
 
 def read(path: UPath) -> pd.DataFrame:
-    """Read a table."""
-    return pd.read_parquet(io.BytesIO(path.read_bytes()))
+    """Read a table, in this thread: pyarrow's own may still run when Python ends, and then abort (Arrow 34314)."""
+    file = parquet.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False)
+    table: pd.DataFrame = file.read(use_threads=False).to_pandas(use_threads=False)
+    return table
 
 
 def write(path: UPath, table: pd.DataFrame) -> None:

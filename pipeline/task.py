@@ -4,7 +4,7 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, Final
 
@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pipeline import store
+from pipeline import records, store
 from pipeline.audio import AudioError, Samples, read_blocks
 from pipeline.config import FeatureConfig, PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.features import Extract, Frames, mfcc, mfcc_blocks, peak
 from pipeline.plan import Batch, Segment, Shard, frames_of
+from pipeline.records import RecordingOutcome, ShardRecord
 from pipeline.schema import SPLITS, Layout
 from pipeline.statistics import add_frames
-from pipeline.store import RecordingOutcome, ShardRecord
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -31,8 +31,9 @@ MOST_SLOWEST: Final = 3
 class ShardSummary:
     """What the driver shows of a finished shard, and what it cost.
 
-    `failures` counts recordings by the reason, `busy_s` is the worker's time; `slowest` holds the recordings that took
-    most of it, as (row of the manifest, seconds of work, seconds of audio).
+    `sequences` counts those that were extracted, not those that the store held already. `failures` counts recordings
+    by the reason, `busy_s` is the worker's time; `slowest` holds the recordings that took most of it, as (row of the
+    manifest, seconds of work, seconds of audio).
     """
 
     index: int
@@ -101,29 +102,33 @@ def extract_shard(
     """Extract and write one whole shard of the store below the output folder `out`.
 
     A recording that cannot be used leaves its sequences invalid and goes into the shard's record with the reason;
-    only a store that cannot be written raises (PipelineError).
+    only a store that cannot be written or is damaged raises (PipelineError). What an earlier manifest had written to
+    the shard is kept as it is.
     """
     started_s = time.perf_counter()
     layout = Layout.at(out)
     already_read = long.bytes_read if long else 0
     # numerical libraries round differently with other thread counts
     with threadpool_limits(limits=1):
-        arrays = _empty(shard, config)
-        outcomes, works = _fill_all(arrays, shard, config, long)
-        arrays["features"][~arrays["valid"]] = np.nan
+        arrays = empty(shard, config)
         try:
-            record = _record(shard, arrays, outcomes, store.write_shard(layout, shard.index, arrays))
-            store.mark_finished(layout, record)
+            kept = _keep(arrays, shard, layout)
+            outcomes, works = _fill_all(arrays, shard, config, long, kept)
+            arrays["features"][~arrays["valid"]] = np.nan
+            record = record_of(shard, arrays, outcomes, store.write_shard(layout, shard.index, arrays))
+            records.mark_finished(layout, record)
         except OSError as error:
             raise PipelineError(
                 f"{shard} cannot be written to {out}: {error.strerror or error}; make room or mend the folder, then "
                 "run the same command again: finished shards are kept"
             ) from error
-    once = sum(segment.size_bytes for segment in shard.segments if long is None or segment.recording != long.recording)
+    read = [segment for segment in shard.segments if segment.recording not in kept and not segment.masked]
+    once = sum(segment.size_bytes for segment in read if long is None or segment.recording != long.recording)
+    new = {segment.recording for segment in read}
     return ShardSummary(
         index=shard.index,
-        sequences=shard.stop - shard.start,
-        failures=Counter(outcome.reason for outcome in outcomes if outcome.status == "failed"),
+        sequences=sum(segment.count for segment in read),
+        failures=Counter(o.reason for o in outcomes if o.status == "failed" and o.recording in new),
         slowest=tuple(heapq.nlargest(MOST_SLOWEST, works, key=itemgetter(1))),
         bytes_read=once + (long.bytes_read - already_read if long else 0),
         bytes_written=store.stored_bytes(layout, shard.index),
@@ -131,12 +136,51 @@ def extract_shard(
     )
 
 
+def _keep(arrays: Arrays, shard: Shard, layout: Layout) -> dict[int, RecordingOutcome]:
+    """Copy what the store holds already of the shard into its arrays; return what became of it, by recording.
+
+    Before features are overwritten, the shard's record and its valid sequences are reduced to what is kept: a task
+    that is killed while it writes leaves an unfinished shard, and both readers and the next task know what is good.
+    Raises PipelineError where the store is not as it was written.
+    """
+    record = records.find_record(layout, shard.index)
+    if record is None:
+        return {}
+    if record.finished and record.checksums != store.checksums(layout, shard.index):
+        raise PipelineError(
+            f"{shard} of {layout.store} differs from its checksums, so what it holds cannot be kept; delete its "
+            f"record {layout.shard_record(shard.index)} and run the same command again: its recordings are read anew"
+        )
+    used = {segment.recording for segment in shard.segments if not segment.masked}
+    kept = {o.recording: o for o in record.outcomes if o.recording in used and o.status != "filtered"}
+    records.mark_finished(layout, replace(record, checksums={}, outcomes=tuple(kept.values())))
+    (stored,) = store.read(layout, [(shard.start, shard.stop)], ("features", "valid"))
+    for segment in shard.segments:
+        if segment.recording in kept:
+            rows = slice(segment.place, segment.place + segment.count)
+            for name, values in stored.items():
+                arrays[name][rows] = values[rows]
+    store.write_valid(layout, shard.index, arrays["valid"])
+    return kept
+
+
 def _fill_all(
-    arrays: Arrays, shard: Shard, config: PipelineConfig, long: LongRecording | None
+    arrays: Arrays,
+    shard: Shard,
+    config: PipelineConfig,
+    long: LongRecording | None,
+    kept: Mapping[int, RecordingOutcome],
 ) -> tuple[tuple[RecordingOutcome, ...], list[tuple[int, float, float]]]:
     """Write all segments into the shard's arrays; return what became of each, and the work that it took."""
     outcomes, works = [], []
     for segment in shard.segments:
+        describe(arrays, segment, config.store.timesteps)
+        if segment.masked:
+            outcomes.append(RecordingOutcome(segment.recording, "filtered", segment.masked, 0, 0))
+            continue
+        if segment.recording in kept:
+            outcomes.append(kept[segment.recording])
+            continue
         begun_s = time.perf_counter()
         outcomes.append(_fill(arrays, segment, config, long))
         audio_s = segment.count * config.store.timesteps * config.features.hop_s
@@ -144,7 +188,7 @@ def _fill_all(
     return tuple(outcomes), works
 
 
-def _empty(shard: Shard, config: PipelineConfig) -> Arrays:
+def empty(shard: Shard, config: PipelineConfig) -> Arrays:
     """Return the arrays of a shard in which nothing is valid yet, features with whatever was in memory."""
     count, timesteps = shard.stop - shard.start, config.store.timesteps
     arrays: Arrays = {name: np.zeros(count, dtype) for name, dtype in store.SEQUENCE_ARRAYS.items()}
@@ -152,15 +196,19 @@ def _empty(shard: Shard, config: PipelineConfig) -> Arrays:
     return arrays
 
 
-def _fill(arrays: Arrays, segment: Segment, config: PipelineConfig, long: LongRecording | None) -> RecordingOutcome:
-    """Write one segment into the shard's arrays, in place."""
-    timesteps = config.store.timesteps
+def describe(arrays: Arrays, segment: Segment, timesteps: int) -> None:
+    """Write into the shard's arrays, in place, what the plan knows of a segment."""
     rows = slice(segment.place, segment.place + segment.count)
-    start, stop = frames_of(segment, timesteps)
     arrays["label"][rows] = segment.label
     arrays["split"][rows] = segment.split
     arrays["recording"][rows] = segment.recording
-    arrays["start_frame"][rows] = np.arange(start, stop, timesteps)
+    arrays["start_frame"][rows] = np.arange(*frames_of(segment, timesteps), timesteps)
+
+
+def _fill(arrays: Arrays, segment: Segment, config: PipelineConfig, long: LongRecording | None) -> RecordingOutcome:
+    """Write the features of one segment into the shard's arrays, in place."""
+    timesteps = config.store.timesteps
+    start, stop = frames_of(segment, timesteps)
     try:
         if long is not None and segment.recording == long.recording:
             extract = long.take(start, stop)
@@ -179,9 +227,10 @@ def _fill(arrays: Arrays, segment: Segment, config: PipelineConfig, long: LongRe
     return RecordingOutcome(segment.recording, "short", reason, extract.recording_frames, written)
 
 
-def _record(
+def record_of(
     shard: Shard, arrays: Arrays, outcomes: tuple[RecordingOutcome, ...], checksums: dict[str, str]
 ) -> ShardRecord:
+    """Return the record of a finished shard: what became of its recordings, checksums, and sums for statistics."""
     training = arrays["valid"] & (arrays["split"] == SPLITS.index("train"))
     timesteps, coefficients = arrays["features"].shape[1:]
     total, squares = np.zeros(coefficients), np.zeros(coefficients)
@@ -203,4 +252,4 @@ def _runs(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _integers(sums: NDArray[np.float64]) -> tuple[int, ...]:
-    return tuple(round(value / store.SUM_UNIT) for value in sums.tolist())
+    return tuple(round(value / records.SUM_UNIT) for value in sums.tolist())

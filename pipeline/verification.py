@@ -5,7 +5,7 @@ from functools import partial
 
 import pandas as pd
 
-from pipeline import ledger, store, tables, workers
+from pipeline import backlog, ledger, records, store, tables, workers
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError, few
 from pipeline.executors import Executor
@@ -28,10 +28,10 @@ def verify(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executor
     Raises PipelineError that names what differs.
     """
     plan = Plan(table, config)
-    unfinished = set(range(len(plan))) - store.finished(layout)
+    unfinished = len(backlog.unfinished(layout, plan))
     if unfinished or not layout.ledger.exists():
         raise PipelineError(
-            f"{layout.root}: {len(unfinished)} of {len(plan)} shards are not extracted yet; run extract first"
+            f"{layout.root}: {unfinished} of {len(plan)} shards are not extracted yet; run extract first"
         )
     workers.check(executor, layout)
     damaged: list[Damage] = []
@@ -41,8 +41,8 @@ def verify(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executor
             progress.advance(failed=bool(damage.arrays))
     if damaged:
         raise PipelineError(_describe(layout, sorted(damaged, key=lambda damage: damage.index)))
-    records = (store.read_record(layout, index) for index in range(len(plan)))
-    if not ledger.build(table, records, config).equals(tables.read(layout.ledger)):
+    written = (records.read_record(layout, index) for index in range(len(plan)))
+    if not ledger.build(table, written, config).equals(tables.read(layout.ledger)):
         raise PipelineError(f"{layout.ledger} does not agree with the shards; delete it and run extract again")
     return len(plan)
 
@@ -50,8 +50,8 @@ def verify(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executor
 def check_shard(index: int, *, out: str) -> Damage:
     """Compare the checksums of a shard's stored objects with those recorded when it was written."""
     layout = Layout.at(out)
-    recorded, found = store.read_record(layout, index).checksums, store.checksums(layout, index)
-    return Damage(index, tuple(name for name in recorded if recorded[name] != found[name]))
+    recorded, found = records.read_record(layout, index).checksums, store.checksums(layout, index)
+    return Damage(index, tuple(name for name in found if recorded.get(name) != found[name]))
 
 
 def _describe(layout: Layout, damaged: list[Damage]) -> str:

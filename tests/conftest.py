@@ -5,6 +5,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import audioread
 import fsspec
@@ -19,6 +20,8 @@ from pipeline import manifest
 from pipeline.config import PipelineConfig
 from pipeline.corpus import COLUMNS
 from pipeline.schema import label_of_folder
+
+from .growing import Killed
 
 # the same examples in every run: a failure can be repeated, a pass means what it meant yesterday
 settings.register_profile("pipeline", deadline=None, max_examples=30, derandomize=True, database=None)
@@ -71,6 +74,25 @@ def make_corpus(
 def make_corpus_fixture() -> Callable[..., Path]:
     """The function `make_corpus`."""
     return make_corpus
+
+
+@pytest.fixture
+def kill_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Holds how many files may yet be replaced, renamed or removed; a further attempt is the end of the process."""
+    left = [10**9]
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("replace", "rename", "unlink"):
+        monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
+    return left
 
 
 Probe = dict[str, str | int | None]

@@ -9,8 +9,7 @@ import fsspec
 import pandas as pd
 import pytest
 
-from pipeline.audio import EXTENSIONS
-from pipeline.corpus import COLUMNS, Listing, list_recordings
+from pipeline.corpus import COLUMNS, EXTENSIONS, Listing, list_recordings
 from pipeline.errors import UsageError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.cluster import ClusterProfile
-from pipeline.run import ON_REQUEST, STAGES, RunConfig
+from pipeline.stages import ON_REQUEST, STAGES, RunConfig
 
 ROOT = Path(__file__).parent.parent
 

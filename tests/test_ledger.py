@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from pipeline import ledger
 from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.plan import Plan
+from pipeline.records import RecordingOutcome, ShardRecord
 from pipeline.schema import LEDGER_COLUMNS, STATUSES
-from pipeline.store import RecordingOutcome, ShardRecord
 
 from .conftest import make_manifest, make_probe
 

@@ -145,7 +145,7 @@ def test_units_of_work_can_be_keys() -> None:
 def test_duration_is_that_of_the_frames_stored() -> None:
     config = configuration(timesteps=20)
     plan = Plan(table_of([], config), config)
-    assert plan.duration_s(Shard(0, 0, 8, ())) == pytest.approx(8 * 20 * 0.010)
+    assert plan.duration_s(8) == pytest.approx(8 * 20 * 0.010)
 
 
 def test_shape_is_sequences_timesteps_coefficients() -> None:

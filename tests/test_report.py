@@ -34,6 +34,7 @@ RECORDINGS = (
     (MATHS, None, "train", 240.0, "ok", ""),
     (MATHS, None, "test", 66.0, "failed", "not readable as audio: <b>bad</b> header"),
 )
+ATTRIBUTES = {"schema_version": 1, "manifest_digest": "d1"}
 HISTORY = pd.DataFrame(
     {"epoch": [1, 2, 3], "loss": [1.0, 0.5, 0.2], "accuracy": [0.4, 0.6, 0.9],
      "val_loss": [1.1, 0.7, 0.8], "val_accuracy": [0.3, 0.6, 0.5]}
@@ -47,11 +48,11 @@ def recording_id(row: int) -> str:
 def manifest() -> pd.DataFrame:
     rows = [
         {"recording_id": recording_id(i), "uri": f"/data/{recording_id(i)}", "label": label, "speaker": speaker,
-         "split": split, "duration_s": seconds, "sequences": int(seconds / 0.2), "error": None}
+         "split": split, "duration_s": seconds, "sequences": int(seconds / 0.2), "growth": 0}
         for i, (label, speaker, split, seconds, *_) in enumerate(RECORDINGS)
     ]  # fmt: skip
     table = pd.DataFrame(rows).reindex(columns=list(MANIFEST_COLUMNS))
-    return table.astype({"speaker": "string", "error": "string"})
+    return table.astype({"speaker": "string", "error": "string", "masked": "string"})
 
 
 def ledger() -> pd.DataFrame:
@@ -81,6 +82,7 @@ def metrics(name: str, right: int) -> dict[str, Any]:
     return {
         "model": name, "labels": list(LABELS), **frame, "sequence": sequence,
         "recording": scores([[0, 0, 0], [0, 1, 0], [0, 1, 0]]),
+        "store": {"manifest_digest": "d1"},
         "example": {"recording": 4, "label": 1, "first_sequence": 7, "probabilities": probabilities},
     }  # fmt: skip
 
@@ -175,7 +177,7 @@ def write_pictures(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, read
     ) -> Page:  # fmt: skip
         tables.write(layout.manifest, manifest() if rows is None else rows)
         tables.write(layout.ledger, ledger() if entries is None else entries)
-        write_atomically(layout.store / "zarr.json", b"{}")
+        write_atomically(layout.store / "zarr.json", json.dumps({"attributes": ATTRIBUTES}).encode())
         write_atomically(layout.run, json.dumps(run_record() if run is None else run).encode())
         for name, right in models.items():
             write_atomically(layout.metrics(name), json.dumps(metrics(name, right)).encode())
@@ -418,3 +420,28 @@ def test_confusion_cells_hold_counts_and_shares() -> None:
 def test_long_names_keep_their_ends() -> None:
     assert figures.short("abcdefghij", 7) == "abc…hij"
     assert figures.short("abcdefg", 7) == "abcdefg"
+
+
+def test_growths_and_masked_recordings_are_named_and_masked_ones_not_counted(write: Write) -> None:
+    table = manifest()
+    assert "The store grew" not in write({}).text
+    table.loc[8:, "growth"] = 1
+    table.loc[0, "masked"] = "gone from the corpus"
+    table.loc[1, "masked"] = ""
+    page = write({}, rows=table)
+    assert "The store grew 1 time since it was begun" in page.text
+    assert "masked, as the corpus has them no more or otherwise: 1 recording." in page.text
+    assert page.text.count("9 recordings in 3 languages") == 1
+
+
+def test_example_of_a_store_that_was_written_anew_or_masked_since_is_not_drawn(
+    write: Write, reads: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "a test recording; its language is" in write({"lstm": 30}).text
+    monkeypatch.setitem(ATTRIBUTES, "manifest_digest", "d2")
+    read = len(reads)
+    assert "a test recording; its language is" not in write({"lstm": 30}).text
+    assert len(reads) == read
+    monkeypatch.setitem(ATTRIBUTES, "manifest_digest", "d1")
+    monkeypatch.setattr(store, "read_features", lambda _, start, stop: np.full((stop - start, 20, 5), np.nan))
+    assert "a test recording; its language is" not in write({"lstm": 30}).text

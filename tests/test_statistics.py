@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline.records import SUM_UNIT, ShardRecord
 from pipeline.statistics import Statistics, combine
-from pipeline.store import SUM_UNIT, ShardRecord
 
 
 def record_of(frames: NDArray[np.float64]) -> ShardRecord:

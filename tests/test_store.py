@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline import store
+from pipeline import records, store
+from pipeline.records import RecordingOutcome, ShardRecord
 from pipeline.schema import SPLITS, Layout, flag_attributes
-from pipeline.store import SEQUENCE_ARRAYS, Outline, RecordingOutcome, ShardRecord, rounded
+from pipeline.store import SEQUENCE_ARRAYS, Outline, rounded
 
 SEQUENCES, TIMESTEPS, COEFFICIENTS = 10, 3, 2
 OUTLINE = Outline(
@@ -137,12 +138,12 @@ def test_arrays_are_sharded_alike_and_chunks_are_inside(tmp_path: Path) -> None:
 
 def test_attributes_come_back(tmp_path: Path) -> None:
     layout = created(tmp_path)
-    assert store.attributes(layout) == OUTLINE.attributes
+    assert records.attributes(layout) == OUTLINE.attributes
     assert opened(layout).attrs == OUTLINE.attributes
 
 
 def test_folder_without_a_store_has_no_attributes(tmp_path: Path) -> None:
-    assert store.attributes(Layout.at(str(tmp_path))) is None
+    assert records.attributes(Layout.at(str(tmp_path))) is None
 
 
 def test_store_that_was_not_finished_is_none_and_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +156,7 @@ def test_store_that_was_not_finished_is_none_and_is_replaced(tmp_path: Path, mon
             created(tmp_path)
     layout = Layout.at(str(tmp_path))
     (tmp_path / "features.zarr" / "label" / "leftover").touch()
-    assert store.attributes(layout) is None
+    assert records.attributes(layout) is None
     created(tmp_path)
     created(tmp_path / "fresh")
     assert objects(tmp_path / "features.zarr") == objects(tmp_path / "fresh" / "features.zarr")
@@ -366,7 +367,7 @@ def test_two_stores_of_the_same_content_have_equal_bytes(tmp_path: Path, outline
 def test_store_behind_a_url_has_the_bytes_of_one_in_a_folder(tmp_path: Path, memory_url: str) -> None:
     here, there = filled(tmp_path), filled(memory_url)
     assert [store.checksums(there, index) for index in range(3)] == [store.checksums(here, i) for i in range(3)]
-    assert store.attributes(there) == OUTLINE.attributes
+    assert records.attributes(there) == OUTLINE.attributes
     np.testing.assert_array_equal(store.read_features(there, 0, 10), store.read_features(here, 0, 10))
     store.seal(there, np.zeros(2), np.ones(2), 1)
     for name, content in objects(tmp_path / "features.zarr").items():
@@ -376,19 +377,19 @@ def test_store_behind_a_url_has_the_bytes_of_one_in_a_folder(tmp_path: Path, mem
 
 def test_finished_shards_are_those_with_a_record(tmp_path: Path) -> None:
     layout = created(tmp_path)
-    assert store.finished(layout) == set()
-    store.mark_finished(layout, RECORD)
+    assert records.finished(layout) == set()
+    records.mark_finished(layout, RECORD)
     (tmp_path / "shards" / ".00000003.json.77.partial").touch()
-    assert store.finished(layout) == {2}
-    assert store.read_record(layout, 2) == RECORD
+    assert records.finished(layout) == {2}
+    assert records.read_record(layout, 2) == RECORD
 
 
 def test_finished_shards_behind_a_url(memory_url: str) -> None:
     layout = Layout.at(memory_url)
-    assert store.finished(layout) == set()
-    store.mark_finished(layout, RECORD)
-    assert store.finished(layout) == {2}
-    assert store.read_record(layout, 2) == RECORD
+    assert records.finished(layout) == set()
+    records.mark_finished(layout, RECORD)
+    assert records.finished(layout) == {2}
+    assert records.read_record(layout, 2) == RECORD
 
 
 counts = st.integers(0, 2**40)

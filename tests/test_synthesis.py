@@ -10,8 +10,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from pipeline import synthesis
+from pipeline.config import DemoConfig
 
-CONFIG = synthesis.DemoConfig(speakers_per_language=2, utterances_per_speaker=2, utterance_s=0.5)
+CONFIG = DemoConfig(speakers_per_language=2, utterances_per_speaker=2, utterance_s=0.5)
 LANGUAGES = range(len(synthesis.LANGUAGES))
 
 
@@ -134,7 +135,7 @@ def test_recordings_are_every_file_once() -> None:
 
 
 def test_defaults_make_an_hour() -> None:
-    config = synthesis.DemoConfig()
+    config = DemoConfig()
     assert len(list(synthesis.recordings(config))) * config.utterance_s == 3600
 
 
@@ -161,4 +162,4 @@ def test_written_bytes_are_the_same_every_time(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("bad", [{"seed": -1}, {"utterance_s": 0.0}, {"speakers_per_language": 0}, {"h": 1}])
 def test_config_refuses_what_cannot_be(bad: dict[str, float]) -> None:
     with pytest.raises(pydantic.ValidationError):
-        synthesis.DemoConfig.model_validate(bad)
+        DemoConfig.model_validate(bad)

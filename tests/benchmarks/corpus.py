@@ -19,7 +19,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from pipeline.synthesis import SAMPLE_RATE_HZ, DemoConfig, utterance
+from pipeline.config import DemoConfig
+from pipeline.synthesis import SAMPLE_RATE_HZ, utterance
 from tests.benchmarks.measure import SPAWN
 
 Samples = NDArray[np.float32]

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import store
+from pipeline import records, store
 from pipeline.config import PipelineConfig
 from pipeline.schema import SCHEMA_VERSION, SPLITS, Layout, flag_attributes
 
@@ -22,7 +22,7 @@ def make(root: Path, train_shards: int, validation_shards: int = 0, *, links: bo
     """Return a store with so many shards a split, made if it is not there."""
     layout = Layout.at(str(root))
     shards = train_shards + validation_shards
-    if len(store.finished(layout)) == shards:
+    if len(records.finished(layout)) == shards:
         return layout
     edges = [SEQUENCES_PER_SHARD * count for count in (0, train_shards, shards)]
     runs = {split: [list(run)] for split, run in zip(SPLITS, pairwise(edges), strict=False) if run[0] < run[1]}
@@ -40,7 +40,7 @@ def make(root: Path, train_shards: int, validation_shards: int = 0, *, links: bo
             _link(layout, index)
         else:
             store.write_shard(layout, index, _shard(index))
-        store.mark_finished(layout, store.ShardRecord(index, {}, (), 0, (), ()))
+        records.mark_finished(layout, records.ShardRecord(index, {}, (), 0, (), ()))
     store.seal(layout, np.zeros(N_MFCC), np.ones(N_MFCC), edges[1] * TIMESTEPS)
     return layout
 

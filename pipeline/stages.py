@@ -1,0 +1,315 @@
+"""The stages: each skips itself where nothing changed, calls the module that does its work, and records the result."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from upath import UPath
+
+from model.config import ModelConfig, ModelsConfig, PromotionConfig
+from model.startup import load_tensorflow
+from pipeline import manifest, records, registry, tables
+from pipeline.changes import Changes, compare
+from pipeline.config import DemoConfig, PipelineConfig, digest
+from pipeline.corpus import Listing, list_recordings
+from pipeline.decisions import Moment, Question
+from pipeline.errors import UsageError, few
+from pipeline.executors import Executor
+from pipeline.plan import Plan
+from pipeline.schema import AS_OF, Layout
+from pipeline.state import RunState
+
+log = logging.getLogger(__name__)
+
+
+class RunConfig(PipelineConfig):
+    """All settings of a run."""
+
+    models: ModelsConfig = ModelsConfig()
+    promotion: PromotionConfig = PromotionConfig()
+    demo: DemoConfig = DemoConfig()
+
+    @property
+    def pipeline(self) -> PipelineConfig:
+        """The settings that the store depends on."""
+        return PipelineConfig.model_validate(self.model_dump(include=set(PipelineConfig.model_fields)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage is given. `start` makes the executor, for the first stage that has work for it."""
+
+    layout: Layout
+    config: RunConfig
+    state: RunState
+    start: Callable[[], Executor]
+    corpus: str | None
+    recheck: bool
+    prune: bool
+    price_per_core_hour: float | None = None
+    as_of: Moment | None = None
+    run_key: str | None = None
+    kept_exit_code: int = 0
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Where tasks run."""
+        return self.start()
+
+    def release(self) -> None:
+        """Stop what `start` started; a later stage starts it again."""
+        if "executor" in vars(self):
+            self.executor.close()
+
+    def skips(self, stage: str, key: str, *, complete: bool = True) -> bool:
+        """Whether `stage` has nothing to do; says so. `complete`: nothing is missing that only the stage knows of."""
+        if self.recheck or not complete or not self.state.unchanged(stage, key):
+            log.info("%s: begins", stage)
+            return False
+        log.info("%s: unchanged, nothing to do", stage)
+        return True
+
+    def manifest(self) -> pd.DataFrame:
+        """Return the manifest; raises UsageError where there is none."""
+        if not self.layout.manifest.exists():
+            raise UsageError(f"--out {self.layout.root}: there is no manifest yet; run scan first")
+        return tables.read(self.layout.manifest)
+
+    def speakers(self) -> NDArray[np.int64]:
+        """Return a number for the speaker of each row of the manifest."""
+        return manifest.speaker_codes(self.manifest())
+
+    def store_key(self) -> str:
+        """Digest of the finished store; raises UsageError where there is none."""
+        extracted = self.state.stages.get("extract")
+        if extracted is None:
+            raise UsageError(f"--out {self.layout.root}: nothing is extracted yet; run extract first")
+        return digest([extracted["key"], extracted["outputs"]])
+
+
+def scan_stage(run: Run) -> None:
+    """Corpus → manifest, or what is new in the corpus → more of the manifest that the store was begun with."""
+    if run.corpus is None:
+        raise UsageError("--corpus is missing: the folder LANGUAGE/[SPEAKER/]file of recordings")
+    layout, config = run.layout, run.config.pipeline
+    listing = list_recordings(run.corpus)
+    key = digest([listing.digest, run.corpus, config.store_hash])
+    if not run.prune and run.skips("scan", key):
+        return
+    started_s = time.perf_counter()
+    known = run.manifest() if records.attributes(layout) and layout.manifest.exists() else None
+    changes = None if known is None else _changes(run, known, listing)
+    if changes is not None and not changes:
+        log.info("scan: nothing new")
+        run.state.confirm("scan", key, [layout.manifest])
+        return
+    from pipeline import scan  # noqa: PLC0415 as in all stages: what only work needs is loaded where there is some
+
+    if known is None or changes is None:
+        table = scan.scan(listing, layout, config, run.executor)
+    else:
+        table = scan.update(listing, changes, known, layout, config, run.executor)
+    run.state.record(
+        "scan", key, [layout.manifest], wall_s=time.perf_counter() - started_s, recordings=len(table),
+        others=len(listing.others), growths=int(table["growth"].max()), masked=int(manifest.masked(table).sum()),
+    )  # fmt: skip
+
+
+def _changes(run: Run, table: pd.DataFrame, listing: Listing) -> Changes:
+    """Return what is to be taken into the manifest, and say what the corpus has no more, or otherwise."""
+    changes = compare(table, listing)
+    fate = "masked" if run.prune else "the store keeps what it has of them; --prune masks it"
+    for rows, what in ((changes.gone, "gone"), (changes.changed, "changed")):
+        if len(rows):
+            names = few(list(table["recording_id"].iloc[rows]))
+            log.warning("scan: %d recordings of the manifest are %s: %s; %s", len(rows), what, names, fate)
+    return changes if run.prune else changes.without_masking()
+
+
+def _extract_key(run: Run, table: pd.DataFrame) -> str:
+    rows = np.flatnonzero(manifest.masked(table)).tolist()
+    masked = zip(rows, table["masked"].iloc[rows], strict=True)
+    return digest([run.config.pipeline.store_hash, manifest.digest(table), *masked])
+
+
+def _extract_outputs(layout: Layout) -> list[UPath]:
+    return [layout.ledger, layout.store / "zarr.json", layout.store / "train_count" / "c"]
+
+
+def extract_stage(run: Run) -> None:
+    """Manifest → store and ledger."""
+    table = run.manifest()
+    key = _extract_key(run, table)
+    complete = len(records.finished(run.layout)) == len(Plan(table, run.config.pipeline))
+    if run.skips("extract", key, complete=complete):
+        return
+    from pipeline import extraction, ledger  # noqa: PLC0415
+
+    result = extraction.extract(run.layout, table, run.config.pipeline, run.executor)
+    counts = ledger.counts(tables.read(run.layout.ledger))
+    log.info("extract: %s", ", ".join(f"{n} {status}" for status, n in counts.items()))
+    speed, price = result.audio_h_per_core_h, result.price_per_1000_audio_h(run.price_per_core_hour)
+    run.state.record(
+        "extract", key, _extract_outputs(run.layout), recordings=counts, audio_h_per_core_h=speed,
+        price_per_1000_audio_h=price, **asdict(result),
+    )  # fmt: skip
+
+
+def verify_stage(run: Run) -> None:
+    """Check the store against its checksums, and the ledger against the store."""
+    key = run.store_key()
+    if run.skips("verify", key):
+        return
+    from pipeline import verification  # noqa: PLC0415
+
+    started_s = time.perf_counter()
+    shards = verification.verify(run.layout, run.manifest(), run.config.pipeline, run.executor)
+    log.info("verify: %d shards are as they were written, the ledger closes", shards)
+    run.state.record("verify", key, [], wall_s=time.perf_counter() - started_s, shards=shards)
+
+
+def compact_stage(run: Run) -> None:
+    """Store that grew → store of one run."""
+    table = run.manifest()
+    growths, masked = int(table["growth"].max()), int(manifest.masked(table).sum())
+    if not growths and not masked:
+        log.info("compact: nothing to do")
+        return
+    if not run.state.unchanged("extract", _extract_key(run, table)):
+        raise UsageError(f"--out {run.layout.root}: the store is not what the manifest says; run extract first")
+    verify_stage(run)  # what is moved goes under new checksums
+    from pipeline import compaction  # noqa: PLC0415
+
+    started_s = time.perf_counter()
+    key = run.store_key()
+    sequences = compaction.compact(run.layout, table, run.config.pipeline, key, run.executor)
+    run.state.confirm("extract", _extract_key(run, run.manifest()), _extract_outputs(run.layout))
+    wall_s = time.perf_counter() - started_s
+    run.state.record("compact", key, [], wall_s=wall_s, growths=growths, masked=masked, sequences=sequences)
+    log.info("compact: %d sequences, as one run would have written them", sequences)
+
+
+def _model_key(run: Run, name: str, config: ModelConfig) -> str:
+    return digest([run.store_key(), name, config.model_dump(mode="json"), run.config.seed])
+
+
+def train_stage(run: Run) -> None:
+    """Store → models."""
+    for name, config in run.config.models.chosen().items():
+        stage, key = f"train/{name}", _model_key(run, name, config)
+        if run.skips(stage, key):
+            continue
+        load_tensorflow()
+        from model.train import train  # noqa: PLC0415 TensorFlow takes seconds to load
+
+        started_s = time.perf_counter()
+        facts = train(run.layout, name, config, run.config.seed, key)
+        folder = run.layout.model(name)
+        outputs = [folder / file for file in ("model.keras", "labels.json", "history.csv")]
+        run.state.record(stage, key, outputs, wall_s=time.perf_counter() - started_s, **facts)
+
+
+def evaluate_stage(run: Run) -> None:
+    """Models → metrics."""
+    if run.as_of is not None:
+        _evaluate_as_of(run, run.as_of)
+        return
+    for name in run.config.models.chosen():
+        trained = run.state.stages.get(f"train/{name}")
+        if trained is None:
+            raise UsageError(f"--out {run.layout.root}: the model {name} is not trained yet; run train first")
+        stage, key = f"evaluate/{name}", digest([run.store_key(), trained["outputs"]])
+        if run.skips(stage, key):
+            continue
+        load_tensorflow()
+        from model.evaluate import evaluate  # noqa: PLC0415 TensorFlow takes seconds to load
+
+        started_s = time.perf_counter()
+        facts = {"model": name, "config_hash": digest(run.config.model_dump(mode="json"))}
+        metrics = evaluate(run.layout, name, run.layout.model(name), facts, run.speakers(), run.config.seed)
+        levels = [level for level in ("frame", "sequence", "recording") if level in metrics]
+        accuracies = {f"{level}_accuracy": metrics[level]["accuracy"] for level in levels}
+        log.info("evaluate %s: %s", name, ", ".join(f"{k} {v:.2%}" for k, v in accuracies.items()))
+        run.state.record(stage, key, [run.layout.metrics(name)], wall_s=time.perf_counter() - started_s, **accuracies)
+
+
+def _evaluate_as_of(run: Run, moment: Moment) -> None:
+    """Evaluate the model that served at `moment` on the store as it is now."""
+    run.store_key()
+    version = registry.read(run.layout).served(moment)
+    load_tensorflow()
+    from model.evaluate import evaluate  # noqa: PLC0415 TensorFlow takes seconds to load
+
+    name, facts = f"{AS_OF}{moment.name}", {"version": version, "as_of": moment.at.isoformat()}
+    folder = registry.checked(run.layout, version)
+    recording = evaluate(run.layout, name, folder, facts, run.speakers(), run.config.seed)["recording"]
+    log.info("evaluate %s: %s served, macro F1 a recording %.3f", name, version, recording["macro_f1"])
+
+
+def promote_stage(run: Run) -> None:
+    """Model → registry, where it is better than the one that serves; else exit with `kept_exit_code`."""
+    settings = run.config.promotion
+    if settings.model not in run.config.models.chosen() or f"train/{settings.model}" not in run.state.stages:
+        raise UsageError(
+            f"--out {run.layout.root}: the model {settings.model} is not trained yet; run train first, or choose "
+            "another by --set promotion.model=…"
+        )
+    run.store_key()
+    attributes = records.attributes(run.layout) or {}
+    question = Question(
+        challenger=registry.version_of(run.layout.model(settings.model)), model=settings.model,
+        store={key: attributes[key] for key in ("config_hash", "manifest_digest")},
+        rule=settings.model_dump(exclude={"model"}),
+    )  # fmt: skip
+
+    def judge(folder: UPath, champion: UPath | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        load_tensorflow()
+        from model.evaluate import compare  # noqa: PLC0415 TensorFlow takes seconds to load
+
+        verdict, metrics = compare(run.layout, folder, champion, settings, run.speakers(), run.config.seed)
+        return asdict(verdict), metrics
+
+    if not registry.promote(run.layout, question, run.run_key, judge) and run.kept_exit_code:
+        sys.exit(run.kept_exit_code)
+
+
+def report_stage(run: Run) -> None:
+    """Everything → one page."""
+    stages = {name: stage["outputs"] for name, stage in run.state.stages.items() if name != "report"}
+    key = digest([run.store_key(), stages, registry.read(run.layout).model_dump(mode="json")])
+    page = run.layout.report / "index.html"
+    if not run.skips("report", key):
+        from pipeline.report import write_report  # noqa: PLC0415 matplotlib is for this stage alone
+
+        started_s = time.perf_counter()
+        write_report(run.layout)
+        run.state.record("report", key, [page], wall_s=time.perf_counter() - started_s)
+    log.info("report: %s", page)
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "scan": scan_stage,
+    "extract": extract_stage,
+    "verify": verify_stage,
+    "train": train_stage,
+    "evaluate": evaluate_stage,
+    "report": report_stage,
+}
+ON_REQUEST: dict[str, Callable[[Run], None]] = {"compact": compact_stage, "promote": promote_stage}
+"""Stages that `all` leaves out."""
+ON_CLUSTER = ("scan", "extract", "verify", "compact")
+
+
+def execute(run: Run, stages: list[str]) -> None:
+    """Run stages one after the other; the cluster is gone before training needs the cores."""
+    for name in stages:
+        if name not in ON_CLUSTER:
+            run.release()
+        {**STAGES, **ON_REQUEST}[name](run)
