@@ -1,6 +1,7 @@
 # Every target needs nothing before it but python3, make and a C library.
 #   make run                       the demo, to its report
 #   make run CORPUS=… OUT=…        your recordings
+#   make dags [CORPUS=… OUT=…]     the nightly run on Apache Airflow, in a browser; without a corpus on the demo's
 #   make test                      lint, types, import laws, all tests
 #   make bench                     measures ours beside others, writes docs/benchmarks.md (half an hour, 4 GB more)
 #   make bench ARGS='kernel --rounds 9'
@@ -10,8 +11,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= $(if $(CORPUS),out/run,out/demo)
 ARGS   ?=
+AIRFLOW := $(VENV)-airflow/bin/python
 
-.PHONY: install run test lint bench clean
+.PHONY: install run airflow dags dags-soak test test-dags lint bench clean
 
 install: $(VENV)/installed
 
@@ -24,6 +26,19 @@ $(VENV)/installed: pyproject.toml constraints.txt
 run: install
 	$(BIN)/python -m pipeline.run $(if $(CORPUS),all --corpus '$(CORPUS)',demo) --out '$(OUT)' $(ARGS)
 
+airflow: $(VENV)-airflow/installed
+
+# Airflow in an environment of its own: it and TensorFlow hold each other back
+$(VENV)-airflow/installed: constraints-airflow.txt
+	$(PYTHON) -m venv $(VENV)-airflow
+	$(AIRFLOW) -m pip install --quiet --disable-pip-version-check --constraint constraints-airflow.txt \
+	    apache-airflow pytest pytest-timeout
+	touch $@
+
+dags: install airflow
+	$(AIRFLOW) dags/serve.py --python $(BIN)/python --out '$(if $(filter $(OUT),out/demo),out/dags,$(OUT))' \
+	    $(if $(CORPUS),--corpus '$(CORPUS)') $(ARGS)
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,6 +47,13 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(MAKE) test-dags
+
+test-dags: install airflow
+	$(AIRFLOW) -m pytest -c tests/dags/pytest.toml tests/dags
+
+dags-soak: install airflow # an hour; make dags-soak ARGS=--minutes=5
+	$(AIRFLOW) tests/dags/soak.py $(ARGS)
 
 bench: $(VENV)-bench/installed
 	$(VENV)-bench/bin/python -m tests.benchmarks $(ARGS)
@@ -43,5 +65,5 @@ $(VENV)-bench/installed: pyproject.toml constraints.txt constraints-bench.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-airflow .airflow out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,7 +18,7 @@ from pipeline.errors import PipelineError, UsageError
 from pipeline.executors import Executor, SerialExecutor
 from pipeline.progress import set_up_logging
 from pipeline.schema import Layout, folder_at
-from pipeline.stages import ON_REQUEST, STAGES, Run, RunConfig, execute
+from pipeline.stages import ON_REQUEST, STAGES, Run, RunConfig, complete, execute
 from pipeline.state import RunState
 
 EXIT_TOO_MANY_FAILED = 3
@@ -85,10 +85,12 @@ BELONGS_TO = {
     "as_of": "evaluate", "run_key": "promote", "kept_exit_code": "promote", "to": "rollback", "reason": "rollback",
 }  # fmt: skip
 
+WITH_CORPUS = ("demo", "synthesise")
+
 
 @click.command(epilog=EPILOG, context_settings={"max_content_width": 110})
-@click.argument("stage", type=click.Choice(["all", "demo", *STAGES, *ON_REQUEST, "rollback", "status"]), default="all",
-                metavar="[STAGE]")  # fmt: skip
+@click.argument("stage", type=click.Choice(["all", *WITH_CORPUS, *STAGES, *ON_REQUEST, "rollback", "status"]),
+                default="all", metavar="[STAGE]")  # fmt: skip
 @click.option("--corpus", metavar="URI", help="Recordings: LANGUAGE/[SPEAKER/…]/file (wav, flac, ogg, opus, mp3).")
 @click.option("--out", metavar="URI", required=True, help="The output folder; made if it is not there.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings in YAML.")
@@ -102,7 +104,8 @@ BELONGS_TO = {
 @click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.01, show_default=True,
               help="Exit with 3 if a larger part of the recordings failed.")  # fmt: skip
 @click.option("--unchanged-exit-code", type=click.IntRange(0, 255), default=0, show_default=True, metavar="N",
-              help="scan, all: exit with N if there was nothing new to do (99 skips an Airflow task).")  # fmt: skip
+              help="scan, all: exit with N if nothing is new and the last run came to its report (99 skips an Airflow "
+              "task).")  # fmt: skip
 @click.option("--as-of", metavar="DATE", help="evaluate: the model that served then, at the end of a date; in UTC.")
 @click.option("--run-key", metavar="TEXT", help="promote: a name for this run, noted with its decision.")
 @click.option("--kept-exit-code", type=click.IntRange(0, 255), metavar="N",
@@ -116,11 +119,11 @@ def main(
 ) -> None:  # fmt: skip
     """Turn a folder of recordings into a spoken-language classifier.
 
-    STAGE is all (the default), demo (synthesises its own corpus first), scan, extract, verify, train, evaluate,
-    report or status; and, not in all: promote (the trained model serves if it is better than the one that does),
-    rollback, and compact (writes a store that grew as if it had been made at once). A stage whose inputs, settings and
-    outputs are unchanged is skipped; one that was interrupted continues. New recordings in the corpus are added to
-    what is there.
+    STAGE is all (the default), demo (synthesises its own corpus first), synthesise (does only that), scan, extract,
+    verify, train, evaluate, report or status; and, not in all: promote (the trained model serves if it is better than
+    the one that does), rollback, and compact (writes a store that grew as if it had been made at once). A stage whose
+    inputs, settings and outputs are unchanged is skipped; one that was interrupted continues. New recordings in the
+    corpus are added to what is there.
     """
     special = _of_stage(stage, special)
     layout = Layout.at(out)
@@ -138,8 +141,8 @@ def main(
         return
     config = load(RunConfig, config_file, overrides)
     profile = load_profile(cluster, cluster_file)
-    corpus = str(layout.demo_corpus) if stage == "demo" else corpus and str(folder_at(corpus))
-    stages = list(STAGES) if stage in ("all", "demo") else [stage]
+    corpus = str(layout.demo_corpus) if stage in WITH_CORPUS else corpus and str(folder_at(corpus))
+    stages = {"all": list(STAGES), "demo": list(STAGES), "synthesise": []}.get(stage, [stage])
     with ExitStack() as stack:
         run = Run(
             layout, config, _prepare(layout, config, corpus),
@@ -147,13 +150,13 @@ def main(
             corpus=corpus, recheck=stage == "verify", prune=prune, price_per_core_hour=profile.price_per_core_hour,
             **special,
         )  # fmt: skip
-        if stage == "demo":
+        if stage in WITH_CORPUS:
             from pipeline import demo  # noqa: PLC0415 only a demo needs what synthesises it
 
             demo.make_corpus(layout, config.demo, run.executor)
         execute(run, stages)
     _check_failures(layout, max_failed_fraction)
-    if stage in ("all", "scan") and not run.state.changed:
+    if stage in ("all", "scan") and not run.state.changed and complete(run):
         sys.exit(unchanged_exit_code)
 
 

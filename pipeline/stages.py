@@ -280,10 +280,21 @@ def promote_stage(run: Run) -> None:
         sys.exit(run.kept_exit_code)
 
 
+def report_key(run: Run) -> str:
+    """Digest of all that a report tells of, and of the settings of this run."""
+    stages = {name: stage["outputs"] for name, stage in run.state.stages.items() if name != "report"}
+    history, settings = registry.read(run.layout), run.config.model_dump(mode="json", exclude={"demo"})
+    return digest([run.store_key(), stages, history.model_dump(mode="json"), settings])
+
+
+def complete(run: Run) -> bool:
+    """Whether what the last scan found has come as far as a report, with the settings of this run."""
+    return "extract" in run.state.stages and run.state.unchanged("report", report_key(run))
+
+
 def report_stage(run: Run) -> None:
     """Everything → one page."""
-    stages = {name: stage["outputs"] for name, stage in run.state.stages.items() if name != "report"}
-    key = digest([run.store_key(), stages, registry.read(run.layout).model_dump(mode="json")])
+    key = report_key(run)
     page = run.layout.report / "index.html"
     if not run.skips("report", key):
         from pipeline.report import write_report  # noqa: PLC0415 matplotlib is for this stage alone

@@ -21,3 +21,12 @@ def test_only_the_model_that_sees_the_order_of_frames_tells_the_languages_apart(
     assert lstm["sequence"]["accuracy"] > CHANCE + 0.30
     assert lstm["recording"]["accuracy"] > ann["recording"]["accuracy"]
     assert ann["sequence"]["n"] == lstm["sequence"]["n"] > 2000
+
+
+def test_the_corpus_alone_is_what_a_demo_begins_with(tmp_path: Path) -> None:
+    small = ("--set=demo.speakers_per_language=2", "--set=demo.utterances_per_speaker=1", "--set=demo.utterance_s=0.5")
+    result = run("synthesise", "--out", tmp_path, "--executor", "serial", *small)
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "corpus").rglob("*.flac"))) == 6
+    assert not (tmp_path / "manifest.parquet").exists()
+    assert "the corpus is there already" in run("synthesise", "--out", tmp_path, "--executor", "serial", *small).stderr

@@ -28,9 +28,15 @@ def test_run_add_run_prune_compact(tmp_path: Path) -> None:
     run("scan", *arguments)
     killed = run_until(lambda _: finished_shards(out) >= shards + 5, signal.SIGKILL, "extract", *arguments)
     assert killed.returncode == -signal.SIGKILL
+    unfinished = run("scan", *arguments, "--unchanged-exit-code", "99")
+    assert unfinished.returncode == 0, "what an earlier run has not brought to its report is not forgotten"
+    assert "scan: unchanged, nothing to do" in unfinished.stderr
     assert first.items() <= features_by_place(out).items()
     result = run("all", *arguments, "--unchanged-exit-code", "99")
     assert result.returncode == 0, result.stderr
+    assert run("scan", *arguments, "--unchanged-exit-code", "99").returncode == 99
+    other_settings = run("scan", *arguments, "--set=models.lstm.units=9", "--unchanged-exit-code", "99")
+    assert other_settings.returncode == 0, "there is a model to train"
     already = re.search(r"(\d+) of \d+ shards are finished already", result.stderr)
     assert already is not None
     assert int(already[1]) >= shards + 4
