@@ -24,6 +24,11 @@ def set_up() -> None:
     sys.unraisablehook = _again
 
 
+def settled() -> None:
+    """Ignore Ctrl-C from now on: one that was sent again may come after the one that ends the run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _terminate(*_: object) -> None:
     sys.exit(EXIT_TERMINATED)
 

@@ -181,6 +181,7 @@ def command_line() -> None:
         log.error("%s", error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
+        interrupts.settled()
         log.error("interrupted; the same command continues")
         sys.exit(interrupts.EXIT_INTERRUPTED)
     except OSError as error:

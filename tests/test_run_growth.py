@@ -11,14 +11,20 @@ from .growing import check_contract, features_by_place, ledger_of, manifest_of, 
 from .whole_system import SMALL, finished_shards, run, run_until, store_bytes, write_corpus
 
 
+def succeed(*arguments: object) -> str:
+    """Run a command that has to end well; return its log."""
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
 def test_run_add_run_prune_compact(tmp_path: Path) -> None:
     everything = write_corpus(tmp_path / "everything", ("de", "en", "fr"), recordings=8)
     corpus, out = tmp_path / "corpus", tmp_path / "out"
     arguments = ("--corpus", corpus, "--out", out, "--workers", "2", *SMALL)
     for name in ("de", "en"):
         shutil.copytree(everything / name, corpus / name)
-    result = run("all", *arguments)
-    assert result.returncode == 0, result.stderr
+    succeed("all", *arguments)
     again = run("all", *arguments, "--unchanged-exit-code", "99")
     assert again.returncode == 99, again.stderr
     assert "dashboard" not in again.stderr
@@ -32,12 +38,11 @@ def test_run_add_run_prune_compact(tmp_path: Path) -> None:
     assert unfinished.returncode == 0, "what an earlier run has not brought to its report is not forgotten"
     assert "scan: unchanged, nothing to do" in unfinished.stderr
     assert first.items() <= features_by_place(out).items()
-    result = run("all", *arguments, "--unchanged-exit-code", "99")
-    assert result.returncode == 0, result.stderr
+    log = succeed("all", *arguments, "--unchanged-exit-code", "99")
     assert run("scan", *arguments, "--unchanged-exit-code", "99").returncode == 99
     other_settings = run("scan", *arguments, "--set=models.lstm.units=9", "--unchanged-exit-code", "99")
     assert other_settings.returncode == 0, "there is a model to train"
-    already = re.search(r"(\d+) of \d+ shards are finished already", result.stderr)
+    already = re.search(r"(\d+) of \d+ shards are finished already", log)
     assert already is not None
     assert int(already[1]) >= shards + 4
     check_contract(out)
@@ -50,15 +55,13 @@ def test_run_add_run_prune_compact(tmp_path: Path) -> None:
     kept = run("all", *arguments)
     assert "3 recordings of the manifest are gone" in kept.stderr
     assert "extract: unchanged, nothing to do" in kept.stderr
-    result = run("all", "--prune", *arguments)
-    assert result.returncode == 0, result.stderr
+    succeed("all", "--prune", *arguments)
     check_contract(out)
     assert ledger_of(out)["status"].value_counts().to_dict() == {"ok": 69, "filtered": 3}
     page = (out / "report" / "index.html").read_text(encoding="utf-8")
     assert "masked, as the corpus has them no more or otherwise: 3 recordings" in page
 
-    result = run("compact", *arguments)
-    assert result.returncode == 0, result.stderr
+    succeed("compact", *arguments)
     check_contract(out)
     one = tmp_path / "one run"
     for stage in ("scan", "extract"):
@@ -66,10 +69,9 @@ def test_run_add_run_prune_compact(tmp_path: Path) -> None:
     assert split_of_speaker(manifest_of(one)) == split_of_speaker(manifest_of(out))
     assert store_bytes(out) == store_bytes(one)
     assert (out / "ledger.parquet").read_bytes() == (one / "ledger.parquet").read_bytes()
-    result = run("all", *arguments)
-    assert result.returncode == 0, result.stderr
-    assert "extract: unchanged, nothing to do" in result.stderr
-    assert "train: data or settings have changed" in result.stderr
+    log = succeed("all", *arguments)
+    assert "extract: unchanged, nothing to do" in log
+    assert "train: data or settings have changed" in log
 
 
 @pytest.mark.parametrize("stage", ["scan", "extract", "compact"])

@@ -27,6 +27,8 @@ def plan_of_a_million_shards() -> Plan:
             "sequences": 1,
             "size_bytes": 1,
             "first_sequence": number,
+            "growth": 0,
+            "masked": pd.array([None] * SHARDS, "string"),
         }
     )
     return Plan(table, PipelineConfig(store=StoreConfig(sequences_per_chunk=1, chunks_per_shard=1)))

@@ -228,10 +228,10 @@ def test_sums_are_those_of_the_valid_training_sequences(work: Work, corpus: Path
     dataset = work.dataset()
     chosen = (dataset["valid"] & (dataset["split"] == SPLITS.index("train"))).to_numpy()
     frames = dataset["features"].to_numpy()[chosen].reshape(-1, 13).astype(np.float64)
-    records = work.records()
-    assert sum(r.train_count for r in records) == len(frames) == 100 * (len(training) - 1)
+    written = work.records()
+    assert sum(r.train_count for r in written) == len(frames) == 100 * (len(training) - 1)
     for name, values in (("train_sum", frames), ("train_sum_squares", frames**2)):
-        total = np.sum([getattr(r, name) for r in records], axis=0) * records.SUM_UNIT
+        total = np.sum([getattr(r, name) for r in written], axis=0) * records.SUM_UNIT
         np.testing.assert_allclose(total, values.sum(axis=0), rtol=1e-9, atol=1e-4)
 
 
