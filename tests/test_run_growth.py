@@ -11,7 +11,7 @@ from .growing import check_contract, features_by_place, ledger_of, manifest_of, 
 from .whole_system import SMALL, finished_shards, run, run_until, store_bytes, write_corpus
 
 
-def succeed(*arguments: object) -> str:
+def succeed(*arguments: str | Path) -> str:
     """Run a command that has to end well; return its log."""
     result = run(*arguments)
     assert result.returncode == 0, result.stderr
