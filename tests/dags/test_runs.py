@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.models.asset import AssetEvent
-from airflow.models.connection import Connection
 from airflow.sdk.exceptions import ParamValidationError
 from airflow.utils.session import create_session
 from pendulum import datetime
@@ -88,15 +87,12 @@ class Webhook(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(name="webhook")
-def webhook_fixture() -> Iterator[list[dict[str, str]]]:
+def webhook_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
     server = HTTPServer(("127.0.0.1", 0), Webhook)
     Thread(target=server.serve_forever, daemon=True).start()
-    with create_session() as session:
-        url = f"http://127.0.0.1:{server.server_port}/services/a"
-        session.add(Connection(conn_id="language_id_alerts", conn_type="http", password=url))
+    connection = {"conn_type": "http", "password": f"http://127.0.0.1:{server.server_port}/services/a"}
+    monkeypatch.setenv("AIRFLOW_CONN_LANGUAGE_ID_ALERTS", json.dumps(connection))
     yield Webhook.posted
-    with create_session() as session:
-        session.delete(session.scalars(select(Connection).filter_by(conn_id="language_id_alerts")).one())
     server.shutdown()
     server.server_close()
 
