@@ -1,5 +1,6 @@
 """What tests share: small synthetic corpora, probes without files, and hypothesis settings."""
 
+import logging
 import os
 import warnings
 import zlib
@@ -35,11 +36,19 @@ with warnings.catch_warnings():
 
 @pytest.fixture(scope="module", autouse=True)
 def environment() -> Iterator[None]:
-    """Give the next module the environment of this one: a nanny stopped while it starts a worker leaves variables."""
+    """Give the next module the environment of this one, and its loggers.
+
+    A nanny stopped while it starts a worker leaves variables, and a command line that is called sets up its log.
+    """
     before = dict(os.environ)
+    loggers = [logging.getLogger(name) for name in ("pipeline", "model")]
+    logs = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     yield
     os.environ.clear()
     os.environ.update(before)
+    for logger, (handlers, propagate, level) in zip(loggers, logs, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 def noise(key: str, samples: int) -> NDArray[np.float64]:

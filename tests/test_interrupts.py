@@ -1,6 +1,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +43,17 @@ def test_other_errors_of_a_finaliser_are_still_told() -> None:
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0
     assert "ValueError: told" in result.stderr
+
+
+def test_ctrl_c_in_code_made_from_text_leaves_the_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "made.py").write_text(
+        "import sys\n"
+        "from pipeline import interrupts\n"
+        "try:\n"
+        "    exec('raise KeyboardInterrupt')\n"
+        "except KeyboardInterrupt:\n"
+        "    interrupts.settled()\n"
+        "    sys.exit(interrupts.EXIT_INTERRUPTED)\n"
+    )
+    result = subprocess.run([sys.executable, "-m", "made"], cwd=tmp_path, timeout=60, check=False)
+    assert result.returncode == interrupts.EXIT_INTERRUPTED
