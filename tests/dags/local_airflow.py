@@ -1,6 +1,5 @@
 """What the tests of the DAGs share: an Airflow of their own, the pipeline's command line, small corpora."""
 
-import json
 import os
 import shutil
 import signal
@@ -67,13 +66,10 @@ def make_corpus(folder: Path, config: Path) -> Path:
     return folder / "corpus"
 
 
-def add_recordings(corpus: Path, speaker: str) -> list[str]:
-    """Let another speaker of each language bring what the first one said; return the recordings' names."""
-    names = []
+def add_recordings(corpus: Path, speaker: str) -> None:
+    """Let another speaker of each language bring what the first one said."""
     for language in sorted(corpus.iterdir()):
         shutil.copytree(language / "speaker_00", language / speaker)
-        names += [path.relative_to(corpus).as_posix() for path in (language / speaker).iterdir()]
-    return names
 
 
 def store_bytes(out: Path) -> dict[str, bytes]:
@@ -132,12 +128,6 @@ class LocalAirflow:
         """Return the task instances of a run by their names."""
         found = self.get(f"dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
         return {task["task_id"]: task for task in found}
-
-    def log(self, dag: str, run: str, task: str, attempt: int = 1) -> str:
-        """Return what a try of a task wrote."""
-        folder = self.home / "logs" / f"dag_id={dag}" / f"run_id={run}" / f"task_id={task}"
-        lines = (folder / f"attempt={attempt}.log").read_text().splitlines()
-        return "\n".join(json.loads(line)["event"] for line in lines)
 
     def wait(self, condition: Callable[[], Any], what: str, seconds: float = DEADLINE_S) -> Any:
         """Return what the condition gives once it holds."""
