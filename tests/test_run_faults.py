@@ -167,6 +167,17 @@ def test_stages_out_of_order_name_the_stage_that_is_missing(corpus: Path, tmp_pa
     assert "nothing has been run here yet" in status.stderr
 
 
+def test_a_manifest_of_an_earlier_version_is_told_in_one_line(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert extract(corpus, out).returncode == 0
+    path = out / "manifest.parquet"
+    pd.read_parquet(path).drop(columns=["growth", "masked"]).to_parquet(path)
+    result = run("scan", "--corpus", corpus, "--out", out, *SMALL)
+    assert result.returncode == 2, result.stderr
+    assert "it has no column growth, masked; take another --out" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
 def in_namespace(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a shell script in a mount namespace of its own, where it may mount; skip where the kernel refuses."""
     probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
