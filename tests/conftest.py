@@ -41,7 +41,7 @@ def environment() -> Iterator[None]:
     A nanny stopped while it starts a worker leaves variables, and a command line that is called sets up its log.
     """
     before = dict(os.environ)
-    loggers = [logging.getLogger(name) for name in ("pipeline", "model")]
+    loggers = [logging.getLogger(name) for name in (None, "pipeline", "model")]
     logs = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     yield
     os.environ.clear()

@@ -280,7 +280,8 @@ def test_without_validation_the_training_loss_decides_and_a_warning_says_so(
 ) -> None:
     runs = {"train": [(0, 40)]} if valid is None else {"train": [(0, 40)], "validation": [(40, 44)]}
     layout = _store(tmp_path, runs, LABEL[: 40 if valid is None else 44], valid=valid)
-    result = train(layout, "lstm", LSTM.model_copy(update={"learning_rate": 0.5}), SEED, "key")
+    with caplog.at_level(logging.WARNING, "model.train"):
+        result = train(layout, "lstm", LSTM.model_copy(update={"learning_rate": 0.5}), SEED, "key")
     assert [record.levelname for record in caplog.records if "no validation" in record.message] == ["WARNING"]
     history = _history(layout)
     assert "val_loss" not in history.columns
