@@ -13,7 +13,7 @@ OUT    ?= $(if $(CORPUS),out/run,out/demo)
 ARGS   ?=
 AIRFLOW := $(VENV)-airflow/bin/python
 
-.PHONY: install run airflow dags dags-soak test test-dags lint bench clean
+.PHONY: install run airflow dags dags-soak test test-python test-dags lint bench clean
 
 install: $(VENV)/installed
 
@@ -45,9 +45,12 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+# side by side, for the tests of scheduled runs wait for the clock most of the time
+test: lint airflow
+	$(MAKE) --jobs 2 test-python test-dags
+
+test-python: install
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
-	$(MAKE) test-dags
 
 test-dags: install airflow
 	$(AIRFLOW) -m pytest -c tests/dags/pytest.toml tests/dags
