@@ -56,7 +56,7 @@ test-dags: install airflow
 	$(AIRFLOW) -m pytest -c tests/dags/pytest.toml tests/dags
 
 dags-soak: install airflow # an hour; make dags-soak ARGS=--minutes=5
-	$(AIRFLOW) tests/dags/soak.py $(ARGS)
+	$(AIRFLOW) -m tests.dags.soak $(ARGS)
 
 bench: $(VENV)-bench/installed
 	$(VENV)-bench/bin/python -m tests.benchmarks $(ARGS)

@@ -31,7 +31,7 @@ TRAIN = "language_id_train"
 HEARTBEATS = {"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30"}  # until a killed worker is missed
 
 
-def disturb(here: LocalAirflow, out: Path, chance: random.Random, counts: Counter[str]) -> None:
+def disturb(out: Path, chance: random.Random, counts: Counter[str]) -> None:
     """Kill a stage, its task's process, or that one's worker, at random."""
     with suppress(psutil.NoSuchProcess):
         for driver in drivers(out):
@@ -56,7 +56,7 @@ def spell(
             add_recordings(corpus, f"speaker_{100 + counts['speakers']}")
         if now_s - killed_s > 45 and running and chance.random() < 0.02:
             killed_s = now_s
-            disturb(here, out, chance, counts)
+            disturb(out, chance, counts)
         time.sleep(0.2)
 
 
