@@ -115,13 +115,9 @@ class LocalAirflow:
         body = {"logical_date": None, "conf": conf}
         return httpx.post(f"{self.url}/api/v2/dags/{dag}/dagRuns", json=body, timeout=30)
 
-    def pause(self, dag: str) -> None:
-        """Let no further run of a DAG begin."""
-        httpx.patch(f"{self.url}/api/v2/dags/{dag}", json={"is_paused": True}, timeout=30).raise_for_status()
-
     def runs(self, dag: str) -> list[dict[str, Any]]:
         """Return the runs in the order in which they began."""
-        found: list[dict[str, Any]] = self.get(f"dags/{dag}/dagRuns", order_by="start_date")["dag_runs"]
+        found: list[dict[str, Any]] = self.get(f"dags/{dag}/dagRuns", order_by="start_date", limit="100")["dag_runs"]
         return found
 
     def tasks(self, dag: str, run: str) -> dict[str, dict[str, Any]]:
