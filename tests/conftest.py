@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,9 @@ from .growing import Killed
 # the same examples in every run: a failure can be repeated, a pass means what it meant yesterday
 settings.register_profile("pipeline", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.load_profile("pipeline")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has what it starts with & ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 with warnings.catch_warnings():
     # librosa.load asks for these, and they import modules that Python is about to drop
