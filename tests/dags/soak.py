@@ -35,10 +35,11 @@ def disturb(out: Path, chance: random.Random, counts: Counter[str]) -> None:
     """Kill a stage, its task's process, or that one's worker, at random."""
     with suppress(psutil.NoSuchProcess):
         for driver in drivers(out):
-            family = [driver, driver.parent(), driver.parent().parent()]
-            victim = chance.choice(family)
-            victim.kill()
-            counts[f"killed a {('command', 'task', 'worker')[family.index(victim)]}"] += 1
+            workers = [parent for parent in driver.parents() if "airflow worker" in " ".join(parent.cmdline())]
+            victims = dict(zip(("command", "task", "worker"), [driver, *workers], strict=False))
+            what = chance.choice(sorted(victims))
+            victims[what].kill()
+            counts[f"killed: {what}"] += 1
 
 
 def spell(
