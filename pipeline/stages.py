@@ -15,7 +15,7 @@ from upath import UPath
 
 from model.config import ModelConfig, ModelsConfig, PromotionConfig
 from model.startup import load_tensorflow
-from pipeline import manifest, records, registry, tables
+from pipeline import backlog, manifest, records, registry, tables
 from pipeline.changes import Changes, compare
 from pipeline.config import DemoConfig, PipelineConfig, digest
 from pipeline.corpus import Listing, list_recordings
@@ -154,8 +154,8 @@ def extract_stage(run: Run) -> None:
     """Manifest → store and ledger."""
     table = run.manifest()
     key = _extract_key(run, table)
-    complete = len(records.finished(run.layout)) == len(Plan(table, run.config.pipeline))
-    if run.skips("extract", key, complete=complete):
+    pending = backlog.unfinished(run.layout, Plan(table, run.config.pipeline))
+    if run.skips("extract", key, complete=not len(pending)):
         return
     from pipeline import extraction, ledger  # noqa: PLC0415
 

@@ -257,6 +257,24 @@ def test_a_growth_that_is_killed_at_any_write_continues_to_the_same_bytes(
         shutil.rmtree(there)
 
 
+def test_a_pruning_that_was_killed_and_then_taken_back_leaves_no_shard_half_done(
+    corpus: Path, out: Path, kill_at: list[int]
+) -> None:
+    before, path = features_by_place(out), corpus / "de" / "bert" / "1.flac"
+    content = path.read_bytes()
+    path.unlink()
+    run(corpus, out, "scan", prune=True)
+    kill_at[0] = 8  # within a shard
+    with pytest.raises(Killed):
+        run(corpus, out, "extract")
+    kill_at[0] = 10**9
+    assert len(features_by_place(out)) < len(before)
+    path.write_bytes(content)
+    run(corpus, out, prune=True)
+    assert features_by_place(out) == before
+    check_contract(out)
+
+
 # pure planning
 
 LANGUAGES = ("de", "en", "fr")
