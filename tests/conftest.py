@@ -23,8 +23,6 @@ from pipeline.config import PipelineConfig
 from pipeline.corpus import COLUMNS
 from pipeline.schema import label_of_folder
 
-from .growing import Killed
-
 # the same examples in every run: a failure can be repeated, a pass means what it meant yesterday
 settings.register_profile("pipeline", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.load_profile("pipeline")
@@ -87,6 +85,10 @@ def make_corpus(
 def make_corpus_fixture() -> Callable[..., Path]:
     """The function `make_corpus`."""
     return make_corpus
+
+
+class Killed(BaseException):
+    """The process is no more."""
 
 
 @pytest.fixture

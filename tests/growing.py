@@ -1,10 +1,12 @@
 """What the tests of growing corpora share: stages run in this process, and checks of what they leave."""
 
-import zlib
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import soundfile
 import xarray as xr
 
@@ -15,22 +17,19 @@ from pipeline.schema import SPLITS, Layout
 from pipeline.stages import Run, RunConfig, execute
 from pipeline.state import RunState
 
+from .conftest import Killed, noise
+
 CONFIG = PipelineConfig(
     features=FeatureConfig(n_mfcc=13), store=StoreConfig(timesteps=10, sequences_per_chunk=4, chunks_per_shard=2)
 )
 SHARD = CONFIG.store.sequences_per_shard
 
 
-class Killed(BaseException):
-    """The process is no more."""
-
-
 def write(corpus: Path, name: str, seconds: float) -> Path:
     """Write a recording of noise that depends on its name."""
     path = corpus / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(zlib.crc32(name.encode()))
-    soundfile.write(path, random.uniform(-0.5, 0.5, round(seconds * 16_000)), 16_000)
+    soundfile.write(path, noise(name, round(seconds * 16_000)), 16_000)
     return path
 
 
@@ -46,6 +45,29 @@ def run(corpus: Path, out: Path, *stages: str, prune: bool = False, config: Pipe
         list(stages or ("scan", "extract")),
     )
     return state
+
+
+def killed_at_each_step(
+    work: Callable[[Path], object], out: Path, expected: Path, kill_at: list[int]
+) -> Iterator[Path]:
+    """Yield copies of `out` in which `work` was killed: at its first write or move, its second, and so on to its last.
+
+    `expected` becomes a copy in which it was not.
+    """
+    shutil.copytree(out, expected)
+    before = kill_at[0]
+    work(expected)
+    steps = before - kill_at[0]
+    assert steps > 30
+    for number in range(steps):
+        there = out.with_name(f"killed {number}")
+        shutil.copytree(out, there)
+        kill_at[0] = number
+        with pytest.raises(Killed):
+            work(there)
+        kill_at[0] = 10**9
+        yield there
+        shutil.rmtree(there)
 
 
 def manifest_of(out: Path) -> pd.DataFrame:

@@ -10,12 +10,12 @@ from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError, UsageError
 from pipeline.schema import Layout
 
-from .conftest import make_corpus
+from .conftest import Killed, make_corpus
 from .growing import (
     CONFIG,
-    Killed,
     check_contract,
     features_by_place,
+    killed_at_each_step,
     manifest_of,
     run,
     split_of_speaker,
@@ -155,23 +155,11 @@ def test_a_compaction_that_is_killed_at_any_write_or_move_continues_to_the_same_
     make_corpus(corpus, {"de": {"bert": 1}}, seconds=0.75)
     run(corpus, out, "scan", "extract", "verify")
     held = features_by_place(out)
-    shutil.copytree(out, expected)
-    before = kill_at[0]
-    run(corpus, expected, "compact")
-    writes = before - kill_at[0]
-    assert writes > 30
-    for number in range(writes):
-        there = tmp_path / f"killed {number}"
-        shutil.copytree(out, there)
-        kill_at[0] = number
-        with pytest.raises(Killed):
-            run(corpus, there, "compact")
-        kill_at[0] = 10**9
+    for there in killed_at_each_step(lambda where: run(corpus, where, "compact"), out, expected, kill_at):
         if not (there / "compacted" / "complete").exists():
             assert features_by_place(there) == held
         run(corpus, there, "compact", "extract", "scan")
-        assert store_bytes(there) == store_bytes(expected), number
+        assert store_bytes(there) == store_bytes(expected), there.name
         assert (there / "manifest.parquet").read_bytes() == (expected / "manifest.parquet").read_bytes()
         assert (there / "ledger.parquet").read_bytes() == (expected / "ledger.parquet").read_bytes()
         assert not (there / "compacted").exists() or not (there / "compacted" / "complete").exists()
-        shutil.rmtree(there)

@@ -18,13 +18,13 @@ from pipeline.errors import PipelineError, UsageError
 from pipeline.plan import Plan
 from pipeline.schema import SPLITS
 
-from .conftest import make_corpus, make_manifest, make_probe
+from .conftest import Killed, make_corpus, make_manifest, make_probe
 from .growing import (
     CONFIG,
     SHARD,
-    Killed,
     check_contract,
     features_by_place,
+    killed_at_each_step,
     ledger_of,
     manifest_of,
     run,
@@ -236,25 +236,13 @@ def test_a_growth_that_is_killed_at_any_write_continues_to_the_same_bytes(
     (corpus / gone).unlink()
     old = features_by_place(out)
     expected = tmp_path / "expected"
-    shutil.copytree(out, expected)
-    before = kill_at[0]
-    run(corpus, expected, prune=True)
-    writes = before - kill_at[0]
-    assert writes > 30
-    for number in range(writes):
-        there = tmp_path / f"killed {number}"
-        shutil.copytree(out, there)
-        kill_at[0] = number
-        with pytest.raises(Killed):
-            run(corpus, there, prune=True)
-        kill_at[0] = 10**9
+    for there in killed_at_each_step(lambda where: run(corpus, where, prune=True), out, expected, kill_at):
         seen = features_by_place(there)
         assert {place: content for place, content in seen.items() if place in old}.items() <= old.items()
         assert {place for place in old if place not in seen and place[0] != gone} == set()
         run(corpus, there, prune=True)
-        assert store_bytes(there) == store_bytes(expected), number
+        assert store_bytes(there) == store_bytes(expected), there.name
         assert (there / "ledger.parquet").read_bytes() == (expected / "ledger.parquet").read_bytes()
-        shutil.rmtree(there)
 
 
 def test_a_pruning_that_was_killed_and_then_taken_back_leaves_no_shard_half_done(

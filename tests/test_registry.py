@@ -16,6 +16,8 @@ from pipeline.decisions import History, Question
 from pipeline.errors import PipelineError, UsageError
 from pipeline.schema import Layout
 
+from .conftest import Killed
+
 STORE = {"config_hash": "c", "manifest_digest": "m"}
 RULE = {"min_gain": 0.0, "confidence": 0.9}
 METRICS = {"labels": ["de", "en"]}
@@ -189,10 +191,6 @@ def test_a_champion_of_a_store_of_other_settings_is_a_caution(layout: Layout) ->
     promote(layout, train(layout, "c"), store=other)
     caution = "; the champion was trained on a store of other settings, perhaps on some of these test recordings"
     assert [caution in decision.reason for decision in registry.read(layout).decisions] == [False, True, False]
-
-
-class Killed(BaseException):
-    """What ends a process between two steps."""
 
 
 @pytest.fixture
