@@ -115,7 +115,7 @@ def duration(seconds: float) -> str:
 
 
 def _read(layout: Layout) -> Found:
-    manifest = tables.read(layout.manifest)
+    manifest = tables.read_manifest(layout)
     run = json.loads(layout.run.read_text(encoding="utf-8")) if layout.run.exists() else {}
     names = {path.name for path in _children(layout.root / "models")}
     names |= {

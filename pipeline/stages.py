@@ -23,7 +23,7 @@ from pipeline.decisions import Moment, Question
 from pipeline.errors import UsageError, few
 from pipeline.executors import Executor
 from pipeline.plan import Plan
-from pipeline.schema import AS_OF, MANIFEST_COLUMNS, Layout
+from pipeline.schema import AS_OF, Layout
 from pipeline.state import RunState
 
 log = logging.getLogger(__name__)
@@ -80,14 +80,7 @@ class Run:
         """Return the manifest; raises UsageError where there is none, or one of an earlier version."""
         if not self.layout.manifest.exists():
             raise UsageError(f"--out {self.layout.root}: there is no manifest yet; run scan first")
-        table = tables.read(self.layout.manifest)
-        missing = [name for name in MANIFEST_COLUMNS if name not in table]
-        if missing:
-            raise UsageError(
-                f"{self.layout.manifest} is of another version of the pipeline: it has no column {few(missing)}; take "
-                "another --out"
-            )
-        return table
+        return tables.read_manifest(self.layout)
 
     def speakers(self) -> NDArray[np.int64]:
         """Return a number for the speaker of each row of the manifest."""

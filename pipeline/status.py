@@ -20,7 +20,7 @@ def show(layout: Layout, console: Console) -> None:
     if not layout.run.exists():
         raise UsageError(f"--out {layout.root}: nothing has been run here yet")
     if layout.manifest.exists():
-        manifest = tables.read(layout.manifest)
+        manifest = tables.read_manifest(layout)
         hours = manifest["duration_s"].sum() / 3600
         console.print(f"recordings  {len(manifest)}, {hours:.2f} h, {manifest['label'].nunique()} languages")
         growths, masked = int(manifest["growth"].max()), int(manifests.masked(manifest).sum())

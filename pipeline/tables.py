@@ -7,13 +7,26 @@ import pyarrow as pa
 from pyarrow import parquet
 from upath import UPath
 
-from pipeline.schema import write_atomically
+from pipeline.errors import UsageError, few
+from pipeline.schema import MANIFEST_COLUMNS, Layout, write_atomically
 
 
 def read(path: UPath) -> pd.DataFrame:
     """Read a table, in this thread: pyarrow's own may still run when Python ends, and then abort (Arrow 34314)."""
     file = parquet.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False)
     table: pd.DataFrame = file.read(use_threads=False).to_pandas(use_threads=False)
+    return table
+
+
+def read_manifest(layout: Layout) -> pd.DataFrame:
+    """Read the manifest of an output folder; raises UsageError for one of an earlier version."""
+    table = read(layout.manifest)
+    missing = [name for name in MANIFEST_COLUMNS if name not in table]
+    if missing:
+        raise UsageError(
+            f"{layout.manifest} is of another version of the pipeline: it has no column {few(missing)}; take another "
+            "--out"
+        )
     return table
 
 
