@@ -173,3 +173,14 @@ def alert(context: Context) -> None:
     except AirflowNotFoundException:
         return
     httpx.post(webhook, json={"text": text}, timeout=30).raise_for_status()
+
+
+COMMON: Final = {
+    "catchup": False,
+    "max_active_runs": 1,
+    "params": PARAMS,
+    "user_defined_macros": MACROS,
+    "on_failure_callback": alert,
+    "tags": ["language_id"],
+}
+"""Arguments of every DAG."""

@@ -3,18 +3,13 @@
 from datetime import timedelta
 
 from airflow.sdk import DAG
-from language_id import MACROS, MODEL, PARAMS, Stage, alert
+from language_id import COMMON, MODEL, Stage
 
 with DAG(
     "language_id_report",
     description="Report, whenever another model serves",
     doc_md=__doc__,
     schedule=[MODEL],
-    catchup=False,
-    max_active_runs=1,
-    params=PARAMS,
-    user_defined_macros=MACROS,
-    on_failure_callback=alert,
-    tags=["language_id"],
+    **COMMON,
 ):
     Stage(task_id="report", execution_timeout=timedelta(minutes=30))

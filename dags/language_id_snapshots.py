@@ -6,7 +6,7 @@ Paused until somebody wants it: a day before the first promotion has no model.
 from datetime import datetime, timedelta
 
 from airflow.sdk import DAG, CronDataIntervalTimetable
-from language_id import MACROS, PARAMS, Stage, alert
+from language_id import COMMON, Stage
 
 with DAG(
     "language_id_snapshots",
@@ -14,13 +14,8 @@ with DAG(
     doc_md=__doc__,
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),  # a run has the date of the day that is over
     start_date=datetime(2026, 1, 1),
-    catchup=False,
     is_paused_upon_creation=True,
-    max_active_runs=1,
-    params=PARAMS,
-    user_defined_macros=MACROS,
-    on_failure_callback=alert,
-    tags=["language_id"],
+    **COMMON,
 ):
     Stage(
         task_id="evaluate",

@@ -4,7 +4,7 @@ import os
 from datetime import datetime, timedelta
 
 from airflow.sdk import DAG
-from language_id import EXIT_SKIP, MACROS, MODEL, PARAMS, Stage, alert
+from language_id import COMMON, EXIT_SKIP, MODEL, Stage
 
 with DAG(
     "language_id_train",
@@ -12,13 +12,8 @@ with DAG(
     doc_md=__doc__,
     schedule=os.environ.get("LANGUAGE_ID_SCHEDULE", "0 2 * * *"),
     start_date=datetime(2026, 1, 1),  # in core.default_timezone
-    catchup=False,
-    max_active_runs=1,
     dagrun_timeout=timedelta(hours=23),
-    params=PARAMS,
-    user_defined_macros=MACROS,
-    on_failure_callback=alert,
-    tags=["language_id"],
+    **COMMON,
 ):
     scan = Stage(task_id="scan", options=f"--unchanged-exit-code {EXIT_SKIP}", execution_timeout=timedelta(hours=2))
     extract = Stage(task_id="extract", execution_timeout=timedelta(hours=20))
