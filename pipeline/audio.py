@@ -87,10 +87,10 @@ class _Stream(soundfile.SoundFile):  # type: ignore[misc] # the library has no t
 def _open(uri: str) -> Iterator[soundfile.SoundFile]:
     """Open a recording, and give libsndfile's and the file system's errors the one form."""
     try:
-        local = _is_local(uri)
+        local = _local_path(uri)
         # libsndfile names no cause when a path cannot be opened, so Python opens it
         # without a buffer, for libsndfile continues where the descriptor stands
-        with io.FileIO(uri) if local else io.BytesIO(UPath(uri).read_bytes()) as stream:
+        with io.FileIO(local) if local else io.BytesIO(UPath(uri).read_bytes()) as stream:
             if not stream.seek(0, io.SEEK_END):
                 raise AudioError("the file is empty")
             stream.seek(0)
@@ -104,15 +104,18 @@ def _open(uri: str) -> Iterator[soundfile.SoundFile]:
         raise AudioError(f"cannot be opened: {error}") from error
 
 
-def _is_local(uri: str) -> bool:
-    # of an absolute path there is nothing to parse, which would take longer than to read a header
-    return uri.startswith(os.sep) or is_local(UPath(uri))
+def _local_path(uri: str) -> str | None:
+    """Return the path of a recording on this machine, None of one elsewhere."""
+    if uri.startswith(os.sep):  # there is nothing to parse, which would take longer than to read a header
+        return uri
+    path = UPath(uri)
+    return str(path) if is_local(path) else None
 
 
 def _decoded(file: soundfile.SoundFile, uri: str) -> Iterator[Samples]:
     """Yield (sample, channel) float32 blocks of BLOCK_S, by the fastest decoder that gives libsndfile's samples."""
-    if file.format == "FLAC" and _is_local(uri):
-        yield from _flac_blocks(file, uri if uri.startswith(os.sep) else str(UPath(uri)))
+    if file.format == "FLAC" and (path := _local_path(uri)):
+        yield from _flac_blocks(file, path)
         return
     count = int(BLOCK_S * file.samplerate)
     # libsndfile takes ten times as long to convert 16-bit samples as NumPy
