@@ -1,6 +1,7 @@
 """The evaluate stage: how well a model names the language of speakers it has never heard."""
 
 import json
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,7 @@ class Evaluation:
 
     def answers(self, speaker: NDArray[np.int64]) -> Answers:
         """Return the answers a recording; `speaker` numbers the speaker of each row of the manifest, (row,)."""
-        row, true, predicted = np.array(self.tally.recordings, np.int64).T
+        row, true, predicted = np.array(self.tally.recordings).reshape(-1, 3).T
         return Answers(true, predicted, speaker[row], len(self.store.labels))
 
     def metrics(self, speaker: NDArray[np.int64], seed: int) -> dict[str, Any]:
@@ -178,7 +179,7 @@ class Tally:
     labels: int
     example_sequences: int
     confusion: dict[str, NDArray[np.int64]] = field(init=False)
-    recordings: list[tuple[int, int, int]] = field(default_factory=list)
+    recordings: "array[int]" = field(default_factory=lambda: array("q"))
     example: dict[str, Any] = field(default_factory=dict)
     _open: "_OpenRecording | None" = None
 
@@ -207,7 +208,7 @@ class Tally:
         sequence = np.concatenate(recording.log_posteriors)  # (sequence, label)
         verdict = sequence.mean(axis=0, keepdims=True)
         self._count("recording", np.array([recording.label]), verdict)
-        self.recordings.append((recording.row, recording.label, int(verdict.argmax())))
+        self.recordings.extend((recording.row, recording.label, int(verdict.argmax())))
         if len(self.example.get("probabilities", ())) < len(sequence) <= self.example_sequences:
             probabilities = np.exp(sequence) / np.exp(sequence).sum(axis=1, keepdims=True)
             self.example = {

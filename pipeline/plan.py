@@ -151,8 +151,9 @@ class Plan:
 def projected_bytes(config: PipelineConfig) -> int:
     """Return the most memory that extracting one shard takes beyond an idle worker, whatever the recordings.
 
-    The shard's features twice (once more while they are encoded and checksummed), the log-mel spectrogram of the
-    one recording in hand as far as it lands in the shard, and the blocks being decoded. Rounding its features takes
+    The shard's features twice (once more while they are compressed, joined for an object store, or kept from what was
+    stored), the log-mel spectrogram of the one recording in hand as far as it lands in the shard, and the blocks being
+    decoded. Rounding its features takes
     less than the spectrogram did, which is gone by then, and compressing them makes none larger than 16 bytes a chunk.
     """
     frames = config.store.sequences_per_shard * config.store.timesteps
