@@ -28,6 +28,11 @@ models:
   lstm: {units: 40, max_epochs: 10, patience: 10, batch_size: 50, learning_rate: 0.003}
 promotion: {confidence: 0.0}
 """
+# how long until Airflow misses a worker that was killed; a task that lives is heard of every 5 s
+QUICK = {
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+}
 STRICT = SMALL.replace("confidence: 0.0", "min_gain: 0.99")
 
 
@@ -89,11 +94,15 @@ def drivers(out: Path) -> list[psutil.Process]:
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
-    """Return all processes that an Airflow in `home` has left."""
+    """Return all processes of an Airflow in `home`, by their environment or a file there that they have open.
+
+    Its workers write their titles over their environment.
+    """
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.environ().get("AIRFLOW_HOME") == str(home):
+            in_environment = process.environ().get("AIRFLOW_HOME") == str(home)
+            if in_environment or any(Path(file.path).is_relative_to(home) for file in process.open_files()):
                 found.append(process)
     return found
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.browser import browse, needs_chromium
 from tests.dags.local_airflow import (
+    QUICK,
     SMALL,
     LocalAirflow,
     add_recordings,
@@ -38,11 +39,8 @@ def folder_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", name="here")
 def airflow_fixture(folder: Path) -> Iterator[LocalAirflow]:
-    quick = {"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30"}  # until a killed worker is missed
-    with serve(
-        folder / "home", folder / "corpus", folder / "out", folder / "run.yaml",
-        LANGUAGE_ID_SCHEDULE="* * * * *", **quick,
-    ) as running:  # fmt: skip
+    place = (folder / "home", folder / "corpus", folder / "out", folder / "run.yaml")
+    with serve(*place, LANGUAGE_ID_SCHEDULE="* * * * *", **QUICK) as running:
         yield running
 
 
