@@ -103,7 +103,8 @@ def _extract(
     tell({"kind": "begin", "stage": "extract", "shards": len(plan), "done": len(plan) - len(pending)})
     try:
         with track("extract", len(pending), "shards", executor.dashboard) as progress:
-            for done in executor.run_attributed(work, plan.batches(pending)):
+            batches = plan.batches(pending, lambda: executor.workers)
+            for done in executor.run_attributed(work, batches):
                 for summary in done.result:
                     event = _event(summary, done.worker, table, plan)
                     tell(event.to_dict())

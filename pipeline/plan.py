@@ -1,7 +1,7 @@
 """The plan: which frames of which recording land in which shard. Pure arithmetic on the manifest."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,11 @@ from pipeline.schema import SPLITS
 FEWEST_SHARDS_OF_A_LONG_RECORDING = 3
 """One that lies in two shards is read once for each, which costs no more than to read it for its peak and then again
 for its frames, and leaves its shards to two workers."""
+
+MOST_SHARDS_OF_A_TASK = 4
+"""Unless a long recording makes them one: what a task costs beside its work is spread over so many."""
+TASKS_A_WORKER = 4
+"""As many tasks as this has each worker still to do, at least, as long as there are enough shards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +109,32 @@ class Plan:
         first, last = self._start[self._changeable] // size, (self._stop[self._changeable] - 1) // size
         return {index for begin, end in zip(first, last, strict=True) for index in range(int(begin), int(end) + 1)}
 
-    def batches(self, pending: NDArray[np.int64]) -> Iterator[Batch]:
+    def batches(self, pending: NDArray[np.int64], workers: Callable[[], int]) -> Iterator[Batch]:
         """Yield the tasks that extract the shards of `pending` (rising numbers), the longest first.
 
-        A shard is a task, and all full shards hold the same seconds of audio. But shards that hold parts of one long
-        recording are one task, which can read it from beginning to end instead of anew for each shard.
+        Shards that hold parts of one long recording are one task, which can read it from beginning to end instead of
+        anew for each shard. All other full shards hold the same seconds of audio; a few consecutive ones are a task,
+        and one towards the end, so that all of `workers()` end together (guided self-scheduling: Polychronopoulos
+        and Kuck, IEEE Transactions on Computers C-36, 1987).
         """
         begins = ~self._goes_with_the_one_before()[pending] | (np.diff(pending, prepend=-2) != 1)
         starts = np.flatnonzero(begins)
         sizes = np.diff(starts, append=len(pending))
-        for i in np.argsort(-sizes, kind="stable"):
-            yield Batch(tuple(self[int(index)] for index in pending[starts[i] : starts[i] + sizes[i]]))
+        long = np.flatnonzero(sizes > 1)
+        for i in long[np.argsort(-sizes[long], kind="stable")]:
+            yield self._batch(pending[starts[i] : starts[i] + sizes[i]])
+        rest = pending[starts[sizes == 1]]
+        ends = np.append(np.flatnonzero(np.diff(rest) != 1) + 1, len(rest))  # of consecutive shards
+        start = 0
+        while start < len(rest):
+            fair = (len(rest) - start) // (TASKS_A_WORKER * max(1, workers()))
+            end = ends[np.searchsorted(ends, start, side="right")]
+            stop = min(start + min(max(fair, 1), MOST_SHARDS_OF_A_TASK), int(end))
+            yield self._batch(rest[start:stop])
+            start = stop
+
+    def _batch(self, indices: NDArray[np.int64]) -> Batch:
+        return Batch(tuple(self[int(index)] for index in indices))
 
     def _goes_with_the_one_before(self) -> NDArray[np.bool_]:
         """Return for each shard whether it belongs to the task of the shard before it.

@@ -3,9 +3,10 @@
 import heapq
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline import records, store
 from pipeline.audio import AudioError, Samples, read_blocks
-from pipeline.config import FeatureConfig, PipelineConfig
+from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.features import Extract, Frames, mfcc, mfcc_blocks, peak
 from pipeline.plan import Batch, Segment, Shard, frames_of
@@ -50,20 +51,22 @@ class ShardSummary:
         return sum(self.failures.values())
 
 
-class LongRecording:
+class SharedRecording:
     """A recording that lies in several shards of a task, read from beginning to end for all of them.
 
-    The floor of its features depends on its peak, which may lie anywhere. So it is read twice, once for the peak and
-    once for the frames, however many shards it fills; neither time more than a block of it is held.
+    Frames that a shard has room for are read at once, and held. Of more, no more than a block is held at a time; but
+    as the floor of the features depends on the recording's peak, which may lie anywhere, it is then read twice, once
+    for the peak and once for the frames, however many shards it fills.
     """
 
-    def __init__(self, segment: Segment, config: FeatureConfig) -> None:
-        self.recording, self._uri, self._config = segment.recording, segment.uri, config
-        self._size_bytes, self.bytes_read = segment.size_bytes, 0
+    def __init__(self, segments: Sequence[Segment], config: PipelineConfig) -> None:
+        self._first, self._config = segments[0], config.features
+        self._most_held = config.store.sequences_per_shard * config.store.timesteps
+        self._stop = frames_of(segments[-1], config.store.timesteps)[1]
         self._failure: str | None = None
-        self._frames = 0
+        self._frames = self.bytes_read = 0
         self._blocks: Iterator[Frames] | None = None
-        self._rest = np.empty((0, config.n_mfcc), np.float32)
+        self._rest = np.empty((0, self._config.n_mfcc), np.float32)
 
     def take(self, start: int, stop: int) -> Extract:
         """Return frames [start, stop) as `features.mfcc` does; `start` is where the call before stopped."""
@@ -71,8 +74,7 @@ class LongRecording:
             raise AudioError(self._failure)
         try:
             if self._blocks is None:
-                peak_db, self._frames = peak(self._samples(), self._config)
-                self._blocks = mfcc_blocks(self._samples(), self._config, peak_db, start)
+                self._blocks = self._from(start)
             parts, taken = [self._rest], len(self._rest)
             while taken < stop - start and (block := next(self._blocks, None)) is not None:
                 parts.append(block)
@@ -84,36 +86,47 @@ class LongRecording:
         self._rest = frames[stop - start :].copy()
         return Extract(frames[: stop - start], self._frames)
 
+    def _from(self, start: int) -> Iterator[Frames]:
+        if self._stop - start <= self._most_held:
+            extract = mfcc(self._samples(), self._config, start, self._stop)
+            self._frames = extract.recording_frames
+            return iter((extract.mfcc,))
+        peak_db, self._frames = peak(self._samples(), self._config)
+        return mfcc_blocks(self._samples(), self._config, peak_db, start)
+
     def _samples(self) -> Iterator[Samples]:
-        self.bytes_read += self._size_bytes
-        return read_blocks(self._uri, self._config.sample_rate_hz)
+        self.bytes_read += self._first.size_bytes
+        return read_blocks(self._first.uri, self._config.sample_rate_hz)
+
+
+Shared = Mapping[int, SharedRecording]
+"""By the recordings' rows in the manifest."""
 
 
 def extract_batch(batch: Batch, *, out: str, config: PipelineConfig) -> list[ShardSummary]:
-    """Extract the shards of a task, one after the other; see `extract_shard`."""
-    shared = batch.shards[0].segments[-1]  # what makes several shards one task
-    long = LongRecording(shared, config.features) if len(batch.shards) > 1 else None
-    return [extract_shard(shard, out=out, config=config, long=long) for shard in batch.shards]
-
-
-def extract_shard(
-    shard: Shard, *, out: str, config: PipelineConfig, long: LongRecording | None = None
-) -> ShardSummary:
-    """Extract and write one whole shard of the store below the output folder `out`.
+    """Extract and write the shards of a task below the output folder `out`, one after the other.
 
     A recording that cannot be used leaves its sequences invalid and goes into the shard's record with the reason;
     only a store that cannot be written or is damaged raises (PipelineError). What an earlier manifest had written to
-    the shard is kept as it is.
+    a shard is kept as it is.
     """
+    segments = (segment for shard in batch.shards for segment in shard.segments)
+    parts = ((recording, list(group)) for recording, group in groupby(segments, attrgetter("recording")))
+    shared = {recording: SharedRecording(group, config) for recording, group in parts if len(group) > 1}
+    return [_extract_shard(shard, out, config, shared) for shard in batch.shards]
+
+
+def _extract_shard(shard: Shard, out: str, config: PipelineConfig, shared: Shared) -> ShardSummary:
+    """Extract and write one whole shard, and mark it finished."""
     started_s = time.perf_counter()
     layout = Layout.at(out)
-    already_read = long.bytes_read if long else 0
+    already_read = sum(recording.bytes_read for recording in shared.values())
     # numerical libraries round differently with other thread counts
     with threadpool_limits(limits=1):
         arrays = empty(shard, config)
         try:
             kept = _keep(arrays, shard, layout)
-            outcomes, works = _fill_all(arrays, shard, config, long, kept)
+            outcomes, works = _fill_all(arrays, shard, config, shared, kept)
             arrays["features"][~arrays["valid"]] = np.nan
             record = record_of(shard, arrays, outcomes, store.write_shard(layout, shard.index, arrays))
             records.mark_finished(layout, record)
@@ -123,14 +136,14 @@ def extract_shard(
                 "run the same command again: finished shards are kept"
             ) from error
     read = [segment for segment in shard.segments if segment.recording not in kept and not segment.masked]
-    once = sum(segment.size_bytes for segment in read if long is None or segment.recording != long.recording)
+    alone = sum(segment.size_bytes for segment in read if segment.recording not in shared)
     new = {segment.recording for segment in read}
     return ShardSummary(
         index=shard.index,
         sequences=sum(segment.count for segment in read),
         failures=Counter(o.reason for o in outcomes if o.status == "failed" and o.recording in new),
         slowest=tuple(heapq.nlargest(MOST_SLOWEST, works, key=itemgetter(1))),
-        bytes_read=once + (long.bytes_read - already_read if long else 0),
+        bytes_read=alone + sum(recording.bytes_read for recording in shared.values()) - already_read,
         bytes_written=store.stored_bytes(layout, shard.index),
         busy_s=time.perf_counter() - started_s,
     )
@@ -168,7 +181,7 @@ def _fill_all(
     arrays: Arrays,
     shard: Shard,
     config: PipelineConfig,
-    long: LongRecording | None,
+    shared: Shared,
     kept: Mapping[int, RecordingOutcome],
 ) -> tuple[tuple[RecordingOutcome, ...], list[tuple[int, float, float]]]:
     """Write all segments into the shard's arrays; return what became of each, and the work that it took."""
@@ -182,7 +195,7 @@ def _fill_all(
             outcomes.append(kept[segment.recording])
             continue
         begun_s = time.perf_counter()
-        outcomes.append(_fill(arrays, segment, config, long))
+        outcomes.append(_fill(arrays, segment, config, shared.get(segment.recording)))
         audio_s = segment.count * config.store.timesteps * config.features.hop_s
         works.append((segment.recording, time.perf_counter() - begun_s, audio_s))
     return tuple(outcomes), works
@@ -205,13 +218,15 @@ def describe(arrays: Arrays, segment: Segment, timesteps: int) -> None:
     arrays["start_frame"][rows] = np.arange(*frames_of(segment, timesteps), timesteps)
 
 
-def _fill(arrays: Arrays, segment: Segment, config: PipelineConfig, long: LongRecording | None) -> RecordingOutcome:
+def _fill(
+    arrays: Arrays, segment: Segment, config: PipelineConfig, shared: SharedRecording | None
+) -> RecordingOutcome:
     """Write the features of one segment into the shard's arrays, in place."""
     timesteps = config.store.timesteps
     start, stop = frames_of(segment, timesteps)
     try:
-        if long is not None and segment.recording == long.recording:
-            extract = long.take(start, stop)
+        if shared:
+            extract = shared.take(start, stop)
         else:
             extract = mfcc(read_blocks(segment.uri, config.features.sample_rate_hz), config.features, start, stop)
     except AudioError as error:

@@ -113,7 +113,8 @@ def test_serial_extraction_has_an_account_as_well(corpus: Path, tmp_path: Path, 
     layout = Layout.at(str(tmp_path))
     table = scan(list_recordings(str(corpus)), layout, CONFIG, SerialExecutor())
     alone = extract(layout, table, CONFIG, SerialExecutor())
-    assert (alone.bytes_read, alone.bytes_written) == (done.bytes_read, done.bytes_written)
+    assert alone.bytes_written == done.bytes_written
+    assert alone.bytes_read >= table["size_bytes"].sum()
     assert (alone.lost_workers, alone.retries, alone.workers) == (0, 0, 1)
     assert alone.busy_s <= alone.wall_s
     assert layout.series.exists()

@@ -11,7 +11,17 @@ from upath import UPath
 
 from pipeline import manifest, tables
 from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
-from pipeline.plan import Batch, Plan, Segment, Shard, feature_shape, frames_of, projected_bytes
+from pipeline.plan import (
+    MOST_SHARDS_OF_A_TASK,
+    TASKS_A_WORKER,
+    Batch,
+    Plan,
+    Segment,
+    Shard,
+    feature_shape,
+    frames_of,
+    projected_bytes,
+)  # fmt: skip
 from pipeline.schema import SPLITS
 
 from .conftest import make_manifest, make_probe
@@ -166,25 +176,40 @@ def test_default_shard_fits_a_worker_of_one_gibibyte() -> None:
     assert projected_bytes(PipelineConfig()) < 2**30 - 300 * 2**20
 
 
-@given(lengths, configs, st.data())
+@given(lengths, configs, st.integers(0, 5), st.data())
 def test_batches_hold_each_pending_shard_once_and_a_long_recording_is_read_by_few(
-    samples: list[int], config: PipelineConfig, data: st.DataObject
+    samples: list[int], config: PipelineConfig, workers: int, data: st.DataObject
 ) -> None:
     plan = Plan(table_of(samples, config), config)
     pending = np.array(sorted(data.draw(st.sets(st.sampled_from(range(len(plan)))))), np.int64)
-    batches = [batch.shards for batch in plan.batches(pending)]
+    batches = [batch.shards for batch in plan.batches(pending, lambda: workers)]
     assert sorted(shard.index for batch in batches for shard in batch) == pending.tolist()
-    assert [len(batch) for batch in batches] == sorted((len(batch) for batch in batches), reverse=True)
+    left = len(pending)
     for batch in batches:
-        # what makes them one task: a recording that goes through all of them
-        held = [{segment.recording for segment in shard.segments} for shard in batch]
-        assert len(batch) == 1 or set.intersection(*held) == {batch[0].segments[-1].recording}
         assert [shard.index for shard in batch] == list(range(batch[0].index, batch[-1].index + 1))
-    whole = [batch.shards for batch in plan.batches(np.arange(len(plan)))]
+        # what makes them one task: a recording that goes through all of them, or that there is much to do
+        held = [{segment.recording for segment in shard.segments} for shard in batch]
+        shared = set.intersection(*held) == {batch[0].segments[-1].recording}
+        fair = max(1, left // (TASKS_A_WORKER * max(1, workers)))
+        assert len(batch) <= min(fair, MOST_SHARDS_OF_A_TASK) or shared
+        left -= len(batch)
+    whole = [batch.shards for batch in plan.batches(np.arange(len(plan)), lambda: workers)]
     for recording in {segment.recording for shard in plan for segment in shard.segments}:
         tasks = [batch for batch in whole if any(s.recording == recording for shard in batch for s in shard.segments)]
         # its own, that of the recording before it, and that of a short one which ends where it begins
         assert len(tasks) <= 2
+
+
+def test_tasks_become_smaller_towards_the_end() -> None:
+    config = configuration()
+    plan = Plan(table_of([1_600 * 16 - 1] * 99, config), config)  # 8 sequences each, as a shard has
+
+    def sizes(pending: list[int], workers: int) -> list[int]:
+        return [len(batch.shards) for batch in plan.batches(np.array(pending), lambda: workers)]
+
+    assert sizes(list(range(40)), 2) == [4, 4, 4, 3, 3, 2, 2, 2, 2] + [1] * 14
+    assert sizes([0, 1, 3, *range(5, 40)], 1) == [2, 1, 4, 4, 4, 4, 4, 3, 3, 2] + [1] * 7
+    assert sizes(list(range(40)), 20) == [1] * 40
 
 
 def test_batch_names_its_shards() -> None:

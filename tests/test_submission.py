@@ -10,7 +10,7 @@ import psutil
 from pipeline.cluster import load_profile
 from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.dask_executor import TASKS_PER_THREAD, DaskExecutor
-from pipeline.plan import Batch, Plan
+from pipeline.plan import MOST_SHARDS_OF_A_TASK, Batch, Plan
 
 SHARDS = 1_000_000
 RUN = 2_000
@@ -46,7 +46,7 @@ def test_a_million_shards_are_submitted_in_a_window_of_flat_memory() -> None:
     # another test's dashboard may have the port, and Dask forgets to close the socket that it tried
     profile = local.model_copy(update={"kwargs": {**local.kwargs, "dashboard_address": "127.0.0.1:0"}})
     with DaskExecutor(profile, 2) as executor:
-        results = executor.run(numbers, plan.batches(np.arange(SHARDS)))
+        results = executor.run(numbers, plan.batches(np.arange(SHARDS), lambda: executor.workers))
         assert isinstance(results, Generator)
         done = next(results)
         scheduler = executor._client.cluster.scheduler  # it is in this process, as the driver is
@@ -56,5 +56,5 @@ def test_a_million_shards_are_submitted_in_a_window_of_flat_memory() -> None:
             assert len(scheduler.tasks) <= 2 * TASKS_PER_THREAD * executor.workers
         assert process.memory_info().rss - before < GROWTH_BYTES
         results.close()
-    assert len(set(done)) == RUN + 1
-    assert max(done) < RUN + 3 * TASKS_PER_THREAD * executor.workers
+    assert len(set(done)) == MOST_SHARDS_OF_A_TASK * (RUN + 1)
+    assert max(done) < MOST_SHARDS_OF_A_TASK * (RUN + 3 * TASKS_PER_THREAD * executor.workers)

@@ -20,7 +20,7 @@ from pipeline.plan import Batch, Plan
 from pipeline.records import RecordingOutcome, ShardRecord
 from pipeline.scan import probe_headers
 from pipeline.schema import SPLITS, Layout
-from pipeline.task import ShardSummary, extract_shard
+from pipeline.task import ShardSummary, extract_batch
 
 from .conftest import make_corpus, noise
 
@@ -48,7 +48,8 @@ class Work:
         """Extract some shards, or all."""
         self._read.clear()
         chosen = indices or range(len(self.plan))
-        return [extract_shard(self.plan[i], out=str(self.layout.root), config=self.plan.config) for i in chosen]
+        batches = (Batch((self.plan[i],)) for i in chosen)
+        return [extract_batch(batch, out=str(self.layout.root), config=self.plan.config)[0] for batch in batches]
 
     def records(self) -> list[ShardRecord]:
         return [records.read_record(self.layout, index) for index in range(len(self.plan))]
@@ -276,7 +277,7 @@ def test_shards_of_a_long_recording_have_the_same_bytes_as_one_task_and_as_many(
     many.extract()
     opened: list[str] = []
     monkeypatch.setattr(task, "read_blocks", lambda uri, rate: opened.append(uri) or read_blocks(uri, rate))
-    batches = list(one.plan.batches(np.arange(len(one.plan))))
+    batches = list(one.plan.batches(np.arange(len(one.plan)), lambda: 1))
     for batch in batches:
         task.extract_batch(batch, out=str(one.layout.root), config=one.plan.config)
     assert len(batches[0].shards) >= 12  # of 8 sequences, 100 are the long recording's
@@ -285,11 +286,30 @@ def test_shards_of_a_long_recording_have_the_same_bytes_as_one_task_and_as_many(
     assert opened.count(str(path)) <= 3
 
 
+@pytest.mark.parametrize("harm", [None, Path.unlink, cut_in_half, replace_with_nan])
+def test_recordings_at_the_edges_of_the_shards_of_a_task_are_read_once(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], object]
+) -> None:
+    many, one = (prepared(corpus, tmp_path / name, configuration(4)) for name in ("many", "one"))
+    edge = one.plan[0].segments[-1]
+    assert edge.recording == one.plan[1].segments[0].recording
+    if harm is not None:
+        harm(Path(edge.uri))
+    many.extract()
+    opened: list[str] = []
+    monkeypatch.setattr(task, "read_blocks", lambda uri, rate: opened.append(uri) or read_blocks(uri, rate))
+    summaries = task.extract_batch(Batch(tuple(one.plan)), out=str(one.layout.root), config=one.plan.config)
+    assert one.records() == many.records()
+    recordings = {segment.recording for shard in one.plan for segment in shard.segments}
+    assert len(opened) == len(set(opened)) == len(recordings)
+    assert sum(summary.bytes_read for summary in summaries) == one.table["size_bytes"][list(recordings)].sum()
+
+
 def test_task_that_begins_within_a_long_recording_writes_the_same(corpus: Path, tmp_path: Path) -> None:
     soundfile.write(corpus / "de/anna/long.flac", noise("long", 160_000), 16_000)
     whole, parts = prepared(corpus, tmp_path / "whole"), prepared(corpus, tmp_path / "parts")
     whole.extract()
-    everything = next(parts.plan.batches(np.arange(len(parts.plan)))).shards
+    everything = next(parts.plan.batches(np.arange(len(parts.plan)), lambda: 1)).shards
     for shards in (everything[5:9], everything[:5], everything[9:]):
         task.extract_batch(Batch(shards), out=str(parts.layout.root), config=parts.plan.config)
     parts.extract(*sorted(set(range(len(parts.plan))) - {shard.index for shard in everything}))

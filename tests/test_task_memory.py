@@ -30,8 +30,7 @@ shards = plan.Plan(table, config)
 extraction.open_store(layout, table, shards)
 features.mfcc([numpy.zeros(16_000, numpy.float32)], config.features)  # compiles, or loads what was compiled
 idle = peak_bytes()
-whole = next(shard for shard in shards if shard.stop - shard.start == config.store.sequences_per_shard)
-task.extract_shard(whole, out=str(layout.root), config=config)
+task.extract_batch(plan.Batch(tuple(shards)), out=str(layout.root), config=config)
 print(peak_bytes() - idle, plan.projected_bytes(config))
 """
 

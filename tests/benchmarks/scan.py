@@ -118,7 +118,7 @@ def plan() -> Iterator[Callable[[], float]]:
     def once() -> float:
         def work() -> None:
             made = Plan(manifest.build(recordings, probed, config), config)
-            for _ in made.batches(np.arange(len(made))):
+            for _ in made.batches(np.arange(len(made)), lambda: WORKERS):
                 pass
 
         return timed(work)
