@@ -2,7 +2,7 @@
 
 A plugin of the scheduler, registered by the driver (`client.register_plugin(Dashboard())`) or preloaded
 (`dask scheduler --preload pipeline.dashboard`); a second registration changes nothing. The driver says what happens by
-`client.log_event(TOPIC, event)`, with the events of `pipeline.board`; the scheduler knows its workers.
+`client.log_event(TOPIC, [event, …])`, with the events of `pipeline.board`; the scheduler knows its workers.
 """
 
 import asyncio
@@ -66,10 +66,11 @@ class Dashboard(SchedulerPlugin):
     def log_event(self, topic: str, msg: Any) -> None:
         """Count what the driver says, and how workers leave."""
         if topic == TOPIC:
-            # one clock for all: the scheduler's
-            self.board.add({**msg, "time_s": time.time()})
-            if msg["kind"] == "begin":
-                self.lost_workers = self.retries = 0
+            for event in msg:
+                # one clock for all: the scheduler's
+                self.board.add({**event, "time_s": time.time()})
+                if event["kind"] == "begin":
+                    self.lost_workers = self.retries = 0
             return
         action = msg.get("action") if isinstance(msg, dict) else None
         if action == "closing-worker" and topic in self.scheduler.workers:

@@ -129,11 +129,11 @@ class DaskExecutor:
         link = str(self._client.dashboard_link)
         return link.removesuffix("/status") + "/pipeline" if self._has_page else link
 
-    def tell(self, event: Mapping[str, Any]) -> None:
-        """Pass the event on to the page; a scheduler that is gone is told of elsewhere."""
+    def tell(self, *events: Mapping[str, Any]) -> None:
+        """Pass the events on to the page; a scheduler that is gone is told of elsewhere."""
         if self._has_page:
             with suppress(OSError):
-                self._client.log_event(TOPIC, event)
+                self._client.log_event(TOPIC, events)
 
     def losses(self) -> tuple[int, int] | None:
         """Ask the scheduler, which alone knows."""

@@ -46,8 +46,8 @@ class Executor(Protocol):
         """Address of the page that shows the work, if there is one."""
         ...
 
-    def tell(self, event: Mapping[str, Any]) -> None:
-        """Pass an event of `pipeline.board` on to the page that shows the work, if there is one."""
+    def tell(self, *events: Mapping[str, Any]) -> None:
+        """Pass events of `pipeline.board` on to the page that shows the work, if there is one."""
         ...
 
     def losses(self) -> tuple[int, int] | None:
@@ -97,7 +97,7 @@ class SerialExecutor:
         """Return None: there is no limit but the machine's."""
         return None
 
-    def tell(self, event: Mapping[str, Any]) -> None:
+    def tell(self, *events: Mapping[str, Any]) -> None:
         """Tell nobody: there is no page."""
 
     def losses(self) -> tuple[int, int] | None:

@@ -94,10 +94,11 @@ def _extract(
 ) -> None:
     """Have the pending shards extracted, and say what happens to the board, to the page and to the terminal."""
 
-    def tell(event: Mapping[str, Any]) -> None:
-        event = {**event, "time_s": time.time()}
-        board.add(event)
-        executor.tell(event)
+    def tell(*events: Mapping[str, Any]) -> None:
+        timed = [{**event, "time_s": time.time()} for event in events]
+        for event in timed:
+            board.add(event)
+        executor.tell(*timed)
 
     work = partial(extract_batch, out=str(layout.root), config=plan.config)
     tell({"kind": "begin", "stage": "extract", "shards": len(plan), "done": len(plan) - len(pending)})
@@ -105,10 +106,9 @@ def _extract(
         with track("extract", len(pending), "shards", executor.dashboard) as progress:
             batches = plan.batches(pending, lambda: executor.workers)
             for done in executor.run_attributed(work, batches):
+                tell(*(_event(summary, done.worker, table, plan).to_dict() for summary in done.result))
                 for summary in done.result:
-                    event = _event(summary, done.worker, table, plan)
-                    tell(event.to_dict())
-                    progress.advance(audio_s=event.audio_s, failed=summary.failed)
+                    progress.advance(audio_s=plan.duration_s(summary.sequences), failed=summary.failed)
     finally:
         tell({"kind": "end"})
 

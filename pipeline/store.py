@@ -141,7 +141,7 @@ def write_shard(layout: Layout, index: int, arrays: Arrays) -> dict[str, str]:
     `arrays` holds for every name of SEQUENCE_ARRAYS the whole shard: `features` (sequence, timestep, mfcc), the
     others (sequence,). Raises ValueError for anything that is not a whole shard, and OSError as the file system.
     """
-    features = _array(zarr.open_group(zarr_store(layout.store, read_only=True), mode="r"), "features")
+    features = zarr.open_array(zarr_store(layout.store, read_only=True), path="features", mode="r")
     start, stop = _bounds(features, index)
     chunk, shard = features.chunks[0], (features.shards or features.chunks)[0]
     digests = {}

@@ -113,7 +113,9 @@ def extract_batch(batch: Batch, *, out: str, config: PipelineConfig) -> list[Sha
     segments = (segment for shard in batch.shards for segment in shard.segments)
     parts = ((recording, list(group)) for recording, group in groupby(segments, attrgetter("recording")))
     shared = {recording: SharedRecording(group, config) for recording, group in parts if len(group) > 1}
-    return [_extract_shard(shard, out, config, shared) for shard in batch.shards]
+    # numerical libraries round differently with other thread counts
+    with threadpool_limits(limits=1):
+        return [_extract_shard(shard, out, config, shared) for shard in batch.shards]
 
 
 def _extract_shard(shard: Shard, out: str, config: PipelineConfig, shared: Shared) -> ShardSummary:
@@ -121,20 +123,18 @@ def _extract_shard(shard: Shard, out: str, config: PipelineConfig, shared: Share
     started_s = time.perf_counter()
     layout = Layout.at(out)
     already_read = sum(recording.bytes_read for recording in shared.values())
-    # numerical libraries round differently with other thread counts
-    with threadpool_limits(limits=1):
-        arrays = empty(shard, config)
-        try:
-            kept = _keep(arrays, shard, layout)
-            outcomes, works = _fill_all(arrays, shard, config, shared, kept)
-            arrays["features"][~arrays["valid"]] = np.nan
-            record = record_of(shard, arrays, outcomes, store.write_shard(layout, shard.index, arrays))
-            records.mark_finished(layout, record)
-        except OSError as error:
-            raise PipelineError(
-                f"{shard} cannot be written to {out}: {error.strerror or error}; make room or mend the folder, then "
-                "run the same command again: finished shards are kept"
-            ) from error
+    arrays = empty(shard, config)
+    try:
+        kept = _keep(arrays, shard, layout)
+        outcomes, works = _fill_all(arrays, shard, config, shared, kept)
+        arrays["features"][~arrays["valid"]] = np.nan
+        record = record_of(shard, arrays, outcomes, store.write_shard(layout, shard.index, arrays))
+        records.mark_finished(layout, record)
+    except OSError as error:
+        raise PipelineError(
+            f"{shard} cannot be written to {out}: {error.strerror or error}; make room or mend the folder, then "
+            "run the same command again: finished shards are kept"
+        ) from error
     read = [segment for segment in shard.segments if segment.recording not in kept and not segment.masked]
     alone = sum(segment.size_bytes for segment in read if segment.recording not in shared)
     new = {segment.recording for segment in read}

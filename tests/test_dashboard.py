@@ -66,11 +66,11 @@ def begun(client: Client) -> Client:
 
 
 def say(client: Client, kind: str, **fields: Any) -> None:
-    client.log_event(TOPIC, {"kind": kind, "time_s": 0.0, **fields})
+    client.log_event(TOPIC, [{"kind": kind, "time_s": 0.0, **fields}])
 
 
 def finish_shard(client: Client, worker: str, **fields: Any) -> None:
-    client.log_event(TOPIC, ShardEvent(1, 1800.0, 2.0, worker, 0.0, **fields).to_dict())
+    client.log_event(TOPIC, [ShardEvent(1, 1800.0, 2.0, worker, 0.0, **fields).to_dict()])
 
 
 def address(client: Client, path: str) -> str:
@@ -136,7 +136,7 @@ def test_events_become_the_state(begun: Client) -> None:
 
 
 def test_times_are_the_schedulers(begun: Client) -> None:
-    begun.log_event(TOPIC, ShardEvent(1, 1.0, 1.0, "tcp://elsewhere:1", 1e12).to_dict())
+    begun.log_event(TOPIC, [ShardEvent(1, 1.0, 1.0, "tcp://elsewhere:1", 1e12).to_dict()])
     assert 0 <= state(begun)["elapsed_s"] < 300
 
 
