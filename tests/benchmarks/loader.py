@@ -36,9 +36,9 @@ CAPTION = (
     "of the whole passes of at least a second, after such that warm. The store holds {gib:.2f} GiB of random numbers; "
     "those who read a row at a time (Grain, unbatch) have the first {slow:,} sequences of it. Ours, TFRecord and "
     "unbatch mix {pool} sequences at a time; Grain permutes all rows; xbatcher permutes batches and leaves the rows "
-    "in a batch as they are. TFRecord: {parts} files, interleaved in parallel, shuffled, batched, then parsed; once as "
-    "floats by parse_example, once as bytes by decode_raw. The npy file is read from beginning to end, unmixed: what "
-    "the machine can do."
+    "in a batch as they are. TFRecord: {parts} files, interleaved in parallel, shuffled, batched, then parsed; once "
+    "as floats by parse_example, once as bytes by decode_raw. The npy file is read from beginning to end, unmixed: "
+    "what the machine can do."
 )
 
 
