@@ -275,7 +275,10 @@ def _batches(
     dataset = blocks.prefetch(1).rebatch(batch_size)
     if items is not None:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-items // batch_size)))
-    return dataset.prefetch(2)
+    options = tf.data.Options()
+    # there is nothing to tune, and who drops an iterator may wait seconds for the thread that tunes to wake up
+    options.autotune.enabled = False
+    return dataset.prefetch(2).with_options(options)
 
 
 def _keep_freed_memory() -> None:

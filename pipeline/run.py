@@ -26,8 +26,10 @@ EXIT_TOO_MANY_FAILED = 3
 log = logging.getLogger("pipeline.run")  # __name__ is __main__ here
 
 
-def _prepare(layout: Layout, config: RunConfig, corpus: str | None) -> RunState:
+def _prepare(layout: Layout, config: RunConfig, corpus: str | None, stage: str) -> RunState:
     """Check that the output folder can be written and is of this configuration, before any work."""
+    if stage not in (*FIRST, *WITH_CORPUS) and not layout.root.exists():
+        raise UsageError(f"--out {layout.root}: there is no such folder; run scan first, which makes it")
     found = records.attributes(layout)
     wanted = config.pipeline.store_hash
     if found is not None and found["config_hash"] != wanted:
@@ -86,6 +88,7 @@ BELONGS_TO = {
 }  # fmt: skip
 
 WITH_CORPUS = ("demo", "synthesise")
+FIRST = ("all", "scan")
 
 
 @click.command(epilog=EPILOG, context_settings={"max_content_width": 110})
@@ -145,7 +148,7 @@ def main(
     stages = {"all": list(STAGES), "demo": list(STAGES), "synthesise": []}.get(stage, [stage])
     with ExitStack() as stack:
         run = Run(
-            layout, config, _prepare(layout, config, corpus),
+            layout, config, _prepare(layout, config, corpus, stage),
             start=lambda: stack.enter_context(_executor(executor, profile, workers)),
             corpus=corpus, recheck=stage == "verify", prune=prune, price_per_core_hour=profile.price_per_core_hour,
             **special,
@@ -156,7 +159,7 @@ def main(
             demo.make_corpus(layout, config.demo, run.executor)
         execute(run, stages)
     _check_failures(layout, max_failed_fraction)
-    if stage in ("all", "scan") and not run.state.changed and complete(run):
+    if stage in FIRST and not run.state.changed and complete(run):
         sys.exit(unchanged_exit_code)
 
 

@@ -154,14 +154,16 @@ def test_a_store_that_was_deleted_is_extracted_again_whatever_its_records_say(co
 
 def test_stages_out_of_order_name_the_stage_that_is_missing(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for stage, missing in (
-        ("extract", "run scan first"),
-        ("train", "run extract first"),
-        ("report", "run extract first"),
-    ):
+    for stage in ("extract", "train", "promote", "compact"):
         result = run(stage, "--out", out, *SERIAL)
         assert result.returncode == 2
-        assert missing in result.stderr
+        assert f"--out {out}: there is no such folder; run scan first" in result.stderr
+        assert not out.exists()
+    assert run("scan", "--corpus", corpus, "--out", out, *SMALL).returncode == 0
+    for stage in ("train", "report"):
+        result = run(stage, "--out", out, *SERIAL)
+        assert result.returncode == 2
+        assert "run extract first" in result.stderr
     status = run("status", "--out", tmp_path / "nowhere")
     assert status.returncode == 2
     assert "nothing has been run here yet" in status.stderr

@@ -273,5 +273,6 @@ def few_batches(store: str) -> Iterator[Callable[[], float]]:
     load_tensorflow()
     from model.loader import sequence_dataset
 
-    batches = iter(sequence_dataset(store, "train", BATCH, seed=1).repeat())
-    yield lambda: timed(lambda: [next(batches) and None for _ in range(BATCHES_FOR_MEMORY)])
+    dataset = sequence_dataset(store, "train", BATCH, seed=1).repeat().take(BATCHES_FOR_MEMORY)
+    # to its end: TensorFlow waits for ever for an iterator that is still reading when Python has gone
+    yield lambda: timed(lambda: [None for _ in dataset])

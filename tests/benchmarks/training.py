@@ -20,7 +20,7 @@ STEPS, WARMING_STEPS = 50, 10
 MEMORY_STEPS = 200
 LABELS = len(stores.LABELS)
 BARS = {"PyTorch": 1.0}
-WAIT_SHARDS, WAIT_EPOCHS = 24, 2
+WAIT_SHARDS, WAIT_EPOCHS, WAIT_ROUNDS = 24, 2, 3
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 CAPTION = (
     "LSTM(100), flattened, one dense layer of {labels}, batches of {batch} sequences of (20, 40) float32 that are "
@@ -52,7 +52,7 @@ def _input_wait(settings: Settings) -> Table:
     trained = alternate(
         [Contender(str(batch), wait, {"root": settings.work / "store-trained", "batch": batch}, QUIET)
          for batch in BATCHES],
-        1,
+        min(settings.rounds, WAIT_ROUNDS),
     )  # fmt: skip
     sequences = WAIT_SHARDS * stores.SEQUENCES_PER_SHARD
     return Table(
