@@ -1,6 +1,5 @@
 """Streaming a feature store into TensorFlow: memory is a pool of chunks, whatever the store's size."""
 
-import ctypes
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -15,16 +14,12 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from model.chunks import ArrayReader, open_arrays
+from model.handover import keep_freed_memory, until_exit
 from pipeline.schema import flag_names
 
 POOL_CHUNKS = 16
 """Chunks mixed at a time. Recordings lie in random order in the store, so a pool of chunks drawn at random is a fair
 sample of the split, and reading stays sequential within a chunk."""
-
-# of malloc.h; the second is the highest that glibc takes
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGEST_MMAP_THRESHOLD = 32 * 2**20
-KEPT_BYTES = 128 * 2**20
 
 ALIGNMENT = 64
 """Bytes; TensorFlow copies arrays that begin elsewhere."""
@@ -265,12 +260,12 @@ def _batches(
     Whole blocks go over to TensorFlow, which cuts them: a Python call a batch would be the bottleneck.
     """
 
-    def keeping_memory() -> Iterator[Any]:
-        _keep_freed_memory()
-        yield from generate()
+    def blocks_until_exit() -> Iterator[Any]:
+        keep_freed_memory()
+        yield from until_exit(generate())
 
     signature = tf.TensorSpec((None, *item), tf.float32), tf.TensorSpec((None,), tf.int64)
-    blocks = tf.data.Dataset.from_generator(keeping_memory, output_signature=signature)
+    blocks = tf.data.Dataset.from_generator(blocks_until_exit, output_signature=signature)
     # the next block is read while this one is cut
     dataset = blocks.prefetch(1).rebatch(batch_size)
     if items is not None:
@@ -279,18 +274,6 @@ def _batches(
     # there is nothing to tune, and who drops an iterator may wait seconds for the thread that tunes to wake up
     options.autotune.enabled = False
     return dataset.prefetch(2).with_options(options)
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next block.
-
-    TensorFlow sets the thresholds low when a dataset starts, and then every block of some megabytes is given back to
-    the kernel and comes again as page faults. Other C libraries have no such setting, and no need of it.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _epochs(
