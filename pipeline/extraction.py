@@ -106,9 +106,10 @@ def _extract(
         with track("extract", len(pending), "shards", executor.dashboard) as progress:
             batches = plan.batches(pending, lambda: executor.workers)
             for done in executor.run_attributed(work, batches):
-                tell(*(_event(summary, done.worker, table, plan).to_dict() for summary in done.result))
-                for summary in done.result:
-                    progress.advance(audio_s=plan.duration_s(summary.sequences), failed=summary.failed)
+                events = [_event(summary, done.worker, table, plan) for summary in done.result]
+                tell(*(event.to_dict() for event in events))
+                for event, summary in zip(events, done.result, strict=True):
+                    progress.advance(audio_s=event.audio_s, failed=summary.failed)
     finally:
         tell({"kind": "end"})
 

@@ -89,6 +89,7 @@ BELONGS_TO = {
 
 WITH_CORPUS = ("demo", "synthesise")
 FIRST = ("all", "scan")
+"""The stages that make an output folder of a corpus that is there."""
 
 
 @click.command(epilog=EPILOG, context_settings={"max_content_width": 110})

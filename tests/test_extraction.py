@@ -114,7 +114,7 @@ def test_serial_extraction_has_an_account_as_well(corpus: Path, tmp_path: Path, 
     table = scan(list_recordings(str(corpus)), layout, CONFIG, SerialExecutor())
     alone = extract(layout, table, CONFIG, SerialExecutor())
     assert alone.bytes_written == done.bytes_written
-    assert alone.bytes_read >= table["size_bytes"].sum()
+    assert table["size_bytes"].sum() <= alone.bytes_read <= done.bytes_read
     assert (alone.lost_workers, alone.retries, alone.workers) == (0, 0, 1)
     assert alone.busy_s <= alone.wall_s
     assert layout.series.exists()

@@ -274,5 +274,4 @@ def few_batches(store: str) -> Iterator[Callable[[], float]]:
     from model.loader import sequence_dataset
 
     dataset = sequence_dataset(store, "train", BATCH, seed=1).repeat().take(BATCHES_FOR_MEMORY)
-    # to its end: TensorFlow waits for ever for an iterator that is still reading when Python has gone
     yield lambda: timed(lambda: [None for _ in dataset])
