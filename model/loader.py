@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from upath import UPath
 
-from model.chunks import ArrayReader, open_arrays
+from model.chunks import open_arrays
 from model.handover import keep_freed_memory, until_exit
 from pipeline.schema import flag_names
 
@@ -40,49 +40,6 @@ class Block:
 
     def __len__(self) -> int:
         return len(self.label)
-
-
-class _Pool:
-    """Room for `size` sequences read from different places, used again for every pool of an epoch.
-
-    Fresh arrays of this size cost as much in page faults as reading fills them.
-    """
-
-    def __init__(self, arrays: Mapping[str, ArrayReader], size: int) -> None:
-        self._arrays = arrays
-        self._room = {name: np.empty((size, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
-        self._index = np.empty(size, np.int64)
-        self._filled = 0
-
-    def clear(self) -> None:
-        """Forget what was read."""
-        self._filled = 0
-
-    def add(self, start: int, stop: int) -> None:
-        """Read the sequences [start, stop) of the store."""
-        place = slice(self._filled, self._filled + stop - start)
-        for name, array in self._arrays.items():
-            array.read_into(start, stop, self._room[name][place])
-        self._index[place] = np.arange(start, stop)
-        self._filled = place.stop
-
-    @property
-    def valid(self) -> int:
-        """How many of the sequences read are valid."""
-        return int(np.count_nonzero(self._room["valid"][: self._filled]))
-
-    def block(self, order: NDArray[np.int64]) -> Block:
-        """Return the valid sequences in `order`, copied out of the pool."""
-        rows = np.flatnonzero(self._room["valid"][: self._filled])[order]
-        features = self._room["features"]
-        mixed = _aligned((len(rows), *features.shape[1:]))
-        np.take(features, rows, axis=0, out=mixed, mode="clip")
-        return Block(
-            features=mixed,
-            label=self._room["label"][rows].astype(np.int64),
-            recording=self._room["recording"][rows],
-            index=self._index[rows],
-        )
 
 
 def _aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -142,9 +99,7 @@ class Store:
 
     def read(self, start: int, stop: int) -> Block:
         """Read the valid ones among the sequences [start, stop)."""
-        pool = _Pool(self._arrays, stop - start)
-        pool.add(start, stop)
-        return pool.block(np.arange(pool.valid))
+        return self._block([(start, stop)], np.arange)
 
     def blocks(self, split: str, pool_chunks: int = POOL_CHUNKS) -> Iterator[Block]:
         """Yield a split in the order of the store, up to `pool_chunks` chunks a block."""
@@ -161,13 +116,28 @@ class Store:
         random = np.random.default_rng([seed, epoch])
         chunks = self.chunks(split)
         order = random.permutation(len(chunks))[slice(*self._part_of_all())]
-        pool = _Pool(self._arrays, pool_chunks * self.sequences_per_chunk)
         for begin in range(0, len(order), pool_chunks):
-            pool.clear()
-            for start, stop in chunks[order[begin : begin + pool_chunks]].tolist():
-                pool.add(start, stop)
-            if pool.valid:
-                yield pool.block(random.permutation(pool.valid))
+            block = self._block(chunks[order[begin : begin + pool_chunks]].tolist(), random.permutation)
+            if len(block):
+                yield block
+
+    def _block(self, spans: Sequence[tuple[int, int]], order: Callable[[int], NDArray[np.int64]]) -> Block:
+        """Read the valid ones of the sequences [start, stop) of all spans, in the `order` that it gives of so many."""
+        valid, label, recording = (
+            np.concatenate([self._arrays[name].read(*span) for span in spans])
+            for name in ("valid", "label", "recording")
+        )
+        rows = np.flatnonzero(valid)
+        rows = rows[order(len(rows))]
+        places = np.full(len(valid), -1, np.int64)
+        places[rows] = np.arange(len(rows))
+        features = _aligned((len(rows), self.timesteps, self.n_mfcc))
+        begin = 0
+        for start, stop in spans:
+            self._arrays["features"].scatter(start, stop, features, places[begin : begin + stop - start])
+            begin += stop - start
+        index = np.concatenate([np.arange(*span) for span in spans])
+        return Block(features, label[rows].astype(np.int64), recording[rows], index[rows])
 
     def _part_of_all(self) -> tuple[int, None, int]:
         """Return start, stop and step of this trainer's part of a sequence."""

@@ -1,0 +1,123 @@
+"""Reading arrays of a store: every element goes where it is wanted, and damage is named."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from upath import UPath
+
+from model.chunks import MOST_VECTORS, ArrayReader, open_arrays
+from pipeline.errors import PipelineError
+from pipeline.schema import Layout
+from tests import model_stores
+from tests.model_stores import COEFFICIENTS, TIMESTEPS
+
+SEQUENCES = 50
+
+
+def _features(layout: Layout) -> ArrayReader:
+    return open_arrays(str(layout.store), layout.store, ("features",))["features"]
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Layout]:
+    """One store plain, and one rounded to as many bits as its numbers have, so that they are the same."""
+    runs, label = {"train": [(0, SEQUENCES)]}, np.arange(SEQUENCES) % 3
+    return {
+        "plain": model_stores.write(tmp_path_factory.mktemp("plain"), runs, label),
+        "compressed": model_stores.write(tmp_path_factory.mktemp("compressed"), runs, label, mantissa_bits=20),
+    }
+
+
+@pytest.fixture(scope="module")
+def readers(layouts: dict[str, Layout]) -> Iterator[dict[str, ArrayReader]]:
+    """Each way that an array can be read: two straight from files, one by zarr."""
+    files = fsspec.filesystem("memory")
+    files.put(str(layouts["plain"].store), "/chunk-tests/", recursive=True)
+    url = "memory://chunk-tests/features.zarr"
+    by_zarr = open_arrays(url, UPath(url), ("features",))["features"]
+    yield {name: _features(layout) for name, layout in layouts.items()} | {"zarr": by_zarr}
+    files.rm("/chunk-tests", recursive=True)
+
+
+@pytest.mark.parametrize("kind", ["plain", "compressed", "zarr"])
+@given(
+    start=st.integers(0, SEQUENCES),
+    count=st.integers(0, SEQUENCES),
+    wanted=st.integers(0, 9),
+    seed=st.integers(0),
+)
+def test_every_element_goes_to_its_place_and_the_others_nowhere(
+    readers: dict[str, ArrayReader], kind: str, start: int, count: int, wanted: int, seed: int
+) -> None:
+    stop = min(SEQUENCES, start + count)
+    random = np.random.default_rng(seed)
+    rows = random.permutation(stop - start)[:wanted]
+    out = np.full((len(rows), TIMESTEPS, COEFFICIENTS), -1, np.float32)
+    places = np.full(stop - start, -1, np.int64)
+    places[rows] = random.permutation(len(rows))
+    readers[kind].scatter(start, stop, out, places)
+    expected = np.empty_like(out)
+    expected[places[rows]] = model_stores.numbered(SEQUENCES)[start + rows]
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_a_chunk_of_more_elements_than_the_kernel_takes_places_at_once_is_read_whole(tmp_path: Path) -> None:
+    count = 2 * MOST_VECTORS + 3
+    layout = model_stores.write(
+        tmp_path, {"train": [(0, count)]}, np.arange(count) % 3, sequences_per_chunk=count, chunks_per_shard=1
+    )
+    places = np.random.default_rng(0).permutation(count)
+    out = np.empty((count, TIMESTEPS, COEFFICIENTS), np.float32)
+    _features(layout).scatter(0, count, out, places)
+    np.testing.assert_array_equal(out[places], model_stores.numbered(count))
+
+
+def test_a_place_beyond_the_array_is_refused(readers: dict[str, ArrayReader]) -> None:
+    out = np.zeros((3, TIMESTEPS, COEFFICIENTS), np.float32)
+    for reader in readers.values():
+        with pytest.raises(IndexError):
+            reader.scatter(0, 4, out, np.array([0, 3, 1, 2]))
+
+
+@pytest.mark.parametrize("kind", ["plain", "compressed"])
+def test_a_shard_that_ends_too_early_is_named(layouts: dict[str, Layout], kind: str) -> None:
+    path = layouts[kind].store / "features/c/1/0/0"
+    whole, reader = path.read_bytes(), _features(layouts[kind])
+    out, places = np.empty((8, TIMESTEPS, COEFFICIENTS), np.float32), np.arange(8)
+    reader.scatter(8, 16, out, places)
+    path.write_bytes(whole[:40])
+    try:
+        with pytest.raises(PipelineError, match=r"features/c/1/0/0 \(shard 1\) cannot be read: the file is too short"):
+            reader.scatter(8, 16, out, places)
+        path.unlink()
+        with pytest.raises(PipelineError, match=r"features/c/1/0/0 \(shard 1\) cannot be read: No such file"):
+            reader.scatter(8, 16, out, places)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_damage_to_a_compressed_shard_is_named_where_it_can_be_seen(layouts: dict[str, Layout]) -> None:
+    path = layouts["compressed"].store / "features/c/0/0/0"
+    whole, refused = path.read_bytes(), []
+    try:
+        for place in range(len(whole)):
+            content = bytearray(whole)
+            content[place] ^= 0xFF
+            path.write_bytes(content)
+            try:
+                assert len(_features(layouts["compressed"]).read(0, 4)) == 4
+            except PipelineError as error:
+                refused.append(str(error))
+        # the sizes in the header and the chunk's place in the index at least
+        assert len(refused) >= 8 + 16
+        assert [text for text in refused if "features/c/0/0/0 (shard 0) cannot be read: " not in text] == []
+        path.write_bytes(whole[:40])
+        with pytest.raises(PipelineError, match=r"\(shard 0\) cannot be read"):
+            _features(layouts["compressed"]).read(0, 4)
+    finally:
+        path.write_bytes(whole)
