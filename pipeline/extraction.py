@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Extraction:
-    """What the stage did and what it cost: `busy_s` is the workers' time, `wall_s` the driver's.
+    """What the stage did and what it cost: `busy_s` is the workers' time, `wall_s` the driver's to a finished store.
 
     `bytes_read` counts a recording as often as it was read. Lost workers and retries are None where the scheduler
     does not tell. `dashboard` is the address of the page that showed the work.
@@ -73,19 +74,22 @@ def extract(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executo
     lost: int | None = None
     retries: int | None = None
     dashboard: str | None = None
-    if len(pending):
-        check_memory(executor, config)
-        workers.check(executor, layout, table["uri"])
-        with executor.performance_report(layout.performance):
+    with ExitStack() as stack:
+        if len(pending):
+            check_memory(executor, config)
+            workers.check(executor, layout, table["uri"])
+            stack.enter_context(executor.performance_report(layout.performance))
             _extract(layout, table, plan, pending, executor, board)
+            count, dashboard = executor.workers, executor.dashboard
+            lost, retries = executor.losses() or (None, None)
+        finish(layout, table, plan)
+        wall_s = time.perf_counter() - started_s
+    if len(pending):
         write_atomically(layout.series, executor.series_csv() or board.series_csv())
-        count, dashboard = executor.workers, executor.dashboard
-        lost, retries = executor.losses() or (None, None)
-    finish(layout, table, plan)
     return Extraction(
-        shards=len(plan), shards_new=len(pending), audio_s_new=board.audio_s, busy_s=board.busy_s,
-        wall_s=time.perf_counter() - started_s, workers=count, bytes_read=board.bytes_read,
-        bytes_written=board.bytes_written, lost_workers=lost, retries=retries, dashboard=dashboard,
+        shards=len(plan), shards_new=len(pending), audio_s_new=board.audio_s, busy_s=board.busy_s, wall_s=wall_s,
+        workers=count, bytes_read=board.bytes_read, bytes_written=board.bytes_written, lost_workers=lost,
+        retries=retries, dashboard=dashboard,
     )  # fmt: skip
 
 
