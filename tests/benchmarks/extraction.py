@@ -26,7 +26,7 @@ from tests.benchmarks.settings import Settings
 TITLE = "Extraction"
 WORKERS = 2
 SHARD_S = PipelineConfig().store.sequences_per_shard * 0.2
-COPIES = {"flac": 16, "wav": 4, "mp3": 4, "opus": 4}
+COPIES = {"flac": 16, "wav": 16, "mp3": 4, "opus": 4}
 """How often each recording is in the corpus: with few shards, the last ones would decide."""
 SLOW_ROUNDS = 2
 MOST_ROUNDS = {"wav": 3, "mp3": 2, "opus": 2}
