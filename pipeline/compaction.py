@@ -11,7 +11,6 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from pipeline import backlog, extraction, manifest, records, store, tables, task, workers
 from pipeline.config import PipelineConfig
@@ -118,7 +117,7 @@ def move_shard(move: Move, *, out: str, config: PipelineConfig) -> int:
         for name in values:
             arrays[name][rows] = values[name]
         outcomes.append(_outcome(segment, origin, int(np.count_nonzero(values["valid"]))))
-    with threadpool_limits(limits=1):
+    with task.one_thread():
         written = store.write_shard(old.compacted, shard.index, arrays)
         records.mark_finished(old.compacted, task.record_of(shard, arrays, tuple(outcomes), written))
     return shard.stop - shard.start

@@ -4,14 +4,16 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from pipeline import records, store
 from pipeline.audio import AudioError, Samples, read_blocks
@@ -113,9 +115,20 @@ def extract_batch(batch: Batch, *, out: str, config: PipelineConfig) -> list[Sha
     segments = (segment for shard in batch.shards for segment in shard.segments)
     parts = ((recording, list(group)) for recording, group in groupby(segments, attrgetter("recording")))
     shared = {recording: SharedRecording(group, config) for recording, group in parts if len(group) > 1}
-    # numerical libraries round differently with other thread counts
-    with threadpool_limits(limits=1):
+    with one_thread():
         return [_extract_shard(shard, out, config, shared) for shard in batch.shards]
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Have numerical libraries take one thread within the context: with more they round differently."""
+    limit: AbstractContextManager[Any] = _numerical_libraries().limit(limits=1)
+    return limit
+
+
+@cache
+def _numerical_libraries() -> ThreadpoolController:
+    """Find those that the imports above have loaded: it takes milliseconds."""
+    return ThreadpoolController()
 
 
 def _extract_shard(shard: Shard, out: str, config: PipelineConfig, shared: Shared) -> ShardSummary:

@@ -19,14 +19,13 @@ from tests.whole_system import DEADLINE_S, SMALL, finished_shards, run, store_by
 
 SLOW_TASKS = """
 import time
-import threadpoolctl
+from threadpoolctl import ThreadpoolController
 
-class Slow(threadpoolctl.threadpool_limits):
-    def __enter__(self):
-        time.sleep(0.2)
-        return super().__enter__()
+def slowly(self, limit=ThreadpoolController.limit, **limits):
+    time.sleep(0.2)
+    return limit(self, **limits)
 
-threadpoolctl.threadpool_limits = Slow
+ThreadpoolController.limit = slowly
 """
 NO_PACKAGE = """
 import sys
