@@ -71,9 +71,12 @@ class ArrayReader:
     def scatter(self, start: int, stop: int, out: Array, places: NDArray[np.int64]) -> None:
         """Write element `start + i` to `out[places[i]]`, or nowhere if that place is negative.
 
-        `out` is contiguous. Where the array lies uncompressed in a folder, each element goes to its place right from
-        the file: reading mixes. Raises IndexError for a place beyond `out`.
+        Where the array lies uncompressed in a folder, each element goes to its place right from the file: reading
+        mixes. Raises IndexError for a place beyond `out`, and ValueError where its elements are not the array's, one
+        after the other.
         """
+        if out.dtype != self.dtype or out.shape[1:] != self.shape[1:] or not out.flags.c_contiguous:
+            raise ValueError(f"{out.dtype} {out.shape} takes no elements of {self.dtype} {self.shape}")
         if self._folder is None or self._compressed:
             for begin, end in self._cut(start, stop):
                 there = places[begin - start : end - start]

@@ -83,6 +83,7 @@ def extract(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executo
             count, dashboard = executor.workers, executor.dashboard
             lost, retries = executor.losses() or (None, None)
         finish(layout, table, plan)
+        # Dask's report is of the work, not part of it
         wall_s = time.perf_counter() - started_s
     if len(pending):
         write_atomically(layout.series, executor.series_csv() or board.series_csv())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from upath import UPath
 
 from model.chunks import MOST_VECTORS, ArrayReader, open_arrays
@@ -82,6 +83,20 @@ def test_a_place_beyond_the_array_is_refused(readers: dict[str, ArrayReader]) ->
     for reader in readers.values():
         with pytest.raises(IndexError):
             reader.scatter(0, 4, out, np.array([0, 3, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.zeros((4, TIMESTEPS, COEFFICIENTS)),
+        np.zeros((4, COEFFICIENTS, TIMESTEPS), np.float32),
+        np.zeros((8, TIMESTEPS, COEFFICIENTS), np.float32)[::2],
+    ],
+)
+def test_memory_of_another_form_is_refused(readers: dict[str, ArrayReader], out: NDArray[np.generic]) -> None:
+    for reader in readers.values():
+        with pytest.raises(ValueError, match=r"takes no elements of float32 \(50, 4, 3\)"):
+            reader.scatter(0, 4, out, np.arange(4))
 
 
 @pytest.mark.parametrize("kind", ["plain", "compressed"])
