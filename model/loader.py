@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from upath import UPath
 
 from model.chunks import open_arrays
 from model.handover import keep_freed_memory, until_exit
+from pipeline.errors import PipelineError
 from pipeline.schema import flag_names
 
 POOL_CHUNKS = 16
@@ -215,6 +217,12 @@ def frame_dataset(
 
     items = _sequences(source, split)
     return _batches(generate, (source.n_mfcc,), batch_size, items and items * source.timesteps)
+
+
+def reason(error: tf.errors.OpError) -> Exception:
+    """Return the PipelineError of a dataset's reading, of which TensorFlow hands over the text alone, or `error`."""
+    found = re.search(rf"\b{PipelineError.__name__}: (.+)", error.message)
+    return PipelineError(found[1]) if found else error
 
 
 def _sequences(store: Store, split: str) -> int | None:

@@ -14,7 +14,8 @@ one another."""
 
 def load_tensorflow() -> None:
     """Import TensorFlow, set its threads and let it look for devices; a failure shows all that was held back."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors, no notes
+    # errors alone: warnings say over pages what comes as an exception, and tell of iterators left at Python's end
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _stderr_held_back():
         import tensorflow as tf  # noqa: PLC0415 that it is imported here is the point
 

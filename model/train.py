@@ -19,7 +19,7 @@ from upath import UPath
 
 from model import network
 from model.config import ModelConfig
-from model.loader import Store, frame_dataset, sequence_dataset
+from model.loader import Store, frame_dataset, reason, sequence_dataset
 from model.recurrence import accelerate
 from pipeline.errors import PipelineError
 from pipeline.schema import Layout, is_local, write_atomically
@@ -49,24 +49,11 @@ def train(layout: Layout, name: str, config: ModelConfig, seed: int, key: str) -
         config, store.timesteps, store.train_mean, store.train_std, len(store.labels)
     )
     _describe(folder, store, model)
-    validated = bool(store.label_counts("validation").any())
-    if not validated:
-        log.warning("train %s: there is no validation speaker; the best epoch is chosen by training loss", name)
     if not checkpoint.finished(config.max_epochs):
-        model.train_function = checkpoint.clock.train_function(model, config.batch_size)
-        frames = network.takes_frames(model)
-        dataset = frame_dataset if frames else sequence_dataset
-        steps = steps_at_once(config.batch_size, store.block_size * (store.timesteps if frames else 1))
-        model.fit(
-            dataset(store, "train", steps * config.batch_size, seed, first_epoch=checkpoint.epochs),
-            validation_data=dataset(store, "validation", config.batch_size, shuffle=False) if validated else None,
-            epochs=config.max_epochs,
-            initial_epoch=checkpoint.epochs,
-            class_weight=_class_weights(store) if config.balance_labels else None,
-            callbacks=[checkpoint, *_tensorboard(folder)],
-            shuffle=False,  # the dataset does it
-            verbose=int(sys.stdout.isatty()),
-        )
+        try:
+            _fit(model, store, config, seed, checkpoint, folder)
+        except tf.errors.OpError as error:
+            raise reason(error) from None
     best = checkpoint.best_epoch()
     log.info("train %s: %d epochs, the best is epoch %d", name, checkpoint.epochs, best + 1)
     epochs = pd.DataFrame(checkpoint.history)
@@ -76,6 +63,29 @@ def train(layout: Layout, name: str, config: ModelConfig, seed: int, key: str) -
         "parameters": int(model.count_params()),
         **{name: float(epochs[name].mean()) for name in ("steps_per_s", "input_wait")},
     }
+
+
+def _fit(
+    model: keras.Model, store: Store, config: ModelConfig, seed: int, checkpoint: "Checkpoint", folder: UPath
+) -> None:
+    """Train the epochs that are left."""
+    validated = bool(store.label_counts("validation").any())
+    if not validated:
+        log.warning("train %s: there is no validation speaker; the best epoch is chosen by training loss", folder.name)
+    model.train_function = checkpoint.clock.train_function(model, config.batch_size)
+    frames = network.takes_frames(model)
+    dataset = frame_dataset if frames else sequence_dataset
+    steps = steps_at_once(config.batch_size, store.block_size * (store.timesteps if frames else 1))
+    model.fit(
+        dataset(store, "train", steps * config.batch_size, seed, first_epoch=checkpoint.epochs),
+        validation_data=dataset(store, "validation", config.batch_size, shuffle=False) if validated else None,
+        epochs=config.max_epochs,
+        initial_epoch=checkpoint.epochs,
+        class_weight=_class_weights(store) if config.balance_labels else None,
+        callbacks=[checkpoint, *_tensorboard(folder)],
+        shuffle=False,  # the dataset does it
+        verbose=int(sys.stdout.isatty()),
+    )
 
 
 def steps_at_once(batch_size: int, rows: int) -> int:

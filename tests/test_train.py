@@ -338,6 +338,17 @@ def test_a_store_without_valid_sequences_is_refused(tmp_path: Path) -> None:
         train(layout, "lstm", LSTM, SEED, "key")
 
 
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_damaged_shard_of_training_or_validation_is_named_in_one_line(layout: Layout, which: int) -> None:
+    shards = sorted((layout.store / "features/c").glob("*/0/0"), key=lambda path: int(path.parts[-3]))
+    shards[which].write_bytes(b"no shard")
+    with pytest.raises(PipelineError) as refused:
+        train(layout, "lstm", LSTM, SEED, "key")
+    named, what = str(refused.value).split(" cannot be read: ")
+    assert named.startswith(f"{shards[which]} (shard ")
+    assert what == "the file is too short; run verify to see what else"
+
+
 def test_two_languages_are_learnt(tmp_path: Path) -> None:
     label = LABEL % 2
     layout = model_stores.write(tmp_path, RUNS, label, features=model_stores.audible(label), languages=("de", "en"))
