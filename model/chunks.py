@@ -27,6 +27,8 @@ CHECKSUM_BYTES = 4
 # of c-blosc's README_CHUNK_FORMAT; nbytes uncompressed, cbytes compressed with the header
 BLOSC_HEADER = np.dtype([("flags", "<u4"), ("nbytes", "<u4"), ("blocksize", "<u4"), ("cbytes", "<u4")])
 NO_SHARD = "it is no shard of this array"
+LARGEST_OFFSET = 2**63 - 1
+"""Of off_t: no file is longer, and ctypes would wrap an offset beyond it around."""
 INDICES = 1024
 """Shard indexes that are remembered; one is a few hundred bytes."""
 
@@ -63,7 +65,7 @@ class ArrayReader:
         if self._folder is None:
             return np.asarray(self._array[start:stop])
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        rows = out.view(np.uint8).reshape(stop - start, -1)
+        rows = out.view(np.uint8).reshape(stop - start, self._row_bytes)
         for begin, end in self._cut(start, stop):
             self._read_chunk(begin, rows[begin - start : end - start])
         return out
@@ -78,9 +80,8 @@ class ArrayReader:
         if out.dtype != self.dtype or out.shape[1:] != self.shape[1:] or not out.flags.c_contiguous:
             raise ValueError(f"{out.dtype} {out.shape} takes no elements of {self.dtype} {self.shape}")
         if self._folder is None or self._compressed:
-            for begin, end in self._cut(start, stop):
-                there = places[begin - start : end - start]
-                out[there[there >= 0]] = self.read(begin, end)[there >= 0]
+            wanted = places >= 0
+            out[places[wanted]] = self.read(start, stop)[wanted]
             return
         if places.max(initial=-1) >= len(out):
             raise IndexError(f"place {places.max()} is beyond the {len(out)} that there are")
@@ -103,7 +104,7 @@ class ArrayReader:
         shard, within = divmod(start, self._shard_size)
         chunk, skipped = divmod(within, self.chunk_size)
         offset, nbytes = self._index(shard)[chunk]
-        if nbytes not in self._sizes:
+        if nbytes not in self._sizes or offset > LARGEST_OFFSET - nbytes:
             raise self._damaged(shard, NO_SHARD)
         return shard, offset, nbytes, skipped
 
@@ -163,8 +164,6 @@ class ArrayReader:
                 os.close(file)
         except OSError as error:
             raise self._damaged(shard, error.strerror or str(error)) from error
-        except OverflowError as error:  # no file is that long
-            raise self._damaged(shard, NO_SHARD) from error
         if taken != nbytes:
             raise self._damaged(shard, "the file is too short")
 

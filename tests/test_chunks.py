@@ -116,6 +116,26 @@ def test_a_shard_that_ends_too_early_is_named(layouts: dict[str, Layout], kind: 
         path.write_bytes(whole)
 
 
+def test_a_chunk_beyond_the_longest_file_is_refused_and_its_offset_not_wrapped_around(
+    layouts: dict[str, Layout],
+) -> None:
+    path = layouts["plain"].store / "features/c/0/0/0"
+    whole, row_bytes = path.read_bytes(), TIMESTEPS * COEFFICIENTS * 4
+    content = bytearray(whole)
+    # the index of two chunks and its checksum are the end; element 1 would begin at byte 0 again
+    content[-36:-28] = (2**64 - row_bytes).to_bytes(8, "little")
+    path.write_bytes(content)
+    try:
+        for read in (
+            lambda reader: reader.read(1, 3),
+            lambda reader: reader.scatter(1, 3, np.empty((2, TIMESTEPS, COEFFICIENTS), np.float32), np.arange(2)),
+        ):
+            with pytest.raises(PipelineError, match=r"\(shard 0\) cannot be read: it is no shard of this array"):
+                read(_features(layouts["plain"]))
+    finally:
+        path.write_bytes(whole)
+
+
 def test_damage_to_a_compressed_shard_is_named_where_it_can_be_seen(layouts: dict[str, Layout]) -> None:
     path = layouts["compressed"].store / "features/c/0/0/0"
     whole, refused = path.read_bytes(), []
