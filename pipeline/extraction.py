@@ -80,13 +80,12 @@ def extract(layout: Layout, table: pd.DataFrame, config: PipelineConfig, executo
             workers.check(executor, layout, table["uri"])
             stack.enter_context(executor.performance_report(layout.performance))
             _extract(layout, table, plan, pending, executor, board)
+            write_atomically(layout.series, executor.series_csv() or board.series_csv())
             count, dashboard = executor.workers, executor.dashboard
             lost, retries = executor.losses() or (None, None)
         finish(layout, table, plan)
         # Dask's report is of the work, not part of it
         wall_s = time.perf_counter() - started_s
-    if len(pending):
-        write_atomically(layout.series, executor.series_csv() or board.series_csv())
     return Extraction(
         shards=len(plan), shards_new=len(pending), audio_s_new=board.audio_s, busy_s=board.busy_s, wall_s=wall_s,
         workers=count, bytes_read=board.bytes_read, bytes_written=board.bytes_written, lost_workers=lost,
