@@ -29,7 +29,6 @@ POOL = 16 * 256
 PARTS = 16
 TFRECORD, ARRAY_RECORD = "TFRecord, parse_example", "Grain over ArrayRecord"
 BARS = {TFRECORD: 3.0, ARRAY_RECORD: 10.0}
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 BATCHES_FOR_MEMORY = 400
 CAPTION = (
     "Batches of {batch} sequences of (20, 40) float32 with labels, from a warm cache, two cores; sequences a second "
@@ -50,14 +49,14 @@ def run(settings: Settings) -> tuple[Table, ...]:
     with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:  # for TensorFlow stays where it was loaded
         pool.submit(write_peers, peers).result()
     contenders = [
-        Contender("ours, tf.data", ours_tf, {"store": small}, QUIET),
+        Contender("ours, tf.data", ours_tf, {"store": small}),
         Contender("ours, Python", ours_python, {"store": small}),
-        Contender(TFRECORD, tfrecord, {"folder": peers, "kind": "floats"}, QUIET),
-        Contender("TFRecord, decode_raw", tfrecord, {"folder": peers, "kind": "bytes"}, QUIET),
-        Contender(ARRAY_RECORD, grain_array_record, {"folder": peers}, QUIET, rounds=3),
-        Contender("Grain over npy", grain_npy, {"folder": peers}, QUIET, rounds=3),
+        Contender(TFRECORD, tfrecord, {"folder": peers, "kind": "floats"}),
+        Contender("TFRecord, decode_raw", tfrecord, {"folder": peers, "kind": "bytes"}),
+        Contender(ARRAY_RECORD, grain_array_record, {"folder": peers}, rounds=3),
+        Contender("Grain over npy", grain_npy, {"folder": peers}, rounds=3),
         Contender("xbatcher", xbatcher_dataset, {"store": small}, rounds=3),
-        Contender("tf.data unbatch over zarr", unbatch, {"store": small}, QUIET, rounds=3),
+        Contender("tf.data unbatch over zarr", unbatch, {"store": small}, rounds=3),
         Contender("npy, sequential", npy, {"folder": peers}),
     ]
     measured = alternate(contenders, settings.rounds)
@@ -70,7 +69,7 @@ def run(settings: Settings) -> tuple[Table, ...]:
 
 def _memory(small: str, large: str) -> Table:
     peaks = alternate(
-        [Contender(name, few_batches, {"store": uri}, QUIET) for name, uri in (("small", small), ("large", large))], 1
+        [Contender(name, few_batches, {"store": uri}) for name, uri in (("small", small), ("large", large))], 1
     )
     ours, other = peaks["small"].peak_bytes / MIB, peaks["large"].peak_bytes / MIB
     gib = SHARDS * stores.SEQUENCES_PER_SHARD * 3200 / 2**30

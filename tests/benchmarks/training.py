@@ -21,7 +21,6 @@ MEMORY_STEPS = 200
 LABELS = len(stores.LABELS)
 BARS = {"PyTorch": 1.0}
 WAIT_SHARDS, WAIT_EPOCHS, WAIT_ROUNDS = 24, 2, 3
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 CAPTION = (
     "LSTM(100), flattened, one dense layer of {labels}, batches of {batch} sequences of (20, 40) float32 that are "
     "in memory; normalisation, RMSprop and cross entropy included. Both with the threads they choose. Ours is the "
@@ -36,7 +35,7 @@ def run(settings: Settings) -> tuple[Table, ...]:
     for batch in BATCHES:
         measured = alternate(
             [
-                Contender("ours, Keras", ours, {"batch": batch}, QUIET),
+                Contender("ours, Keras", ours, {"batch": batch}),
                 Contender("PyTorch", pytorch, {"batch": batch}),
             ],
             settings.rounds,
@@ -50,7 +49,7 @@ def run(settings: Settings) -> tuple[Table, ...]:
 def _input_wait(settings: Settings) -> Table:
     stores.make(settings.work / "store-trained", WAIT_SHARDS, 1, links=True)
     trained = alternate(
-        [Contender(str(batch), wait, {"root": settings.work / "store-trained", "batch": batch}, QUIET)
+        [Contender(str(batch), wait, {"root": settings.work / "store-trained", "batch": batch})
          for batch in BATCHES],
         min(settings.rounds, WAIT_ROUNDS),
     )  # fmt: skip
@@ -68,9 +67,7 @@ def _memory(settings: Settings) -> Table:
         "small": stores.make(settings.work / "store-small", loader.SHARDS),
         "large": stores.make(settings.work / "store-large", loader.LARGE_SHARDS, links=True),
     }
-    peaks = alternate(
-        [Contender(name, some_steps, {"store": str(layout.store)}, QUIET) for name, layout in roots.items()], 1
-    )
+    peaks = alternate([Contender(name, some_steps, {"store": str(layout.store)}) for name, layout in roots.items()], 1)
     small, large = (peaks[name].peak_bytes / MIB for name in roots)
     gib = loader.SHARDS * stores.SEQUENCES_PER_SHARD * 3200 / 2**30
     return Table(
