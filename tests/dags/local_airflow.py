@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import psutil
+import tenacity
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PYTHON = os.environ.get("PIPELINE_PYTHON", str(ROOT / ".venv" / "bin" / "python"))
@@ -48,14 +49,19 @@ def environment(home: Path, **variables: object) -> dict[str, str]:
     }
 
 
-def airflow(home: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command of Airflow."""
+# SQLite refuses to write in a transaction that read before somebody else wrote; Airflow undoes it, to be tried again
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_message(match="(?s).*database is locked"),
+    stop=tenacity.stop_after_delay(DEADLINE_S),
+    reraise=True,
+)
+def airflow(home: Path, *arguments: str) -> None:
+    """Run a command of Airflow, which must succeed."""
     command = [sys.executable, "-m", "airflow", *arguments]
     result = subprocess.run(
         command, env=CLEAN | environment(home), capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
-    assert not check or result.returncode == 0, result.stdout + result.stderr
-    return result
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def pipeline(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
