@@ -18,6 +18,8 @@ from pipeline.schema import is_local
 Samples = NDArray[np.float32]
 
 BLOCK_S = 10.0
+RESAMPLED_AT_ONCE = 2**15
+"""Samples that stay in the processor's cache on their way through soxr's filters."""
 LARGEST_SAMPLE = 1e9
 """Full scale is 1, or 32,768 where a program forgot to scale; far larger is damage, and its power overflows."""
 
@@ -163,9 +165,10 @@ def _resampled(blocks: Iterator[Samples], source_hz: int, target_hz: int) -> Ite
     taken = given = 0
     for block in blocks:
         taken += len(block)
-        resampled = stream.resample_chunk(block)
-        given += len(resampled)
-        yield resampled
+        for start in range(0, len(block), RESAMPLED_AT_ONCE):
+            resampled = stream.resample_chunk(block[start : start + RESAMPLED_AT_ONCE])
+            given += len(resampled)
+            yield resampled
     # soxr rounds the length, librosa takes the ceiling: cut, or pad with zeros
     tail = stream.resample_chunk(np.zeros(0, np.float32), last=True)
     missing = resampled_length(taken, source_hz, target_hz) - given

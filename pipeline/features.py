@@ -99,13 +99,13 @@ def peak(blocks: Iterable[Samples], config: FeatureConfig) -> tuple[float, int]:
 def log_mel_blocks(blocks: Iterable[Samples], config: FeatureConfig, skipped: int = 0) -> Iterator[tuple[Frames, int]]:
     """Yield the log-mel spectrogram in dB, without the floor below the peak, block by block.
 
-    A block is (n_mels, FRAMES_PER_BLOCK) float32 and the number of its frames, of which only the last block has
-    fewer. The first `skipped` blocks are not computed.
+    A block is (n_mels, frame) float32 and the number of its frames: FRAMES_PER_BLOCK, but of the last block, which is
+    filled up to a multiple of LANES. The first `skipped` blocks are not computed.
     """
     space = _workspace(config, threading.get_ident())
     transform = space.transform
     for samples, frames in itertools.islice(_frames(blocks, config), skipped, None):
-        log_mel = np.empty((config.n_mels, FRAMES_PER_BLOCK), np.float32)
+        log_mel = np.empty((config.n_mels, -(-frames // LANES) * LANES), np.float32)
         _mel_power(
             samples, config.hop_length, space.window, *space.complex, transform.factors, transform.roots,
             transform.split, space.power, space.bands, space.weights, log_mel.reshape(-1),
@@ -116,10 +116,10 @@ def log_mel_blocks(blocks: Iterable[Samples], config: FeatureConfig, skipped: in
 
 
 def _cepstra(log_mel: Frames, peak_db: float, config: FeatureConfig) -> Frames:
-    """Return the MFCCs (FRAMES_PER_BLOCK, mfcc) float32 of a block that `log_mel_blocks` yielded."""
+    """Return the MFCCs (frame, mfcc) float32 of a (n_mels, frame) block that `log_mel_blocks` yielded."""
     space = _workspace(config, threading.get_ident())
     floor_db = -np.inf if config.top_db is None else float(np.float32(peak_db - config.top_db))
-    result = np.empty((FRAMES_PER_BLOCK, config.n_mfcc), np.float32)
+    result = np.empty((log_mel.shape[1], config.n_mfcc), np.float32)
     _multiply_cosines(log_mel.reshape(-1), floor_db, space.folded, space.basis, result.reshape(-1), config.n_mels)
     return result
 
@@ -129,11 +129,12 @@ def _mel_power(
     samples: NDArray[np.float32], hop: int, window: Floats, x: Floats, y: Floats, factors: Integers, roots: Floats,
     split: Floats, power: Floats, bands: Integers, weights: Floats, out: Frames,
 ) -> None:  # fmt: skip
-    """Write the mel spectrogram of a block of frames into `out`, (n_mels × FRAMES_PER_BLOCK,) float32.
+    """Write the mel spectrogram of a block of frames, a multiple of LANES, into `out`, (n_mels × frame,) float32.
 
     In float64 up to the sum over a band: float32 is off by more than 1e-3 where a loud tone stands in faint noise.
     """
-    for frame in range(0, FRAMES_PER_BLOCK, LANES):
+    frames = len(out) // len(bands)
+    for frame in range(0, frames, LANES):
         load_windows(samples, frame * hop, hop, window, x)
         power_spectrum(x, y, len(window), factors, roots, split, power)
         used = 0
@@ -143,24 +144,25 @@ def _mel_power(
             for i in range(1, count):
                 total = total + weights[used + i] * load(power, place + i * LANES)
             used += count
-            store(out, band * FRAMES_PER_BLOCK + frame, total)
+            store(out, band * frames + frame, total)
 
 
 @njit(cache=True, error_model="numpy")
 def _multiply_cosines(
     log_mel: Frames, floor_db: float, folded: Floats, basis: Floats, out: Frames, n_mels: int
 ) -> None:
-    """Write the MFCCs of a block of frames into `out`, (FRAMES_PER_BLOCK × n_mfcc,) float32.
+    """Write the MFCCs of a block of frames into `out`, (frame × n_mfcc,) float32; `log_mel` is (n_mels × frame,).
 
     The cosines of an even coefficient are the same from either end, those of an odd one change their sign; so sums
     and differences of bands from both ends are multiplied, half as many. In float64: a float32 matrix product is off
     by more than 1e-3 for quiet speech.
     """
-    n_mfcc, half = len(out) // FRAMES_PER_BLOCK, (n_mels + 1) // 2
-    for frame in range(0, FRAMES_PER_BLOCK, LANES):
+    frames = len(log_mel) // n_mels
+    n_mfcc, half = len(out) // frames, (n_mels + 1) // 2
+    for frame in range(0, frames, LANES):
         for i in range(half):
-            low = maximum(load(log_mel, i * FRAMES_PER_BLOCK + frame), splat(floor_db))
-            high = maximum(load(log_mel, (n_mels - 1 - i) * FRAMES_PER_BLOCK + frame), splat(floor_db))
+            low = maximum(load(log_mel, i * frames + frame), splat(floor_db))
+            high = maximum(load(log_mel, (n_mels - 1 - i) * frames + frame), splat(floor_db))
             store(folded, i * LANES, low + high)
             store(folded, (half + i) * LANES, low - high)
         for group in range(basis.shape[0]):
