@@ -1,6 +1,7 @@
 """Reading arrays of a store: every element goes where it is wanted, and damage is named."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -22,6 +23,16 @@ SEQUENCES = 50
 
 def _features(layout: Layout) -> ArrayReader:
     return open_arrays(str(layout.store), layout.store, ("features",))["features"]
+
+
+@contextmanager
+def _restored(path: Path) -> Iterator[bytes]:
+    """Give what a file holds, and let it hold that again afterwards: the stores are those of all tests here."""
+    whole = path.read_bytes()
+    try:
+        yield whole
+    finally:
+        path.write_bytes(whole)
 
 
 @pytest.fixture(scope="module")
@@ -102,44 +113,40 @@ def test_memory_of_another_form_is_refused(readers: dict[str, ArrayReader], out:
 @pytest.mark.parametrize("kind", ["plain", "compressed"])
 def test_a_shard_that_ends_too_early_is_named(layouts: dict[str, Layout], kind: str) -> None:
     path = layouts[kind].store / "features/c/1/0/0"
-    whole, reader = path.read_bytes(), _features(layouts[kind])
+    reader = _features(layouts[kind])
     out, places = np.empty((8, TIMESTEPS, COEFFICIENTS), np.float32), np.arange(8)
     reader.scatter(8, 16, out, places)
-    path.write_bytes(whole[:40])
-    try:
+    with _restored(path) as whole:
+        path.write_bytes(whole[:40])
         with pytest.raises(PipelineError, match=r"features/c/1/0/0 \(shard 1\) cannot be read: the file is too short"):
             reader.scatter(8, 16, out, places)
         path.unlink()
         with pytest.raises(PipelineError, match=r"features/c/1/0/0 \(shard 1\) cannot be read: No such file"):
             reader.scatter(8, 16, out, places)
-    finally:
-        path.write_bytes(whole)
 
 
 def test_a_chunk_beyond_the_longest_file_is_refused_and_its_offset_not_wrapped_around(
     layouts: dict[str, Layout],
 ) -> None:
     path = layouts["plain"].store / "features/c/0/0/0"
-    whole, row_bytes = path.read_bytes(), TIMESTEPS * COEFFICIENTS * 4
-    content = bytearray(whole)
-    # the index of two chunks and its checksum are the end; element 1 would begin at byte 0 again
-    content[-36:-28] = (2**64 - row_bytes).to_bytes(8, "little")
-    path.write_bytes(content)
-    try:
+    row_bytes = TIMESTEPS * COEFFICIENTS * 4
+    with _restored(path) as whole:
+        content = bytearray(whole)
+        # the index of two chunks and its checksum are the end; element 1 would begin at byte 0 again
+        content[-36:-28] = (2**64 - row_bytes).to_bytes(8, "little")
+        path.write_bytes(content)
         for read in (
             lambda reader: reader.read(1, 3),
             lambda reader: reader.scatter(1, 3, np.empty((2, TIMESTEPS, COEFFICIENTS), np.float32), np.arange(2)),
         ):
             with pytest.raises(PipelineError, match=r"\(shard 0\) cannot be read: it is no shard of this array"):
                 read(_features(layouts["plain"]))
-    finally:
-        path.write_bytes(whole)
 
 
 def test_damage_to_a_compressed_shard_is_named_where_it_can_be_seen(layouts: dict[str, Layout]) -> None:
     path = layouts["compressed"].store / "features/c/0/0/0"
-    whole, refused = path.read_bytes(), []
-    try:
+    refused = []
+    with _restored(path) as whole:
         for place in range(len(whole)):
             content = bytearray(whole)
             content[place] ^= 0xFF
@@ -154,5 +161,3 @@ def test_damage_to_a_compressed_shard_is_named_where_it_can_be_seen(layouts: dic
         path.write_bytes(whole[:40])
         with pytest.raises(PipelineError, match=r"\(shard 0\) cannot be read"):
             _features(layouts["compressed"]).read(0, 4)
-    finally:
-        path.write_bytes(whole)
