@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
 from upath import UPath
 
-from model import network
-from model.confidence import CONFIDENCE, Answers, macro_f1
+from model.bundle import load_model
 from model.config import PromotionConfig
-from model.loader import Block, Store
-from model.promotion import Champion, Verdict, decide
-from model.train import load_model
+from model.data.store_reader import Block, Store
+from model.metrics.bootstrap import CONFIDENCE, Answers, macro_f1
+from model.networks import build
+from model.registry.promotion import Champion, Verdict, decide
 from pipeline.errors import PipelineError
-from pipeline.schema import Layout, write_atomically
+from pipeline.outputs import OutputFolder
+from pipeline.storage import write_atomically
 
 LOG_FLOOR = 1e-7  # float32 is no finer next to 1: one sigmoid tells as much of its first language as of its second
 EXAMPLE_S = 12.0
@@ -66,7 +67,7 @@ class Evaluation:
 
 
 def evaluate(
-    layout: Layout, name: str, folder: UPath, facts: Mapping[str, Any], speaker: NDArray[np.int64], seed: int
+    output: OutputFolder, name: str, folder: UPath, facts: Mapping[str, Any], speaker: NDArray[np.int64], seed: int
 ) -> dict[str, Any]:
     """Evaluate the model in `folder` on the test split, write metrics/NAME.json and return its content.
 
@@ -74,16 +75,21 @@ def evaluate(
     and per recording (the mean log posterior over all its sequences), there with an interval, for which `speaker`
     (row,) numbers the speaker of each row of the manifest. `facts` are written in front.
     """
-    metrics = {**facts, **assess(Store(str(layout.store)), folder).metrics(speaker, seed)}
-    write_atomically(layout.metrics(name), json.dumps(metrics, indent=1, ensure_ascii=False).encode())
+    metrics = {**facts, **assess(Store(str(output.store)), folder).metrics(speaker, seed)}
+    write_atomically(output.metrics(name), json.dumps(metrics, indent=1, ensure_ascii=False).encode())
     return metrics
 
 
 def compare(
-    layout: Layout, folder: UPath, serving: UPath | None, rule: PromotionConfig, speaker: NDArray[np.int64], seed: int
+    output: OutputFolder,
+    folder: UPath,
+    serving: UPath | None,
+    rule: PromotionConfig,
+    speaker: NDArray[np.int64],
+    seed: int,
 ) -> tuple[Verdict, dict[str, Any]]:
     """Judge the model in `folder` against the one that serves; return the verdict and the challenger's metrics."""
-    store = Store(str(layout.store))
+    store = Store(str(output.store))
     challenger = assess(store, folder)
     answers = challenger.answers(speaker)
     champion = obstacle = None
@@ -121,7 +127,7 @@ def assess(store: Store, folder: UPath) -> Evaluation:
         everywhere[..., codes] = posteriors
         tally.add(block, everywhere)
     tally.end()
-    levels = ("frame", "sequence", "recording") if network.takes_frames(model) else ("sequence", "recording")
+    levels = ("frame", "sequence", "recording") if build.takes_frames(model) else ("sequence", "recording")
     return Evaluation(store, labels, known, levels, tally)
 
 
@@ -152,10 +158,10 @@ def log_posteriors(model: keras.Model, features: NDArray[np.float32]) -> NDArray
 
     A model of frames has one step a frame, a model of sequences has one in all.
     """
-    frames = network.takes_frames(model)
+    frames = build.takes_frames(model)
     steps = features.shape[1] if frames else 1
     inputs = features.reshape(-1, features.shape[2]) if frames else features
-    posterior = network.probabilities(model, inputs)
+    posterior = build.probabilities(model, inputs)
     return np.log(np.maximum(posterior, LOG_FLOOR)).reshape(len(features), steps, -1)
 
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Column, Table
 
-from model.startup import load_tensorflow
-from pipeline.audio import AudioError, read_blocks
+from model.tensorflow_setup import load_tensorflow
 from pipeline.config import FeatureConfig
 from pipeline.errors import UsageError
-from pipeline.features import mfcc
+from pipeline.features.audio import AudioError, read_blocks
+from pipeline.features.mfcc import mfcc
 
 if TYPE_CHECKING:
     import keras

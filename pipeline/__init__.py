@@ -1,0 +1,13 @@
+"""The batch pipeline: recordings to a feature store, a report, and the command line over all stages.
+
+- `run`: the command line, `python -m pipeline.run`
+- `stages`: what each stage skips, calls and records
+- `run_record`: run.json, the record of what each stage did
+- `run_config`: all settings of a run
+- `config`: the settings that decide a store's bytes
+- `outputs`: where each file lies below an output folder
+- `schema`: names and codes shared by all packages
+- `storage`: paths and URLs, atomic writes, Parquet tables
+- `errors`: errors that a user can fix
+- `interrupts`: Ctrl-C and SIGTERM
+"""

@@ -3,46 +3,47 @@
 import logging
 import sys
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
-from pipeline import interrupts, ledger, records, registry, tables
-from pipeline.cluster import ClusterProfile, load_profile
+from pipeline import interrupts, storage
 from pipeline.config import digest, load
-from pipeline.decisions import Moment
 from pipeline.errors import PipelineError, UsageError
-from pipeline.executors import Executor, SerialExecutor
-from pipeline.progress import set_up_logging
-from pipeline.schema import Layout, folder_at
-from pipeline.stages import ON_REQUEST, STAGES, Run, RunConfig, complete, execute
-from pipeline.state import RunState
+from pipeline.extraction import ledger
+from pipeline.monitoring.progress import set_up_logging
+from pipeline.outputs import OutputFolder
+from pipeline.run_config import RunConfig
+from pipeline.run_record import RunRecord
+from pipeline.runtime.executor import Executor, SerialExecutor
+from pipeline.runtime.profiles import ClusterProfile, load_profile
+from pipeline.stages import ON_REQUEST, STAGES, Run, complete, execute, moment, roll_back, show_status
+from pipeline.storage import folder_at
+from pipeline.store import records
 
 EXIT_TOO_MANY_FAILED = 3
 
 log = logging.getLogger("pipeline.run")  # __name__ is __main__ here
 
 
-def _prepare(layout: Layout, config: RunConfig, corpus: str | None, stage: str) -> RunState:
+def _prepare(output: OutputFolder, config: RunConfig, corpus: str | None, stage: str) -> RunRecord:
     """Check that the output folder can be written and is of this configuration, before any work."""
-    if stage not in (*FIRST, *WITH_CORPUS) and not layout.root.exists():
-        raise UsageError(f"--out {layout.root}: there is no such folder; run scan first, which makes it")
-    found = records.attributes(layout)
+    if stage not in (*FIRST, *WITH_CORPUS) and not output.root.exists():
+        raise UsageError(f"--out {output.root}: there is no such folder; run scan first, which makes it")
+    found = records.attributes(output)
     wanted = config.pipeline.store_hash
     if found is not None and found["config_hash"] != wanted:
         raise UsageError(
-            f"--out {layout.root} holds a store of another configuration (hash {found['config_hash']}, this run has "
+            f"--out {output.root} holds a store of another configuration (hash {found['config_hash']}, this run has "
             f"{wanted}); take another --out, or the configuration that it was made with"
         )
-    state = RunState(layout)
+    state = RunRecord(output)
     settings = config.model_dump(mode="json")
     try:
         state.describe(corpus=corpus, config=settings, config_hash=digest(settings))
     except OSError as error:
-        raise UsageError(f"--out {layout.root} cannot be written: {error.strerror or error}") from None
+        raise UsageError(f"--out {output.root} cannot be written: {error.strerror or error}") from None
     return state
 
 
@@ -53,20 +54,20 @@ def _of_stage(stage: str, options: dict[str, Any]) -> dict[str, Any]:
             raise UsageError(f"--{name.replace('_', '-')} {value} is an option of {BELONGS_TO[name]}, not of {stage}")
     chosen = {name: value for name, value in options.items() if stage == BELONGS_TO[name]}
     if chosen.get("as_of") is not None:
-        chosen["as_of"] = Moment.of(chosen["as_of"], datetime.now(UTC))
+        chosen["as_of"] = moment(chosen["as_of"])
     return {name: value for name, value in chosen.items() if value is not None or stage == "rollback"}
 
 
-def _check_failures(layout: Layout, most: float) -> None:
+def _check_failures(output: OutputFolder, most: float) -> None:
     """Exit with 3 where more recordings failed than allowed."""
-    if not layout.ledger.exists():
+    if not output.ledger.exists():
         return
-    rows = tables.read(layout.ledger)
+    rows = storage.read_parquet(output.ledger)
     if ledger.failed_fraction(rows) > most:
         failed = ledger.counts(rows)["failed"]
         log.error(
             "done, but %d of %d recordings failed, more than --max-failed-fraction %g allows; the reasons are in %s",
-            failed, len(rows), most, layout.ledger,
+            failed, len(rows), most, output.ledger,
         )  # fmt: skip
         sys.exit(EXIT_TOO_MANY_FAILED)
 
@@ -130,36 +131,34 @@ def main(
     corpus are added to what is there.
     """
     special = _of_stage(stage, special)
-    layout = Layout.at(out)
-    if layout.compacted.complete.exists():
-        from pipeline import compaction  # noqa: PLC0415 a rare case: one was killed in its last moments
+    output = OutputFolder.at(out)
+    if output.compacted.complete.exists():
+        from pipeline.extraction import compact  # noqa: PLC0415 a rare case: one was killed in its last moments
 
-        compaction.swap(layout)
+        compact.swap(output)
     if stage == "rollback":
-        registry.roll_back(layout, **special)
+        roll_back(output, **special)
         return
     if stage == "status":
-        from pipeline import status  # noqa: PLC0415 not for a run that does nothing
-
-        status.show(layout, Console())
+        show_status(output)
         return
     config = load(RunConfig, config_file, overrides)
     profile = load_profile(cluster, cluster_file)
-    corpus = str(layout.demo_corpus) if stage in WITH_CORPUS else corpus and str(folder_at(corpus))
+    corpus = str(output.demo_corpus) if stage in WITH_CORPUS else corpus and str(folder_at(corpus))
     stages = {"all": list(STAGES), "demo": list(STAGES), "synthesise": []}.get(stage, [stage])
     with ExitStack() as stack:
         run = Run(
-            layout, config, _prepare(layout, config, corpus, stage),
+            output, config, _prepare(output, config, corpus, stage),
             start=lambda: stack.enter_context(_executor(executor, profile, workers)),
             corpus=corpus, recheck=stage == "verify", prune=prune, price_per_core_hour=profile.price_per_core_hour,
             **special,
         )  # fmt: skip
         if stage in WITH_CORPUS:
-            from pipeline import demo  # noqa: PLC0415 only a demo needs what synthesises it
+            from pipeline.demo import synthesise  # noqa: PLC0415 only a demo needs what synthesises it
 
-            demo.make_corpus(layout, config.demo, run.executor)
+            synthesise.make_corpus(output, config.demo, run.executor)
         execute(run, stages)
-    _check_failures(layout, max_failed_fraction)
+    _check_failures(output, max_failed_fraction)
     if stage in FIRST and not run.state.changed and complete(run):
         sys.exit(unchanged_exit_code)
 
@@ -167,7 +166,7 @@ def main(
 def _executor(kind: str, profile: ClusterProfile, workers: int | None) -> Executor:
     if kind == "serial":
         return SerialExecutor()
-    from pipeline.dask_executor import DaskExecutor  # noqa: PLC0415 Dask takes a second to load
+    from pipeline.runtime.dask_executor import DaskExecutor  # noqa: PLC0415 Dask takes a second to load
 
     return DaskExecutor(profile, workers)
 

@@ -5,50 +5,45 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from rich.console import Console
 from upath import UPath
 
-from model.config import ModelConfig, ModelsConfig, PromotionConfig
-from model.startup import load_tensorflow
-from pipeline import backlog, manifest, records, registry, tables
-from pipeline.changes import Changes, compare
-from pipeline.config import DemoConfig, PipelineConfig, digest
-from pipeline.corpus import Listing, list_recordings
-from pipeline.decisions import Moment, Question
+from model.config import ModelConfig
+from model.registry import registry
+from model.registry.history import Moment, PromotionRequest
+from model.tensorflow_setup import load_tensorflow
+from pipeline import storage
+from pipeline.config import digest
+from pipeline.corpus import manifest
+from pipeline.corpus.diff import CorpusDiff, compare
+from pipeline.corpus.listing import Listing, list_recordings
 from pipeline.errors import UsageError, few
-from pipeline.executors import Executor
-from pipeline.plan import Plan
-from pipeline.schema import AS_OF, Layout
-from pipeline.state import RunState
+from pipeline.extraction import lifecycle
+from pipeline.extraction.plan import Plan
+from pipeline.outputs import OutputFolder
+from pipeline.run_config import RunConfig
+from pipeline.run_record import RunRecord
+from pipeline.runtime.executor import Executor
+from pipeline.schema import AS_OF
+from pipeline.store import records
 
 log = logging.getLogger(__name__)
-
-
-class RunConfig(PipelineConfig):
-    """All settings of a run."""
-
-    models: ModelsConfig = ModelsConfig()
-    promotion: PromotionConfig = PromotionConfig()
-    demo: DemoConfig = DemoConfig()
-
-    @property
-    def pipeline(self) -> PipelineConfig:
-        """The settings that the store depends on."""
-        return PipelineConfig.model_validate(self.model_dump(include=set(PipelineConfig.model_fields)))
 
 
 @dataclass(frozen=True)
 class Run:
     """What every stage is given. `start` makes the executor, for the first stage that has work for it."""
 
-    layout: Layout
+    output: OutputFolder
     config: RunConfig
-    state: RunState
+    state: RunRecord
     start: Callable[[], Executor]
     corpus: str | None
     recheck: bool
@@ -78,9 +73,9 @@ class Run:
 
     def manifest(self) -> pd.DataFrame:
         """Return the manifest; raises UsageError where there is none, or one of an earlier version."""
-        if not self.layout.manifest.exists():
-            raise UsageError(f"--out {self.layout.root}: there is no manifest yet; run scan first")
-        return tables.read_manifest(self.layout)
+        if not self.output.manifest.exists():
+            raise UsageError(f"--out {self.output.root}: there is no manifest yet; run scan first")
+        return manifest.read(self.output)
 
     def speakers(self) -> NDArray[np.int64]:
         """Return a number for the speaker of each row of the manifest."""
@@ -90,7 +85,7 @@ class Run:
         """Digest of the finished store; raises UsageError where there is none."""
         extracted = self.state.stages.get("extract")
         if extracted is None:
-            raise UsageError(f"--out {self.layout.root}: nothing is extracted yet; run extract first")
+            raise UsageError(f"--out {self.output.root}: nothing is extracted yet; run extract first")
         return digest([extracted["key"], extracted["outputs"]])
 
 
@@ -98,31 +93,31 @@ def scan_stage(run: Run) -> None:
     """Corpus → manifest, or what is new in the corpus → more of the manifest that the store was begun with."""
     if run.corpus is None:
         raise UsageError("--corpus is missing: the folder LANGUAGE/[SPEAKER/]file of recordings")
-    layout, config = run.layout, run.config.pipeline
+    output, config = run.output, run.config.pipeline
     listing = list_recordings(run.corpus)
     key = digest([listing.digest, run.corpus, config.store_hash])
     if not run.prune and run.skips("scan", key):
         return
     started_s = time.perf_counter()
-    known = run.manifest() if records.attributes(layout) and layout.manifest.exists() else None
+    known = run.manifest() if records.attributes(output) and output.manifest.exists() else None
     changes = None if known is None else _changes(run, known, listing)
     if changes is not None and not changes:
         log.info("scan: nothing new")
-        run.state.confirm("scan", key, [layout.manifest])
+        run.state.confirm("scan", key, [output.manifest])
         return
-    from pipeline import scan  # noqa: PLC0415 as in all stages: what only work needs is loaded where there is some
+    from pipeline.corpus import scan  # noqa: PLC0415 as in all stages: what only work needs is loaded where there is some
 
     if known is None or changes is None:
-        table = scan.scan(listing, layout, config, run.executor)
+        table = scan.scan(listing, output, config, run.executor)
     else:
-        table = scan.update(listing, changes, known, layout, config, run.executor)
+        table = scan.update(listing, changes, known, output, config, run.executor)
     run.state.record(
-        "scan", key, [layout.manifest], wall_s=time.perf_counter() - started_s, recordings=len(table),
-        others=len(listing.others), growths=int(table["growth"].max()), masked=int(manifest.masked(table).sum()),
+        "scan", key, [output.manifest], wall_s=time.perf_counter() - started_s, recordings=len(table),
+        others=len(listing.others), appends=int(table["append_index"].max()), masked=int(manifest.masked(table).sum()),
     )  # fmt: skip
 
 
-def _changes(run: Run, table: pd.DataFrame, listing: Listing) -> Changes:
+def _changes(run: Run, table: pd.DataFrame, listing: Listing) -> CorpusDiff:
     """Return what is to be taken into the manifest, and say what the corpus has no more, or otherwise."""
     changes = compare(table, listing)
     fate = "masked" if run.prune else "the store keeps what it has of them; --prune masks it"
@@ -139,25 +134,25 @@ def _extract_key(run: Run, table: pd.DataFrame) -> str:
     return digest([run.config.pipeline.store_hash, manifest.digest(table), *masked])
 
 
-def _extract_outputs(layout: Layout) -> list[UPath]:
-    return [layout.ledger, layout.store / "zarr.json", layout.store / "train_count" / "c"]
+def _extract_outputs(output: OutputFolder) -> list[UPath]:
+    return [output.ledger, output.store / "zarr.json", output.store / "train_count" / "c"]
 
 
 def extract_stage(run: Run) -> None:
     """Manifest → store and ledger."""
     table = run.manifest()
     key = _extract_key(run, table)
-    pending = backlog.unfinished(run.layout, Plan(table, run.config.pipeline))
+    pending = lifecycle.unfinished(run.output, Plan(table, run.config.pipeline))
     if run.skips("extract", key, complete=not len(pending)):
         return
-    from pipeline import extraction, ledger  # noqa: PLC0415
+    from pipeline.extraction import extract, ledger  # noqa: PLC0415
 
-    result = extraction.extract(run.layout, table, run.config.pipeline, run.executor)
-    counts = ledger.counts(tables.read(run.layout.ledger))
+    result = extract.extract(run.output, table, run.config.pipeline, run.executor)
+    counts = ledger.counts(storage.read_parquet(run.output.ledger))
     log.info("extract: %s", ", ".join(f"{n} {status}" for status, n in counts.items()))
     speed, price = result.audio_h_per_core_h, result.price_per_1000_audio_h(run.price_per_core_hour)
     run.state.record(
-        "extract", key, _extract_outputs(run.layout), recordings=counts, audio_h_per_core_h=speed,
+        "extract", key, _extract_outputs(run.output), recordings=counts, audio_h_per_core_h=speed,
         price_per_1000_audio_h=price, **asdict(result),
     )  # fmt: skip
 
@@ -167,10 +162,10 @@ def verify_stage(run: Run) -> None:
     key = run.store_key()
     if run.skips("verify", key):
         return
-    from pipeline import verification  # noqa: PLC0415
+    from pipeline.extraction import verify  # noqa: PLC0415
 
     started_s = time.perf_counter()
-    shards = verification.verify(run.layout, run.manifest(), run.config.pipeline, run.executor)
+    shards = verify.verify(run.output, run.manifest(), run.config.pipeline, run.executor)
     log.info("verify: %d shards are as they were written, the ledger closes", shards)
     run.state.record("verify", key, [], wall_s=time.perf_counter() - started_s, shards=shards)
 
@@ -178,21 +173,21 @@ def verify_stage(run: Run) -> None:
 def compact_stage(run: Run) -> None:
     """Store that grew → store of one run."""
     table = run.manifest()
-    growths, masked = int(table["growth"].max()), int(manifest.masked(table).sum())
-    if not growths and not masked:
+    appends, masked = int(table["append_index"].max()), int(manifest.masked(table).sum())
+    if not appends and not masked:
         log.info("compact: nothing to do")
         return
     if not run.state.unchanged("extract", _extract_key(run, table)):
-        raise UsageError(f"--out {run.layout.root}: the store is not what the manifest says; run extract first")
+        raise UsageError(f"--out {run.output.root}: the store is not what the manifest says; run extract first")
     verify_stage(run)  # what is moved goes under new checksums
-    from pipeline import compaction  # noqa: PLC0415
+    from pipeline.extraction import compact  # noqa: PLC0415
 
     started_s = time.perf_counter()
     key = run.store_key()
-    sequences = compaction.compact(run.layout, table, run.config.pipeline, key, run.executor)
-    run.state.confirm("extract", _extract_key(run, run.manifest()), _extract_outputs(run.layout))
+    sequences = compact.compact(run.output, table, run.config.pipeline, key, run.executor)
+    run.state.confirm("extract", _extract_key(run, run.manifest()), _extract_outputs(run.output))
     wall_s = time.perf_counter() - started_s
-    run.state.record("compact", key, [], wall_s=wall_s, growths=growths, masked=masked, sequences=sequences)
+    run.state.record("compact", key, [], wall_s=wall_s, appends=appends, masked=masked, sequences=sequences)
     log.info("compact: %d sequences, as one run would have written them", sequences)
 
 
@@ -210,8 +205,8 @@ def train_stage(run: Run) -> None:
         from model.train import train  # noqa: PLC0415 TensorFlow takes seconds to load
 
         started_s = time.perf_counter()
-        facts = train(run.layout, name, config, run.config.seed, key)
-        folder = run.layout.model(name)
+        facts = train(run.output, name, config, run.config.seed, key)
+        folder = run.output.model(name)
         outputs = [folder / file for file in ("model.keras", "labels.json", "history.csv")]
         run.state.record(stage, key, outputs, wall_s=time.perf_counter() - started_s, **facts)
 
@@ -224,7 +219,7 @@ def evaluate_stage(run: Run) -> None:
     for name in run.config.models.chosen():
         trained = run.state.stages.get(f"train/{name}")
         if trained is None:
-            raise UsageError(f"--out {run.layout.root}: the model {name} is not trained yet; run train first")
+            raise UsageError(f"--out {run.output.root}: the model {name} is not trained yet; run train first")
         stage, key = f"evaluate/{name}", digest([run.store_key(), trained["outputs"]])
         if run.skips(stage, key):
             continue
@@ -233,23 +228,23 @@ def evaluate_stage(run: Run) -> None:
 
         started_s = time.perf_counter()
         facts = {"model": name, "config_hash": digest(run.config.model_dump(mode="json"))}
-        metrics = evaluate(run.layout, name, run.layout.model(name), facts, run.speakers(), run.config.seed)
+        metrics = evaluate(run.output, name, run.output.model(name), facts, run.speakers(), run.config.seed)
         levels = [level for level in ("frame", "sequence", "recording") if level in metrics]
         accuracies = {f"{level}_accuracy": metrics[level]["accuracy"] for level in levels}
         log.info("evaluate %s: %s", name, ", ".join(f"{k} {v:.2%}" for k, v in accuracies.items()))
-        run.state.record(stage, key, [run.layout.metrics(name)], wall_s=time.perf_counter() - started_s, **accuracies)
+        run.state.record(stage, key, [run.output.metrics(name)], wall_s=time.perf_counter() - started_s, **accuracies)
 
 
 def _evaluate_as_of(run: Run, moment: Moment) -> None:
     """Evaluate the model that served at `moment` on the store as it is now."""
     run.store_key()
-    version = registry.read(run.layout).served(moment)
+    version = registry.read(run.output).served(moment)
     load_tensorflow()
     from model.evaluate import evaluate  # noqa: PLC0415 TensorFlow takes seconds to load
 
     name, facts = f"{AS_OF}{moment.name}", {"version": version, "as_of": moment.at.isoformat()}
-    folder = registry.checked(run.layout, version)
-    recording = evaluate(run.layout, name, folder, facts, run.speakers(), run.config.seed)["recording"]
+    folder = registry.checked(run.output, version)
+    recording = evaluate(run.output, name, folder, facts, run.speakers(), run.config.seed)["recording"]
     log.info("evaluate %s: %s served, macro F1 a recording %.3f", name, version, recording["macro_f1"])
 
 
@@ -258,13 +253,13 @@ def promote_stage(run: Run) -> None:
     settings = run.config.promotion
     if settings.model not in run.config.models.chosen() or f"train/{settings.model}" not in run.state.stages:
         raise UsageError(
-            f"--out {run.layout.root}: the model {settings.model} is not trained yet; run train first, or choose "
+            f"--out {run.output.root}: the model {settings.model} is not trained yet; run train first, or choose "
             "another by --set promotion.model=…"
         )
     run.store_key()
-    attributes = records.attributes(run.layout) or {}
-    question = Question(
-        challenger=registry.version_of(run.layout.model(settings.model)), model=settings.model,
+    attributes = records.attributes(run.output) or {}
+    request = PromotionRequest(
+        challenger=registry.version_of(run.output.model(settings.model)), model=settings.model,
         store={key: attributes[key] for key in ("config_hash", "manifest_digest")},
         rule=settings.model_dump(exclude={"model"}),
     )  # fmt: skip
@@ -273,17 +268,17 @@ def promote_stage(run: Run) -> None:
         load_tensorflow()
         from model.evaluate import compare  # noqa: PLC0415 TensorFlow takes seconds to load
 
-        verdict, metrics = compare(run.layout, folder, champion, settings, run.speakers(), run.config.seed)
+        verdict, metrics = compare(run.output, folder, champion, settings, run.speakers(), run.config.seed)
         return asdict(verdict), metrics
 
-    if not registry.promote(run.layout, question, run.run_key, judge) and run.kept_exit_code:
+    if not registry.promote(run.output, request, run.run_key, judge) and run.kept_exit_code:
         sys.exit(run.kept_exit_code)
 
 
 def report_key(run: Run) -> str:
     """Digest of all that a report tells of, and of the settings of this run."""
     stages = {name: stage["outputs"] for name, stage in run.state.stages.items() if name != "report"}
-    history, settings = registry.read(run.layout), run.config.model_dump(mode="json", exclude={"demo"})
+    history, settings = registry.read(run.output), run.config.model_dump(mode="json", exclude={"demo"})
     return digest([run.store_key(), stages, history.model_dump(mode="json"), settings])
 
 
@@ -295,14 +290,31 @@ def complete(run: Run) -> bool:
 def report_stage(run: Run) -> None:
     """Everything → one page."""
     key = report_key(run)
-    page = run.layout.report / "index.html"
+    page = run.output.report / "index.html"
     if not run.skips("report", key):
-        from pipeline.report import write_report  # noqa: PLC0415 matplotlib is for this stage alone
+        from pipeline.report.page import write_report  # noqa: PLC0415 matplotlib is for this stage alone
 
         started_s = time.perf_counter()
-        write_report(run.layout)
+        write_report(run.output, registry.read(run.output))
         run.state.record("report", key, [page], wall_s=time.perf_counter() - started_s)
     log.info("report: %s", page)
+
+
+def moment(text: str) -> Moment:
+    """Return the time that `--as-of` names; raises UsageError where it names none, or one in the future."""
+    return Moment.of(text, datetime.now(UTC))
+
+
+def roll_back(output: OutputFolder, to: str | None, reason: str | None) -> None:
+    """Restore the previous champion, or the version `to`."""
+    registry.roll_back(output, to, reason)
+
+
+def show_status(output: OutputFolder) -> None:
+    """Print how far an output folder is."""
+    from pipeline.report import status  # noqa: PLC0415 not for a run that does nothing
+
+    status.show(output, registry.read(output), Console())
 
 
 STAGES: dict[str, Callable[[Run], None]] = {

@@ -18,9 +18,9 @@ import soundfile
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from pipeline import manifest
 from pipeline.config import PipelineConfig
-from pipeline.corpus import COLUMNS
+from pipeline.corpus import manifest
+from pipeline.corpus.listing import COLUMNS
 from pipeline.schema import label_of_folder
 
 # the same examples in every run: a failure can be repeated, a pass means what it meant yesterday

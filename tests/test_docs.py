@@ -5,8 +5,9 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.cluster import ClusterProfile
-from pipeline.stages import ON_REQUEST, STAGES, RunConfig
+from pipeline.run_config import RunConfig
+from pipeline.runtime.profiles import ClusterProfile
+from pipeline.stages import ON_REQUEST, STAGES
 
 ROOT = Path(__file__).parent.parent
 

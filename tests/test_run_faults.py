@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from tests.whole_system import SMALL, command, finished_shards, run, store_bytes, write_corpus
+from tests.support.whole_system import SMALL, command, finished_shards, run, store_bytes, write_corpus
 
 SERIAL = ("--executor", "serial", *SMALL)
 
@@ -173,10 +173,10 @@ def test_a_manifest_of_an_earlier_version_is_told_in_one_line(corpus: Path, tmp_
     out = tmp_path / "out"
     assert extract(corpus, out).returncode == 0
     path = out / "manifest.parquet"
-    pd.read_parquet(path).drop(columns=["growth", "masked"]).to_parquet(path)
+    pd.read_parquet(path).drop(columns=["append_index", "masked"]).to_parquet(path)
     result = run("scan", "--corpus", corpus, "--out", out, *SMALL)
     assert result.returncode == 2, result.stderr
-    assert "it has no column growth, masked; take another --out" in result.stderr.splitlines()[-1]
+    assert "it has no column append, masked; take another --out" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.registry import version_of
-from pipeline.schema import Layout
-from tests.whole_system import run
+from model.registry.registry import version_of
+from pipeline.outputs import OutputFolder
+from tests.support.whole_system import run
 
 # an ann that learns nothing of order, an lstm that does
 DEMO = (
@@ -40,7 +40,7 @@ def history(out: Path) -> dict[str, Any]:
 
 
 def test_a_night_after_another(out: Path) -> None:
-    ann, lstm = (version_of(Layout.at(str(out)).model(name)) for name in ("ann", "lstm"))
+    ann, lstm = (version_of(OutputFolder.at(str(out)).model(name)) for name in ("ann", "lstm"))
     arguments = ("promote", "--out", out, "--kept-exit-code", "99", *DEMO)
 
     first = run(*arguments, "--set=promotion.model=ann", "--run-key=night 1")
@@ -60,12 +60,12 @@ def test_a_night_after_another(out: Path) -> None:
     assert [(d["kind"], d["run_key"], d["champion"]) for d in history(out)["decisions"]] == [
         ("refused", "night 1", None), ("promoted", "night 2", lstm),
     ]  # fmt: skip
-    judged = history(out)["decisions"][1]["judgement"]
+    judged = history(out)["decisions"][1]["comparison"]
     measured = json.loads((out / "metrics" / "lstm.json").read_text())["recording"]
     assert judged["challenger_f1"]["value"] == measured["macro_f1"]
     assert judged["challenger_f1"]["low"] == measured["macro_f1_interval"]["low"]
     assert judged["speakers"] == measured["macro_f1_interval"]["speakers"]
-    assert history(out)["decisions"][1]["question"]["store"] == json.loads(
+    assert history(out)["decisions"][1]["request"]["store"] == json.loads(
         (out / "registry" / lstm / "metrics.json").read_text()
     )["store"]  # fmt: skip
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole_system import SMALL, finished_shards, run, run_until, store_bytes, write_corpus
+from tests.support.whole_system import SMALL, finished_shards, run, run_until, store_bytes, write_corpus
 
 
 @pytest.fixture(scope="module")

@@ -7,35 +7,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
+from pipeline.outputs import OutputFolder
 from pipeline.schema import (
     LEDGER_COLUMNS,
     MANIFEST_COLUMNS,
     SPLITS,
-    Layout,
     flag_attributes,
     flag_names,
-    is_local,
     label_of_folder,
     reason_kind,
-    write_atomically,
 )
+from pipeline.storage import is_local, write_atomically
 
 words = st.from_regex(r"\S+", fullmatch=True)
 
 
 def test_everything_has_its_promised_place(tmp_path: Path) -> None:
-    layout = Layout.at(str(tmp_path))
+    output = OutputFolder.at(str(tmp_path))
     places = [
-        layout.manifest,
-        layout.ledger,
-        layout.store,
-        layout.shard_record(7),
-        layout.model("lstm"),
-        layout.metrics("lstm"),
-        layout.report,
-        layout.run,
+        output.manifest,
+        output.ledger,
+        output.store,
+        output.shard_record(7),
+        output.model("lstm"),
+        output.metrics("lstm"),
+        output.report,
+        output.run,
     ]
-    assert [str(place.relative_to(layout.root)) for place in places] == [
+    assert [str(place.relative_to(output.root)) for place in places] == [
         "manifest.parquet",
         "ledger.parquet",
         "features.zarr",
@@ -49,13 +48,13 @@ def test_everything_has_its_promised_place(tmp_path: Path) -> None:
 
 def test_relative_output_folder_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert str(Layout.at("out").root) == str(tmp_path / "out")
+    assert str(OutputFolder.at("out").root) == str(tmp_path / "out")
 
 
 def test_url_stays_a_url() -> None:
-    layout = Layout.at("memory://bucket/out")
-    assert str(layout.manifest) == "memory://bucket/out/manifest.parquet"
-    assert not is_local(layout.root)
+    output = OutputFolder.at("memory://bucket/out")
+    assert str(output.manifest) == "memory://bucket/out/manifest.parquet"
+    assert not is_local(output.root)
 
 
 def test_path_is_local(tmp_path: Path) -> None:

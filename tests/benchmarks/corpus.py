@@ -20,7 +20,7 @@ import soxr
 from numpy.typing import NDArray
 
 from pipeline.config import DemoConfig
-from pipeline.synthesis import SAMPLE_RATE_HZ, utterance
+from pipeline.demo.speech import SAMPLE_RATE_HZ, utterance
 from tests.benchmarks.measure import SPAWN
 
 Samples = NDArray[np.float32]

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import PipelineConfig
-from pipeline.dask_executor import DASK_SETTINGS
-from pipeline.executors import SerialExecutor
+from pipeline.outputs import OutputFolder
+from pipeline.runtime.dask_executor import DASK_SETTINGS
+from pipeline.runtime.executor import SerialExecutor
 from tests.benchmarks import corpus
 from tests.benchmarks.measure import ONE_THREAD, SPAWN, Contender, alternate, timed
 from tests.benchmarks.report import Table, comparison, memory
@@ -29,7 +30,7 @@ SHARD_S = PipelineConfig().store.sequences_per_shard * 0.2
 COPIES = {"flac": 16, "wav": 16, "mp3": 4, "opus": 4}
 """How often each recording is in the corpus: with few shards, the last ones would decide."""
 SLOW_ROUNDS = 2
-MOST_ROUNDS = {"wav": 3, "mp3": 2, "opus": 2}
+MAX_ROUNDS = {"wav": 3, "mp3": 2, "opus": 2}
 BARS = {"process pool": 0.95, "joblib, librosa": 1.8, "lhotse": 2.5, "floor": 0.8}
 """For FLAC at 16 kHz."""
 WORKER_MIB = 1024
@@ -61,7 +62,7 @@ def run(settings: Settings) -> tuple[Table, ...]:
     tables, peaks = [], {}
     for codec, copies in COPIES.items():
         folder = corpus.linked(root / codec, root / f"{codec}-{copies}", copies)
-        rounds = min(settings.rounds, MOST_ROUNDS.get(codec, settings.rounds))
+        rounds = min(settings.rounds, MAX_ROUNDS.get(codec, settings.rounds))
         measured = alternate(_contenders(folder, scratch / codec), rounds)
         caption = CAPTION.format(
             hours=copies * settings.hours, copies=copies, speech=corpus.speaks(root), workers=WORKERS,
@@ -115,8 +116,8 @@ class PoolExecutor(SerialExecutor):
 @contextmanager
 def ours(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
     """The extract stage on a Dask cluster of the profile `local`."""
-    from pipeline.cluster import load_profile
-    from pipeline.dask_executor import DaskExecutor
+    from pipeline.runtime.dask_executor import DaskExecutor
+    from pipeline.runtime.profiles import load_profile
 
     with DaskExecutor(load_profile("local", None), WORKERS) as executor:
         yield _extraction(executor, folder, scratch / "ours")
@@ -125,7 +126,7 @@ def ours(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
 @contextmanager
 def with_dasks_settings(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
     """As `ours`, with what Dask does when nobody sets anything: its profiler, its allocator settings."""
-    from pipeline import dask_executor
+    from pipeline.runtime import dask_executor
 
     dask_executor.DASK_SETTINGS.clear()
     with ours(folder, scratch / "dask") as once:
@@ -135,8 +136,8 @@ def with_dasks_settings(folder: Path, scratch: Path) -> Iterator[Callable[[], fl
 @contextmanager
 def at_other_addresses(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
     """As `ours`, on a scheduler that runs already, each worker at an address of its own."""
-    from pipeline.cluster import ClusterProfile
-    from pipeline.dask_executor import DaskExecutor
+    from pipeline.runtime.dask_executor import DaskExecutor
+    from pipeline.runtime.profiles import ClusterProfile
 
     where = scratch / "scheduler.json"
     where.parent.mkdir(parents=True, exist_ok=True)
@@ -168,23 +169,22 @@ def process_pool(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
 
 def _extraction(executor: Any, folder: Path, scratch: Path) -> Callable[[], float]:
     """Scan, warm the workers, and return the function of a round."""
-    from pipeline.corpus import list_recordings
-    from pipeline.extraction import extract
-    from pipeline.scan import scan
-    from pipeline.schema import Layout
+    from pipeline.corpus.listing import list_recordings
+    from pipeline.corpus.scan import scan
+    from pipeline.extraction.extract import extract
 
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
     config = PipelineConfig()
-    table = scan(list_recordings(str(folder)), Layout.at(str(scratch / "scan")), config, SerialExecutor())
+    table = scan(list_recordings(str(folder)), OutputFolder.at(str(scratch / "scan")), config, SerialExecutor())
     audio_s = float(table["duration_s"].sum())
     for _ in executor.run(warm, [table["uri"].iloc[0]] * 8 * WORKERS):
         pass
     numbers = itertools.count()
 
     def once() -> float:
-        layout = Layout.at(str(scratch / str(next(numbers))))
-        wall_s = extract(layout, table, config, executor).wall_s
-        _truncate_files(Path(str(layout.root)))
+        output = OutputFolder.at(str(scratch / str(next(numbers))))
+        wall_s = extract(output, table, config, executor).wall_s
+        _truncate_files(Path(str(output.root)))
         return audio_s / wall_s
 
     return once
@@ -202,20 +202,21 @@ def _truncate_files(folder: Path) -> None:
 
 def warm(uri: str) -> int:
     """Load in a worker what a task needs: libraries, tables and the compiled kernel."""
-    from pipeline import task
-    from pipeline.audio import read_blocks
+    import pipeline.extraction.task  # noqa: F401
     from pipeline.config import FeatureConfig
+    from pipeline.features.audio import read_blocks
+    from pipeline.features.mfcc import mfcc
 
     config = FeatureConfig()
-    return len(task.mfcc(read_blocks(uri, config.sample_rate_hz), config).mfcc)
+    return len(mfcc(read_blocks(uri, config.sample_rate_hz), config).mfcc)
 
 
 @contextmanager
 def floor(folder: Path) -> Iterator[Callable[[], float]]:
     """Decoding and kernel, each alone: what `WORKERS` cores do that do nothing else, on the recordings of one copy."""
-    from pipeline.audio import read_blocks
     from pipeline.config import FeatureConfig
-    from pipeline.features import mfcc
+    from pipeline.features.audio import read_blocks
+    from pipeline.features.mfcc import mfcc
 
     config = FeatureConfig()
     paths = [str(path) for path in _files(folder) if path.parent.name.endswith("-0000")]
@@ -238,7 +239,7 @@ def joblib_librosa(folder: Path) -> Iterator[Callable[[], float]]:
     """What one writes first: librosa in two processes, nothing stored."""
     import joblib
 
-    from pipeline.audio import read_header
+    from pipeline.features.audio import read_header
 
     paths = [str(path) for path in _files(folder)]
     audio_s = sum(read_header(path).duration_s for path in paths)

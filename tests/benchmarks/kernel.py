@@ -64,7 +64,7 @@ def run(settings: Settings) -> tuple[Table, ...]:
 
 
 def _minute(path: Path) -> Samples:
-    from pipeline.audio import read
+    from pipeline.features.audio import read
 
     return np.resize(read(str(path), 16_000), MINUTE_S * 16_000)
 
@@ -78,9 +78,9 @@ def _per_frame(mfcc: Callable[[], NDArray[np.floating]]) -> Callable[[], float]:
 @contextmanager
 def ours(path: Path) -> Iterator[Callable[[], float]]:
     """The kernel of `pipeline.features`, given blocks as when a file is read."""
-    from pipeline.audio import BLOCK_S
     from pipeline.config import FeatureConfig
-    from pipeline.features import mfcc
+    from pipeline.features.audio import BLOCK_S
+    from pipeline.features.mfcc import mfcc
 
     samples, config = _minute(path), FeatureConfig()
     blocks = np.split(samples, range(int(BLOCK_S * 16_000), len(samples), int(BLOCK_S * 16_000)))
@@ -137,7 +137,7 @@ def _per_minute(read: Callable[[], int]) -> Callable[[], float]:
 
 @contextmanager
 def read_blocks(path: Path) -> Iterator[Callable[[], float]]:
-    from pipeline import audio
+    from pipeline.features import audio
 
     yield _per_minute(lambda: sum(len(block) for block in audio.read_blocks(str(path), 16_000)))
 

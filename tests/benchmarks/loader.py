@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from model.startup import load_tensorflow
+from model.tensorflow_setup import load_tensorflow
 from tests.benchmarks import stores
 from tests.benchmarks.measure import SPAWN, Contender, alternate, timed
 from tests.benchmarks.report import MIB, Row, Table, comparison, same_within
@@ -142,7 +142,7 @@ def ours_tf(store: str) -> Iterator[Callable[[], float]]:
 @contextmanager
 def ours_python(store: str) -> Iterator[Callable[[], float]]:
     load_tensorflow()
-    from model.loader import Store
+    from model.data.store_reader import Store
 
     opened, epochs = Store(store), itertools.count()
 

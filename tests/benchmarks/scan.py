@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from pipeline.outputs import OutputFolder
 from tests.benchmarks import corpus
 from tests.benchmarks.measure import SPAWN, Contender, alternate, peak_bytes, resident_bytes, timed
 from tests.benchmarks.report import MIB, Row, Table, at_least, at_most, same_within
@@ -83,25 +84,24 @@ def _submission(settings: Settings) -> Table:
 @contextmanager
 def headers(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
     """The scan stage: headers a second."""
-    from pipeline.cluster import load_profile
     from pipeline.config import PipelineConfig
-    from pipeline.corpus import list_recordings
-    from pipeline.dask_executor import DaskExecutor
-    from pipeline.scan import scan
-    from pipeline.schema import Layout
+    from pipeline.corpus.listing import list_recordings
+    from pipeline.corpus.scan import scan
+    from pipeline.runtime.dask_executor import DaskExecutor
+    from pipeline.runtime.profiles import load_profile
 
-    layout, config = Layout.at(str(scratch / "headers")), PipelineConfig()
+    output, config = OutputFolder.at(str(scratch / "headers")), PipelineConfig()
     found = list_recordings(str(folder))
     with DaskExecutor(load_profile("local", None), WORKERS) as executor:
-        scan(found, layout, config, executor)
-        yield lambda: len(found.recordings) / timed(lambda: scan(found, layout, config, executor))
-    shutil.rmtree(str(layout.root))
+        scan(found, output, config, executor)
+        yield lambda: len(found.recordings) / timed(lambda: scan(found, output, config, executor))
+    shutil.rmtree(str(output.root))
 
 
 @contextmanager
 def listing(folder: Path) -> Iterator[Callable[[], float]]:
     """The listing of a corpus: files a second."""
-    from pipeline.corpus import list_recordings
+    from pipeline.corpus.listing import list_recordings
 
     count = len(list_recordings(str(folder)).recordings)
     yield lambda: count / timed(lambda: list_recordings(str(folder)))
@@ -110,9 +110,9 @@ def listing(folder: Path) -> Iterator[Callable[[], float]]:
 @contextmanager
 def plan() -> Iterator[Callable[[], float]]:
     """Manifest and plan of a million recordings: seconds."""
-    from pipeline import manifest
     from pipeline.config import PipelineConfig
-    from pipeline.plan import Plan
+    from pipeline.corpus import manifest
+    from pipeline.extraction.plan import Plan
 
     config = PipelineConfig()
     recordings, probed = _million()
@@ -132,8 +132,8 @@ def _million() -> tuple[Any, Any]:
     """Return listing and headers of RECORDINGS recordings of 2 to 12 s, as pipeline.scan has them."""
     import pandas as pd
 
-    from pipeline.corpus import COLUMNS
-    from pipeline.manifest import HEADER_TYPES
+    from pipeline.corpus.listing import COLUMNS
+    from pipeline.corpus.manifest import HEADER_TYPES
 
     random = np.random.default_rng(1)
     numbers = pd.Series(np.arange(RECORDINGS))
@@ -151,8 +151,8 @@ def submit(tasks: int) -> tuple[float, float, float, float]:
     """Put empty tasks through the executor: MiB soon after the start, at the end and at most, and seconds."""
     from dask.utils import key_split
 
-    from pipeline.cluster import load_profile
-    from pipeline.dask_executor import DaskExecutor
+    from pipeline.runtime.dask_executor import DaskExecutor
+    from pipeline.runtime.profiles import load_profile
 
     for number in range(KEYS_KEPT):
         key_split(f"stub-{number:032x}")
@@ -170,10 +170,10 @@ def submit(tasks: int) -> tuple[float, float, float, float]:
 
 
 def _shard(index: int) -> Any:
-    from pipeline.plan import Batch, Segment, Shard
+    from pipeline.extraction.plan import Segment, Shard, Task
 
     segments = (Segment(index, f"/corpus/de/s0001/{index:07d}.flac", 0, 0, 0, 0, 4096, 0),)
-    return Batch((Shard(index, index * 4096, (index + 1) * 4096, segments),))
+    return Task((Shard(index, index * 4096, (index + 1) * 4096, segments),))
 
 
 def stub(batch: Any) -> int:

@@ -8,9 +8,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import records, store
 from pipeline.config import PipelineConfig
-from pipeline.schema import SCHEMA_VERSION, SPLITS, Layout, flag_attributes
+from pipeline.outputs import OutputFolder
+from pipeline.schema import SCHEMA_VERSION, SPLITS, flag_attributes
+from pipeline.store import feature_store, records
 
 LABELS: Final = ("de", "en", "es", "fr")
 TIMESTEPS, N_MFCC = 20, 40
@@ -18,15 +19,15 @@ CONFIG: Final = PipelineConfig()
 SEQUENCES_PER_SHARD: Final = CONFIG.store.sequences_per_shard
 
 
-def make(root: Path, train_shards: int, validation_shards: int = 0, *, links: bool = False) -> Layout:
+def make(root: Path, train_shards: int, validation_shards: int = 0, *, links: bool = False) -> OutputFolder:
     """Return a store with so many shards a split, made if it is not there."""
-    layout = Layout.at(str(root))
+    output = OutputFolder.at(str(root))
     shards = train_shards + validation_shards
-    if len(records.finished(layout)) == shards:
-        return layout
+    if len(records.finished(output)) == shards:
+        return output
     edges = [SEQUENCES_PER_SHARD * count for count in (0, train_shards, shards)]
     runs = {split: [list(run)] for split, run in zip(SPLITS, pairwise(edges), strict=False) if run[0] < run[1]}
-    outline = store.Outline(
+    outline = feature_store.Outline(
         features_shape=(edges[-1], TIMESTEPS, N_MFCC),
         sequences_per_chunk=CONFIG.store.sequences_per_chunk,
         sequences_per_shard=SEQUENCES_PER_SHARD,
@@ -34,15 +35,15 @@ def make(root: Path, train_shards: int, validation_shards: int = 0, *, links: bo
         attributes={"schema_version": SCHEMA_VERSION, "config": CONFIG.model_dump(), "split_runs": runs},
         array_attributes={"label": flag_attributes(LABELS), "split": flag_attributes(SPLITS)},
     )
-    store.create(layout, outline)
+    feature_store.create(output, outline)
     for index in range(shards):
         if links and index:
-            _link(layout, index)
+            _link(output, index)
         else:
-            store.write_shard(layout, index, _shard(index))
-        records.mark_finished(layout, records.ShardRecord(index, {}, (), 0, (), ()))
-    store.seal(layout, np.zeros(N_MFCC), np.ones(N_MFCC), edges[1] * TIMESTEPS)
-    return layout
+            feature_store.write_shard(output, index, _shard(index))
+        records.mark_finished(output, records.ShardRecord(index, {}, (), 0, (), ()))
+    feature_store.seal(output, np.zeros(N_MFCC), np.ones(N_MFCC), edges[1] * TIMESTEPS)
+    return output
 
 
 def rows(shards: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -65,9 +66,9 @@ def _shard(index: int) -> dict[str, NDArray]:
     }
 
 
-def _link(layout: Layout, index: int) -> None:
-    for name in store.SEQUENCE_ARRAYS:
-        chunks = Path(str(layout.store), name, "c")
+def _link(output: OutputFolder, index: int) -> None:
+    for name in feature_store.SEQUENCE_ARRAYS:
+        chunks = Path(str(output.store), name, "c")
         first = next(path for path in [chunks / "0", *(chunks / "0").rglob("*")] if path.is_file())
         target = chunks / str(index) / first.relative_to(chunks / "0")
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from model.startup import load_tensorflow
+from model.networks import build
+from model.tensorflow_setup import load_tensorflow
+from pipeline.outputs import OutputFolder
 from tests.benchmarks import loader, stores
 from tests.benchmarks.measure import Contender, alternate
 from tests.benchmarks.report import MIB, Row, Table, at_most, comparison, same_within
@@ -67,7 +69,7 @@ def _memory(settings: Settings) -> Table:
         "small": stores.make(settings.work / "store-small", loader.SHARDS),
         "large": stores.make(settings.work / "store-large", loader.LARGE_SHARDS, links=True),
     }
-    peaks = alternate([Contender(name, some_steps, {"store": str(layout.store)}) for name, layout in roots.items()], 1)
+    peaks = alternate([Contender(name, some_steps, {"store": str(output.store)}) for name, output in roots.items()], 1)
     small, large = (peaks[name].peak_bytes / MIB for name in roots)
     gib = loader.SHARDS * stores.SEQUENCES_PER_SHARD * 3200 / 2**30
     return Table(
@@ -91,13 +93,13 @@ def _model(batch: int) -> tuple[Any, Any]:
     import keras
     import tensorflow as tf
 
-    from model import network
     from model.config import LstmConfig
-    from model.train import StepClock
+    from model.networks import build
+    from model.step_clock import StepClock
 
     keras.utils.set_random_seed(1)
     tf.config.experimental.enable_op_determinism()
-    model = network.build(LstmConfig(batch_size=batch), 20, np.zeros(40), np.ones(40), LABELS)
+    model = build.build(LstmConfig(batch_size=batch), 20, np.zeros(40), np.ones(40), LABELS)
     clock = StepClock()
     model.train_function = clock.train_function(model, batch)
     return model, clock
@@ -109,14 +111,14 @@ def ours(batch: int) -> Iterator[Callable[[], float]]:
     import keras
     import tensorflow as tf
 
-    from model.train import MOST_STEPS_AT_ONCE
+    from model.train import MAX_STEPS_AT_ONCE
 
     model, clock = _model(batch)
-    dataset = tf.data.Dataset.from_tensors(_batch(MOST_STEPS_AT_ONCE * batch)).repeat()
+    dataset = tf.data.Dataset.from_tensors(_batch(MAX_STEPS_AT_ONCE * batch)).repeat()
     started = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: clock.start())
 
     def once() -> float:
-        calls = STEPS // MOST_STEPS_AT_ONCE
+        calls = STEPS // MAX_STEPS_AT_ONCE
         model.fit(dataset, steps_per_epoch=calls, callbacks=[started], shuffle=False, verbose=0)
         return 1e3 / clock.figures()["steps_per_s"]
 
@@ -143,7 +145,7 @@ def pytorch(batch: int) -> Iterator[Callable[[], float]]:
 
     torch.manual_seed(1)
     network = Network()
-    loss, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.RMSprop(network.parameters(), 0.001, alpha=0.9)
+    loss, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.RMSprop(build.parameters(), 0.001, alpha=0.9)
     features, label = map(torch.from_numpy, _batch(batch))
 
     def steps(count: int) -> None:
@@ -164,14 +166,13 @@ def wait(root: Path, batch: int) -> Iterator[Callable[[], float]]:
 
     from model.config import LstmConfig
     from model.train import train
-    from pipeline.schema import Layout
 
-    layout, config = Layout.at(str(root)), LstmConfig(batch_size=batch, max_epochs=WAIT_EPOCHS)
+    output, config = OutputFolder.at(str(root)), LstmConfig(batch_size=batch, max_epochs=WAIT_EPOCHS)
 
     def once() -> float:
-        shutil.rmtree(str(layout.model("lstm")), ignore_errors=True)
-        train(layout, "lstm", config, 1, str(batch))
-        return 100 * float(pd.read_csv(str(layout.model("lstm") / "history.csv"))["input_wait"].iloc[-1])
+        shutil.rmtree(str(output.model("lstm")), ignore_errors=True)
+        train(output, "lstm", config, 1, str(batch))
+        return 100 * float(pd.read_csv(str(output.model("lstm") / "history.csv"))["input_wait"].iloc[-1])
 
     yield once
 
@@ -179,7 +180,8 @@ def wait(root: Path, batch: int) -> Iterator[Callable[[], float]]:
 @contextmanager
 def some_steps(store: str) -> Iterator[Callable[[], float]]:
     load_tensorflow()
-    from model.loader import Store, sequence_dataset
+    from model.data.store_reader import Store
+    from model.loader import sequence_dataset
     from model.train import steps_at_once
 
     model, clock = _model(512)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.browser import browse, needs_chromium
+
 from tests.dags.local_airflow import (
     QUICK,
     SMALL,

@@ -1,0 +1,4 @@
+"""Metrics and how far they can be trusted.
+
+- `bootstrap`: intervals by resampling speakers
+"""

@@ -1,0 +1,63 @@
+"""Running the steps of an epoch, with the time that they wait for input."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class StepClock:
+    """Runs the steps of an epoch, and measures them and how much of their time training waits for data."""
+
+    def __init__(self) -> None:
+        self._reader = ThreadPoolExecutor(1, "input")
+        self._source: Iterator[Any] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Begin an epoch."""
+        self._started_s = self._ended_s = time.perf_counter()
+        self._waited_s, self._steps = 0.0, 0
+
+    def train_function(self, model: keras.Model, batch_size: int) -> Callable[[Iterator[Any]], Any]:
+        """Return what Keras calls for the next data of a dataset: a step for each `batch_size` of its rows.
+
+        The steps are Keras's own, in one call of TensorFlow.
+        """
+        step = tf.function(model.train_step, jit_compile=bool(model.jit_compile), reduce_retracing=True)
+
+        def steps(data: Any) -> Any:
+            for start in tf.range(0, tf.shape(data[0])[0], batch_size):
+                step(tuple(part[start : start + batch_size] for part in data))
+            return model.get_metrics_result()
+
+        call = tf.function(steps, reduce_retracing=True)
+
+        def train_on_next(source: Iterator[Any]) -> Any:
+            data = self._next(source)
+            logs = call(data)
+            self._ended_s, self._steps = time.perf_counter(), self._steps + -(-len(data[0]) // batch_size)
+            return logs
+
+        return train_on_next
+
+    def _next(self, source: Iterator[Any]) -> Any:
+        """Return the next data, and have those after them read meanwhile.
+
+        In a thread of ours, because tf.data prefetches nothing where TensorFlow is to be deterministic.
+        """
+        asked_s = time.perf_counter()
+        if source is not self._source:
+            self._source, self._ahead = source, self._reader.submit(next, source)
+        data = self._ahead.result()
+        self._waited_s += time.perf_counter() - asked_s
+        self._ahead = self._reader.submit(next, source)
+        return data
+
+    def figures(self) -> dict[str, float]:
+        """Return steps a second, and the fraction of the steps' time that went into waiting for input."""
+        wall_s = max(self._ended_s - self._started_s, 1e-9)
+        return {"steps_per_s": self._steps / wall_s, "input_wait": self._waited_s / wall_s}

@@ -1,0 +1,10 @@
+"""Extraction: the plan, the work on a shard, and the stages that write, verify and compact a store.
+
+- `plan`: which frames land in which shard
+- `task`: the work of one task: decode, compute, write
+- `lifecycle`: which shards are still to be written
+- `ledger`: the outcome of every recording
+- `extract`: the extract stage
+- `verify`: the verify stage
+- `compact`: the compact command
+"""

@@ -1,0 +1,152 @@
+"""The compact command: a store that grew, or of which something is masked → the store that one run would have made."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.config import PipelineConfig
+from pipeline.corpus import manifest
+from pipeline.errors import PipelineError, UsageError
+from pipeline.extraction import extract, lifecycle, task
+from pipeline.extraction import shard as shard_arrays
+from pipeline.extraction.plan import Plan, Segment, Shard
+from pipeline.monitoring.progress import track
+from pipeline.outputs import OutputFolder
+from pipeline.runtime import preflight
+from pipeline.runtime.executor import Executor
+from pipeline.storage import is_local, write_atomically
+from pipeline.store import feature_store, records
+from pipeline.store.records import RecordingOutcome
+
+PARTS: Final = ("manifest.parquet", "ledger.parquet", "features.zarr", "shards")
+"""What compaction makes anew, as it is called below the output folder."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the sequences of a segment lie in the old store: from `start`; and what became of its recording there."""
+
+    start: int
+    status: str
+    reason: str
+    decoded_frames: int
+
+
+@dataclass(frozen=True)
+class Move:
+    """A shard of the new store, and the origin of each of its segments."""
+
+    shard: Shard
+    origins: tuple[Origin, ...]
+
+    def __str__(self) -> str:
+        return str(self.shard)
+
+
+def compact(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, key: str, executor: Executor) -> int:
+    """Write the finished store of the manifest `table` anew and put it in the old one's place; return its sequences.
+
+    No recording is read. Splits stay as they are; what is masked is dropped, and with it all that was known of it.
+    The new store is written beside the old one, which can be used until both change places. What an interrupted
+    compaction of the same store (`key`) has written is kept.
+    """
+    if not is_local(output.root):
+        raise UsageError(f"--out {output.root}: compact renames folders, so it needs one on this machine")
+    new = manifest.compacted(table, config.seed)
+    plan = Plan(new, config)
+    if not plan.sequences:
+        raise PipelineError(f"{output.manifest}: all that it has is masked, so compaction would leave nothing")
+    extract.check_memory(executor, config)
+    preflight.check(executor, output)
+    beside = output.compacted
+    _begin(beside, key)
+    storage.write_parquet(beside.manifest, new)
+    extract.open_store(beside, new, plan)
+    pending = lifecycle.unfinished(beside, plan)
+    work = partial(move_shard, out=str(output.root), config=config)
+    with track("compact", len(pending), "shards", executor.dashboard) as progress:
+        for _ in executor.run(work, _moves(table, storage.read_parquet(output.ledger), new, plan, pending)):
+            progress.advance()
+    extract.finish(beside, new, plan)
+    write_atomically(beside.complete, b"")
+    swap(output)
+    return plan.sequences
+
+
+def _begin(beside: OutputFolder, key: str) -> None:
+    """Remove what a compaction of another state of the store has left."""
+    key_file = beside.root / "key.txt"
+    if not key_file.exists() or key_file.read_text() != key:
+        shutil.rmtree(str(beside.root), ignore_errors=True)
+        write_atomically(key_file, key.encode())
+
+
+def _moves(
+    table: pd.DataFrame, ledger: pd.DataFrame, new: pd.DataFrame, plan: Plan, pending: NDArray[np.int64]
+) -> Iterator[Move]:
+    old = pd.Index(table["recording_id"]).get_indexer(pd.Index(new["recording_id"]))  # rows
+    start = table["first_sequence"].to_numpy()[old]
+    status, reason = ledger["status"].to_numpy(object)[old], ledger["reason"].to_numpy(object)[old]
+    decoded_frames = ledger["decoded_frames"].to_numpy()[old]
+    for index in pending.tolist():
+        shard = plan[index]
+        rows = [segment.recording for segment in shard.segments]
+        yield Move(shard, tuple(
+            Origin(int(start[row]) + segment.first, status[row], reason[row], int(decoded_frames[row]))
+            for row, segment in zip(rows, shard.segments, strict=True)
+        ))  # fmt: skip
+
+
+def move_shard(move: Move, *, out: str, config: PipelineConfig) -> int:
+    """Write one whole shard of the new store from the sequences of the old one; return how many they are."""
+    old, shard = OutputFolder.at(out), move.shard
+    arrays, outcomes = shard_arrays.empty(shard, config), []
+    spans = [
+        (origin.start, origin.start + segment.count)
+        for segment, origin in zip(shard.segments, move.origins, strict=True)
+    ]
+    stored = feature_store.read(old, spans, ("features", "valid"))
+    for segment, origin, values in zip(shard.segments, move.origins, stored, strict=True):
+        shard_arrays.describe(arrays, segment, config.store.timesteps)
+        rows = slice(segment.place, segment.place + segment.count)
+        for name in values:
+            arrays[name][rows] = values[name]
+        outcomes.append(_outcome(segment, origin, int(np.count_nonzero(values["valid"]))))
+    with task.one_thread():
+        written = feature_store.write_shard(old.compacted, shard.index, arrays)
+        records.mark_finished(old.compacted, shard_arrays.record_of(shard, arrays, tuple(outcomes), written))
+    return shard.stop - shard.start
+
+
+def _outcome(segment: Segment, origin: Origin, written: int) -> RecordingOutcome:
+    """Return what extraction would have said of a segment of which `written` sequences are valid."""
+    if written == segment.count:
+        return RecordingOutcome(segment.recording, "ok", "", origin.decoded_frames, written)
+    return RecordingOutcome(segment.recording, origin.status, origin.reason, origin.decoded_frames, written)
+
+
+def swap(output: OutputFolder) -> None:
+    """Put the store that a compaction has finished in the place of the old one, however far an earlier swap came."""
+    root, beside = Path(str(output.root)), Path(str(output.compacted.root))
+    for name in PARTS:
+        if (beside / name).exists():
+            if (root / name).exists():
+                (root / name).rename(beside / f"old-{name}")
+            (beside / name).rename(root / name)
+    for path in beside.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != output.compacted.complete.name:
+            path.unlink()
+    shutil.rmtree(beside)

@@ -1,0 +1,235 @@
+"""The extract stage: manifest → store and ledger."""
+
+import importlib.metadata
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.config import PipelineConfig
+from pipeline.corpus import manifest
+from pipeline.errors import PipelineError, UsageError
+from pipeline.extraction import ledger, lifecycle
+from pipeline.extraction.plan import Plan, feature_shape, projected_bytes
+from pipeline.extraction.task import ShardSummary, run_task
+from pipeline.monitoring.counters import ExtractionCounters, ShardEvent
+from pipeline.monitoring.progress import track
+from pipeline.outputs import OutputFolder
+from pipeline.runtime import preflight
+from pipeline.runtime.code_upload import FEATURE_LIBRARIES
+from pipeline.runtime.executor import Executor
+from pipeline.schema import SCHEMA_VERSION, SPLITS, flag_attributes
+from pipeline.storage import write_atomically
+from pipeline.store import feature_store, records
+from pipeline.store.statistics import combine
+
+IDLE_WORKER_BYTES = 400 * 2**20
+"""A Dask worker with the libraries loaded and the kernel compiled, which takes 140 MiB of it."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExtractionSummary:
+    """What the stage did and what it cost: `busy_s` is the workers' time, `wall_s` the driver's to a finished store.
+
+    `bytes_read` counts a recording as often as it was read. Lost workers and retries are None where the scheduler
+    does not tell. `dashboard` is the address of the page that showed the work.
+    """
+
+    shards: int
+    shards_new: int
+    audio_s_new: float
+    busy_s: float
+    wall_s: float
+    workers: int
+    bytes_read: int
+    bytes_written: int
+    lost_workers: int | None
+    retries: int | None
+    dashboard: str | None
+
+    @property
+    def audio_h_per_core_h(self) -> float | None:
+        """Hours of audio that a busy core does in an hour, or None where nothing was done."""
+        return self.audio_s_new / self.busy_s if self.busy_s else None
+
+    def price_per_1000_audio_h(self, price_per_core_hour: float | None) -> float | None:
+        """Return what 1,000 hours of audio cost, if a core-hour has a price and something was done."""
+        speed = self.audio_h_per_core_h
+        return None if price_per_core_hour is None or not speed else 1000 * price_per_core_hour / speed
+
+
+def extract(
+    output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, executor: Executor
+) -> ExtractionSummary:
+    """Write every shard of the plan that is not marked finished, then the statistics and the ledger."""
+    started_s = time.perf_counter()
+    plan = Plan(table, config)
+    open_store(output, table, plan)
+    pending = lifecycle.unfinished(output, plan)
+    if len(pending) < len(plan):
+        log.info("extract: %d of %d shards are finished already", len(plan) - len(pending), len(plan))
+    board, count = ExtractionCounters(), 0
+    lost: int | None = None
+    retries: int | None = None
+    dashboard: str | None = None
+    with ExitStack() as stack:
+        if len(pending):
+            check_memory(executor, config)
+            preflight.check(executor, output, table["uri"])
+            stack.enter_context(executor.performance_report(output.performance))
+            _extract(output, table, plan, pending, executor, board)
+            write_atomically(output.series, executor.series_csv() or board.series_csv())
+            count, dashboard = executor.workers, executor.dashboard
+            lost, retries = executor.lost_workers_and_retries() or (None, None)
+        finish(output, table, plan)
+        # Dask's report is of the work, not part of it
+        wall_s = time.perf_counter() - started_s
+    return ExtractionSummary(
+        shards=len(plan), shards_new=len(pending), audio_s_new=board.audio_s, busy_s=board.busy_s, wall_s=wall_s,
+        workers=count, bytes_read=board.bytes_read, bytes_written=board.bytes_written, lost_workers=lost,
+        retries=retries, dashboard=dashboard,
+    )  # fmt: skip
+
+
+def _extract(
+    output: OutputFolder,
+    table: pd.DataFrame,
+    plan: Plan,
+    pending: NDArray[np.int64],
+    executor: Executor,
+    board: ExtractionCounters,
+) -> None:
+    """Have the pending shards extracted, and say what happens to the board, to the page and to the terminal."""
+
+    def tell(*events: Mapping[str, Any]) -> None:
+        timed = [{**event, "time_s": time.time()} for event in events]
+        for event in timed:
+            board.add(event)
+        executor.tell(*timed)
+
+    work = partial(run_task, out=str(output.root), config=plan.config)
+    tell({"kind": "begin", "stage": "extract", "shards": len(plan), "done": len(plan) - len(pending)})
+    try:
+        with track("extract", len(pending), "shards", executor.dashboard) as progress:
+            tasks = plan.tasks(pending, lambda: executor.workers)
+            for done in executor.run_attributed(work, tasks):
+                events = [_event(summary, done.worker, table, plan) for summary in done.result]
+                tell(*(event.to_dict() for event in events))
+                for event, summary in zip(events, done.result, strict=True):
+                    progress.advance(audio_s=event.audio_s, failed=summary.failed)
+    finally:
+        tell({"kind": "end"})
+
+
+def _event(summary: ShardSummary, worker: str, table: pd.DataFrame, plan: Plan) -> ShardEvent:
+    names = table["recording_id"]
+    return ShardEvent(
+        index=summary.index,
+        audio_s=plan.duration_s(summary.sequences),
+        busy_s=summary.busy_s,
+        worker=worker,
+        time_s=0.0,
+        failures=summary.failures,
+        slowest=tuple((str(names.iloc[row]), work_s, audio_s) for row, work_s, audio_s in summary.slowest),
+        bytes_read=summary.bytes_read,
+        bytes_written=summary.bytes_written,
+    )
+
+
+def open_store(output: OutputFolder, table: pd.DataFrame, plan: Plan) -> None:
+    """Create the store, or make the one there is as long as a manifest that grew.
+
+    Raises UsageError for a store of another configuration or manifest.
+    """
+    found = records.attributes(output)
+    outline = _outline(table, plan)
+    wanted = outline.attributes
+    if found is None:
+        feature_store.create(output, outline)
+    elif found["config_hash"] != wanted["config_hash"]:
+        raise _of_another(output, "configuration", "config_hash", found, wanted)
+    elif found["manifest_digest"] != wanted["manifest_digest"]:
+        if not manifest.extends(table, found["manifest_digest"]):
+            raise _of_another(output, "manifest", "manifest_digest", found, wanted)
+        feature_store.extend(output, outline)
+
+
+def _of_another(
+    output: OutputFolder, what: str, key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> UsageError:
+    return UsageError(
+        f"--out {output.root} holds a store of another {what} ({key} {found[key]}, this run has {wanted[key]}); take "
+        f"another --out, or the {what} that it was made with"
+    )
+
+
+def finish(output: OutputFolder, table: pd.DataFrame, plan: Plan) -> None:
+    """Write what is known only when all shards are finished: statistics and ledger."""
+    indices = range(len(plan))
+    statistics = combine((records.read_record(output, i) for i in indices), plan.config.features.n_mfcc)
+    feature_store.seal(output, statistics.mean, statistics.std, statistics.count)
+    storage.write_parquet(
+        output.ledger, ledger.build(table, (records.read_record(output, i) for i in indices), plan.config)
+    )
+
+
+def _outline(table: pd.DataFrame, plan: Plan) -> feature_store.Outline:
+    config = plan.config
+    return feature_store.Outline(
+        features_shape=feature_shape(plan, config.features),
+        sequences_per_chunk=config.store.sequences_per_chunk,
+        sequences_per_shard=config.store.sequences_per_shard,
+        timestep_s=config.features.hop_s,
+        attributes=_attributes(table, config),
+        array_attributes={
+            "features": {"long_name": "mel-frequency cepstral coefficients", **_precision(config)},
+            "label": {"long_name": "language", **flag_attributes(manifest.labels(table))},
+            "split": {"long_name": "split by speaker", **flag_attributes(SPLITS)},
+            "recording": {"long_name": "row of manifest.parquet"},
+            "start_frame": {"long_name": "first frame of the sequence within its recording"},
+            "valid": {"long_name": "false where the recording failed or fell short"},
+            "timestep": {"long_name": "time from the start of the sequence", "units": "s"},
+            "mfcc": {"long_name": "coefficient number"},
+            "train_count": {"long_name": "frames of valid training sequences"},
+        },
+        compressed=config.store.mantissa_bits is not None,
+    )
+
+
+def _precision(config: PipelineConfig) -> dict[str, str]:
+    """Return the attribute that tells a reader of rounded features so."""
+    bits = config.store.mantissa_bits
+    if bits is None:
+        return {}
+    return {"comment": f"rounded to {bits} bits of mantissa: relative error at most 2^-{bits + 1}"}
+
+
+def _attributes(table: pd.DataFrame, config: PipelineConfig) -> dict[str, object]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config": config.model_dump(include=set(PipelineConfig.model_fields)),
+        "config_hash": config.store_hash,
+        "manifest_digest": manifest.digest(table),
+        "split_runs": manifest.split_runs(table),
+        "versions": {name: importlib.metadata.version(name) for name in FEATURE_LIBRARIES},
+    }
+
+
+def check_memory(executor: Executor, config: PipelineConfig) -> None:
+    """Raise PipelineError if a shard needs more memory than the workers have."""
+    limit, needed = executor.worker_memory_bytes(), projected_bytes(config) + IDLE_WORKER_BYTES
+    if limit is not None and needed > limit:
+        raise PipelineError(
+            f"a shard of {config.store.sequences_per_shard} sequences needs up to {needed >> 20} MiB of memory, the "
+            f"workers have {limit >> 20} MiB; make store.chunks_per_shard smaller or give workers more memory"
+        )

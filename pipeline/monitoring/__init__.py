@@ -1,0 +1,6 @@
+"""Watching a run: progress on the terminal, counters, and the page on Dask's dashboard.
+
+- `progress`: the bar and the log
+- `counters`: counts and speeds of a running extraction
+- `dashboard`: the page /pipeline and the metrics for Prometheus
+"""

@@ -1,0 +1,311 @@
+"""The report's pictures: pure functions from data to PNG bytes.
+
+Colour hue means a language and nothing else; models, splits and frequencies are told apart by lightness.
+"""
+
+import functools
+import io
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, ParamSpec
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+Parameters = ParamSpec("Parameters")
+
+# Okabe and Ito's palette for all kinds of colour vision, its yellow (invisible on white) darkened
+HUES: Final = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#a89a0c", "#7b5aa6")
+INK, QUIET, FAINT = "#1f2d3d", "#93a1b0", "#d5dbe1"
+WIDTH_IN: Final = 7.2
+MINUTES_FROM_S: Final = 180
+MAX_LABELS_WITH_TEXT: Final = 12
+MAX_LABELS_SMALL: Final = 8
+MAX_LABELS_ROOMY: Final = 30
+MAX_NAMED_LANGUAGES: Final = 7
+MAX_TICKS: Final = 110
+MAX_MARKED_EPOCHS: Final = 40
+
+STYLE: Final[dict[str, Any]] = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e8ebee",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    # names are data: a dollar sign in one is a dollar sign
+    "text.parse_math": False,
+}
+
+
+def picture(draw: Callable[Parameters, Figure]) -> Callable[Parameters, bytes]:
+    """Turn a function that draws a figure into one that returns it as PNG, whatever matplotlibrc or clock say."""
+
+    @functools.wraps(draw)
+    def render(*args: Parameters.args, **kwargs: Parameters.kwargs) -> bytes:
+        buffer = io.BytesIO()
+        with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
+            # a script that the font lacks shows as boxes; the page has the same names as text
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            draw(*args, **kwargs).savefig(buffer, format="png", dpi=170, metadata={"Software": None})
+        return buffer.getvalue()
+
+    return render
+
+
+def language_colors(labels: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each label: eight hues, then the same hues darker and lighter."""
+    shades = (0.0, -0.4, 0.4, -0.65)
+    colors = {}
+    for place, label in enumerate(labels):
+        shade = shades[place // len(HUES) % len(shades)]
+        colors[label] = _lighter(HUES[place % len(HUES)], shade)
+    return colors
+
+
+@picture
+def amounts(table: pd.DataFrame, unit: str, colors: Mapping[str, str]) -> Figure:
+    """Draw audio by language and split: `table` (label, split) in `unit`, splits in lighter and lighter tones."""
+    row_in = 0.28 if len(table) <= MAX_LABELS_ROOMY else 0.12
+    figure = Figure(figsize=(WIDTH_IN, min(row_in * len(table) + 1.0, 40)), layout="constrained")
+    axes = figure.subplots()
+    tones = np.linspace(0, 0.72, len(table.columns))
+    left = np.zeros(len(table))
+    places = np.arange(len(table))
+    for split, tone in zip(table.columns, tones, strict=True):
+        shades = [_lighter(colors[str(label)], tone) for label in table.index]
+        axes.barh(places, table[split], left=left, color=shades, height=0.7, edgecolor="white", linewidth=0.6)
+        left += table[split].to_numpy()
+    axes.set_yticks(places, [short(str(label)) for label in table.index])
+    axes.set(xlabel=f"audio ({unit})", ylim=(len(table) - 0.4, -0.6))
+    axes.tick_params(axis="y", length=0, labelsize=min(9, row_in * 50))
+    axes.grid(axis="x")
+    keys = [Patch(color=_lighter("#555555", tone)) for tone in tones]
+    figure.legend(keys, list(table.columns), loc="outside upper right", ncols=len(keys))
+    return figure
+
+
+@picture
+def speed(series: pd.DataFrame) -> Figure:
+    """Draw the speed of an extraction over time, and below it the workers: `series` has the columns of board.Point."""
+    unit, unit_s = ("minutes", 60) if series["time_s"].max() >= MINUTES_FROM_S else ("seconds", 1)
+    time = series["time_s"] / unit_s
+    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.plot(time, series["audio_h_per_h"], color=INK)
+    above.set(ylabel="audio hours an hour", ylim=(0, None))
+    below.step(time, series["workers"], color=QUIET, where="post")
+    below.set(ylabel="workers", xlabel=unit, ylim=(0, None))
+    below.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
+    return figure
+
+
+@picture
+def curves(histories: Mapping[str, pd.DataFrame], best: Mapping[str, int | None]) -> Figure:
+    """Draw loss and accuracy over epochs, a row for each model (title → history), its best epoch marked."""
+    figure = Figure(figsize=(WIDTH_IN, 2.05 * len(histories) + 0.3), layout="constrained")
+    grid = figure.subplots(len(histories), 2, squeeze=False)
+    for row, (title, history) in zip(grid, histories.items(), strict=True):
+        for axes, measure in zip(row, ("loss", "accuracy"), strict=True):
+            _curve(axes, history, measure, best[title])
+            axes.set_title(f"{title}: {measure}")
+        row[0].set_ylabel("cross-entropy (nats)")
+        row[1].set_ylabel("accuracy")
+        row[1].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    keys = [
+        Line2D([], [], color=QUIET, label="training"),
+        Line2D([], [], color=INK, label="validation"),
+        Line2D([], [], color=INK, linestyle=":", linewidth=1, label="best epoch"),
+    ]
+    figure.legend(handles=keys, loc="outside upper right", ncols=len(keys))
+    return figure
+
+
+def _curve(axes: Axes, history: pd.DataFrame, measure: str, best: int | None) -> None:
+    marker = "o" if len(history) <= MAX_MARKED_EPOCHS else ""
+    for column, color in ((measure, QUIET), (f"val_{measure}", INK)):
+        if column in history:
+            axes.plot(history["epoch"], history[column], color=color, marker=marker, markersize=3)
+    if best is not None:
+        axes.axvline(best, color=INK, linestyle=":", linewidth=1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("epoch")
+    axes.grid()
+
+
+@picture
+def comparison(accuracy: pd.DataFrame, chance: float) -> Figure:
+    """Draw accuracies (level, model) as grouped bars with the line of chance; NaN: no such level."""
+    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
+    axes = figure.subplots()
+    tones = np.linspace(0.6, 0, len(accuracy.columns)) if len(accuracy.columns) > 1 else np.zeros(1)
+    keys, names = [], []
+    for tone, model in zip(tones, accuracy.columns, strict=True):
+        keys.append(Patch(color=_lighter(INK, tone)))
+        names.append(str(model))
+    for group, (_, values) in enumerate(accuracy.iterrows()):
+        present = np.flatnonzero(values.notna())
+        places = group + (np.arange(len(present)) - (len(present) - 1) / 2) * 0.34
+        heights = values.to_numpy()[present]
+        bars = axes.bar(places, heights, width=0.3, color=[_lighter(INK, tones[i]) for i in present])
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.9}  # the line passes behind
+        axes.bar_label(bars, [percent(value) for value in heights], padding=3, fontweight="bold", bbox=paper)
+    line = axes.axhline(chance, color=INK, linestyle="--", linewidth=1)
+    axes.set_xticks(range(len(accuracy)), [f"per {level}" for level in accuracy.index])
+    axes.set(ylabel="accuracy on test speakers", ylim=(0, 1.08), xlim=(-0.6, len(accuracy) - 0.4))
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="y")
+    figure.legend(
+        [*keys, line], [*names, f"chance, {percent(chance)}"], loc="outside upper right", ncols=len(keys) + 1
+    )
+    return figure
+
+
+@picture
+def confusion(counts: NDArray[np.int64], labels: Sequence[str], title: str) -> Figure:
+    """Draw a confusion matrix (true, predicted), coloured by its share of the true label's row."""
+    n = len(labels)
+    totals = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    size_in = 4.2 if n <= MAX_LABELS_SMALL else WIDTH_IN if n <= MAX_LABELS_ROOMY else 1.35 * WIDTH_IN
+    figure = Figure(figsize=(size_in, size_in * (1 if n <= MAX_LABELS_WITH_TEXT else 0.87)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_facecolor("#f1f1f1")  # rows without a test recording
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    step = math.ceil(n / MAX_TICKS)
+    font = float(np.clip(420 / n, 4.5, 9))
+    names = [short(label, 22 if n <= MAX_LABELS_ROOMY else 14) for label in labels[::step]]
+    axes.set_xticks(range(0, n, step), names, fontsize=font, rotation=90 if n > MAX_LABELS_SMALL else 0)
+    axes.set_yticks(range(0, n, step), names, fontsize=font)
+    if n <= MAX_LABELS_SMALL and max(map(len, names)) * n > 40:  # noqa: PLR2004 letters that fit beneath
+        axes.tick_params(axis="x", labelrotation=45)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set(title=title, xlabel="predicted", ylabel="true")
+    if n <= MAX_LABELS_WITH_TEXT:
+        _write_cells(axes, counts, share)
+    else:
+        scale = figure.colorbar(image, ax=axes, shrink=0.6, format=PercentFormatter(1.0, symbol=" %"))
+        scale.set_label("share of the true label")
+    return figure
+
+
+def _write_cells(axes: Axes, counts: NDArray[np.int64], share: NDArray[np.float64]) -> None:
+    """Write percent and count into each cell of a row that has any."""
+    size = 8 if len(counts) <= MAX_LABELS_SMALL // 2 + 1 else 6.5
+    for true, predicted in np.argwhere(np.isfinite(share)):
+        value = share[true, predicted]
+        color = "white" if value > 0.62 else INK if counts[true, predicted] else QUIET  # noqa: PLR2004 half-way tone
+        text = f"{percent(value)}\n{counts[true, predicted]:,}"
+        axes.text(predicted, true, text, ha="center", va="center", color=color, fontsize=size, linespacing=1.3)
+
+
+@picture
+def example(
+    features: NDArray[np.float32], probabilities: NDArray[np.float64], labels: Sequence[str], true: int,
+    colors: Mapping[str, str], hop_s: float, title: str,
+) -> Figure:  # fmt: skip
+    """Draw MFCCs (sequence, timestep, mfcc) above the probabilities (sequence, label) on one time axis in s."""
+    figure = Figure(figsize=(WIDTH_IN, 5.2), layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(1, 0.16), height_ratios=(1.15, 1))
+    upper, lower = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
+    upper.sharex(lower)
+    first = min(1, features.shape[2] - 1)  # coefficient 0 is loudness and would drown the others
+    frames = features.reshape(-1, features.shape[2])[:, first:]
+    spread = frames.std(axis=0)
+    deviation = (frames - frames.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    end_s = len(frames) * hop_s
+    extent = (0.0, end_s, first - 0.5, features.shape[2] - 0.5)
+    image = upper.imshow(
+        deviation.T,
+        extent=extent,
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        cmap="Greys",
+        vmin=-2,
+        vmax=3,
+    )
+    upper.set_title(title)
+    upper.set_ylabel("MFCC number")
+    upper.tick_params(labelbottom=False)
+    scale = figure.add_subplot(grid[0, 1])
+    scale.set_axis_off()
+    figure.colorbar(image, ax=scale, location="left", fraction=0.9, aspect=18, label="standard deviations")
+    key = figure.add_subplot(grid[1, 1])
+    key.set_axis_off()
+    _stack(lower, key, probabilities, labels, true, colors, end_s)
+    return figure
+
+
+def _stack(
+    axes: Axes, key: Axes, probabilities: NDArray[np.float64], labels: Sequence[str], true: int,
+    colors: Mapping[str, str], end_s: float,
+) -> None:  # fmt: skip
+    """Stack the probabilities, the true language at the bottom where its share can be read off."""
+    ranked = [int(i) for i in np.argsort(-probabilities.mean(axis=0), kind="stable") if i != true]
+    shown = [true, *ranked[: MAX_NAMED_LANGUAGES - 1]]
+    layers = [(probabilities[:, i], colors[labels[i]], short(labels[i], 14)) for i in shown]
+    rest = ranked[MAX_NAMED_LANGUAGES - 1 :]
+    if rest:
+        layers.append((probabilities[:, rest].sum(axis=1), FAINT, f"{len(rest)} others"))
+    edges = np.linspace(0, end_s, len(probabilities) + 1)
+    base = np.zeros(len(probabilities))
+    for values, color, _ in layers:
+        axes.stairs(base + values, edges, baseline=base, fill=True, color=color, linewidth=0)
+        base = base + values
+    axes.axhline(0.5, color="white", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="time (s)", ylabel="probability", xlim=(0, end_s), ylim=(0, 1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    patches = [Patch(color=color) for _, color, _ in layers]
+    legend = key.legend(patches[::-1], [""] * len(layers), loc="center left", borderaxespad=0, handlelength=1.2)
+    # set afterwards: a legend leaves out names that begin with an underscore
+    for text, (_, _, name), place in zip(legend.get_texts(), layers[::-1], range(len(layers))[::-1], strict=True):
+        text.set_text(name)
+        text.set_fontweight("bold" if place == 0 else "normal")
+
+
+def best_epoch(history: pd.DataFrame) -> int | None:
+    """Return the epoch with the smallest validation loss, training loss where nothing validates."""
+    losses = history["val_loss" if "val_loss" in history else "loss"].to_numpy()
+    return None if np.isnan(losses).all() else int(history["epoch"].iloc[np.nanargmin(losses)])
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction as percent."""
+    return f"{100 * fraction:.1f} %"
+
+
+def short(name: str, most: int = 22) -> str:
+    """Return a name of at most `most` characters, its middle left out: ends tell files apart."""
+    if len(name) <= most:
+        return name
+    tail = (most - 1) // 2
+    return f"{name[: most - 1 - tail]}…{name[-tail:]}"
+
+
+def _lighter(color: str, amount: float) -> str:
+    """Return a colour moved towards white (`amount` up to 1) or, where negative, towards black."""
+    target = 1.0 if amount > 0 else 0.0
+    red, green, blue = (channel + (target - channel) * abs(amount) for channel in to_rgb(color))
+    return to_hex((red, green, blue))

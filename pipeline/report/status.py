@@ -1,0 +1,62 @@
+"""The status command: how far an output folder is."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from pipeline import storage
+from pipeline.config import PipelineConfig
+from pipeline.corpus import manifest as manifests
+from pipeline.errors import UsageError
+from pipeline.extraction import ledger, lifecycle
+from pipeline.extraction.plan import Plan
+from pipeline.outputs import OutputFolder
+from pipeline.run_record import RunRecord
+from pipeline.store import records
+
+if TYPE_CHECKING:
+    from model.registry.history import History
+
+MAX_DECISIONS = 10
+
+
+def show(output: OutputFolder, history: "History", console: Console) -> None:
+    """Print the recordings, the shards, the stages, and the models that serve or have served, of an output folder."""
+    if not output.run.exists():
+        raise UsageError(f"--out {output.root}: nothing has been run here yet")
+    if output.manifest.exists():
+        manifest = manifests.read(output)
+        hours = manifest["duration_s"].sum() / 3600
+        console.print(f"recordings  {len(manifest)}, {hours:.2f} h, {manifest['label'].nunique()} languages")
+        appends, masked = int(manifest["append_index"].max()), int(manifests.masked(manifest).sum())
+        if appends or masked:
+            console.print(f"since then  {appends} appends, {masked} recordings masked")
+        found = records.attributes(output)
+        if found is not None:
+            plan = Plan(manifest, PipelineConfig.model_validate(found["config"]))
+            left = len(lifecycle.unfinished(output, plan))
+            console.print(f"shards      {len(plan) - left} of {len(plan)} finished")
+    if output.ledger.exists():
+        counts = ledger.counts(storage.read_parquet(output.ledger))
+        console.print("ledger      " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+    if history.decisions:
+        console.print(f"champion    {history.standing()}", soft_wrap=True)
+    table = Table("stage", "finished at", "seconds", box=None, pad_edge=False)
+    for name, stage in RunRecord(output).stages.items():
+        table.add_row(name, stage["finished_at"], f"{stage.get('wall_s', 0):.1f}")
+    console.print(table)
+    if history.decisions:
+        console.print(_decisions(history))
+
+
+def _decisions(history: "History") -> Table:
+    """Return the last decisions as a table, the newest first."""
+    columns = ("decided (UTC)", "decision", "version", "macro F1", "gain")
+    table = Table(*(Column(name, no_wrap=True) for name in columns), box=None, pad_edge=False)
+    for decision in history.decisions[: -MAX_DECISIONS - 1 : -1]:
+        judged = decision.comparison
+        f1 = str(judged.challenger_f1) if judged and judged.challenger_f1 else ""
+        gain = f"{judged.gain.value:+.3f}" if judged and judged.gain else ""
+        table.add_row(decision.time.removesuffix(" UTC"), decision.kind, decision.subject, f1, gain)
+    return table

@@ -1,0 +1,108 @@
+"""The ledger: one row a recording, the worst that a shard said of it, and sums that close."""
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import PipelineConfig, StoreConfig
+from pipeline.extraction import ledger
+from pipeline.extraction.plan import Plan
+from pipeline.schema import LEDGER_COLUMNS, STATUSES
+from pipeline.store.records import RecordingOutcome, ShardRecord
+from tests.conftest import make_manifest, make_probe
+
+CONFIG = PipelineConfig(store=StoreConfig(sequences_per_chunk=2, chunks_per_shard=2))
+LONG = 64_000  # samples: 20 sequences, five shards
+TABLE = make_manifest(
+    [
+        make_probe("de/a/long.wav", LONG),
+        make_probe("de/b/short.wav", 1600),
+        make_probe("en/c/long.wav", LONG),
+        make_probe("en/d/broken.wav", error="the file is empty"),
+    ],
+    CONFIG,
+)
+ROW = {name: row for row, name in enumerate(TABLE["recording_id"])}
+
+
+def record(*outcomes: RecordingOutcome) -> ShardRecord:
+    return ShardRecord(0, {}, outcomes, 0, (), ())
+
+
+def row_of(rows: pd.DataFrame, name: str) -> dict[str, object]:
+    (found,) = rows[rows["recording_id"] == name].to_dict("records")
+    return {str(key): value for key, value in found.items() if key != "recording_id"}
+
+
+def all_ok() -> list[ShardRecord]:
+    return [
+        record(*[RecordingOutcome(s.recording, "ok", "", 401, s.count) for s in shard.segments])
+        for shard in Plan(TABLE, CONFIG)
+    ]
+
+
+def test_every_recording_has_one_row_in_the_order_of_the_manifest() -> None:
+    rows = ledger.build(TABLE, all_ok(), CONFIG)
+    assert tuple(rows.columns) == LEDGER_COLUMNS
+    assert list(rows["recording_id"]) == list(TABLE["recording_id"])
+
+
+def test_recording_in_several_shards_has_the_sum_of_what_they_wrote() -> None:
+    assert row_of(ledger.build(TABLE, all_ok(), CONFIG), "de/a/long.wav") == {
+        "status": "ok", "reason": "", "decoded_frames": 401, "sequences_written": 20,
+    }  # fmt: skip
+
+
+def test_recording_too_short_for_a_sequence_is_filtered() -> None:
+    assert row_of(ledger.build(TABLE, all_ok(), CONFIG), "de/b/short.wav") == {
+        "status": "filtered",
+        "reason": "shorter than one sequence of 0.2 s",
+        "decoded_frames": 0,
+        "sequences_written": 0,
+    }
+
+
+def test_recording_without_a_header_failed_with_its_reason() -> None:
+    assert row_of(ledger.build(TABLE, all_ok(), CONFIG), "en/d/broken.wav") == {
+        "status": "failed",
+        "reason": "the file is empty",
+        "decoded_frames": 0,
+        "sequences_written": 0,
+    }
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2]])
+def test_worst_status_and_its_reason_win(order: list[int]) -> None:
+    row = ROW["en/c/long.wav"]
+    records = [
+        record(RecordingOutcome(row, "ok", "", 401, 4)),
+        record(RecordingOutcome(row, "failed", "gone", 0, 0)),
+        record(RecordingOutcome(row, "short", "ends early", 300, 3)),
+    ]
+    rows = ledger.build(TABLE, [records[i] for i in order], CONFIG)
+    assert row_of(rows, "en/c/long.wav") == {
+        "status": "failed", "reason": "gone", "decoded_frames": 401, "sequences_written": 7,
+    }  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.sampled_from(["ok", "short", "failed"]), st.integers(0, 4)), min_size=10, max_size=20))
+def test_ledger_closes(drawn: list[tuple[str, int]]) -> None:
+    segments = [segment for shard in Plan(TABLE, CONFIG) for segment in shard.segments]
+    records = [
+        record(RecordingOutcome(s.recording, status, "" if status == "ok" else "why", 401, written))
+        for s, (status, written) in zip(segments, drawn, strict=False)
+    ]
+    rows = ledger.build(TABLE, records, CONFIG)
+    counts = ledger.counts(rows)
+    assert sum(counts.values()) == len(TABLE)
+    assert tuple(counts) == STATUSES
+    written = sum(outcome.sequences_written for r in records for outcome in r.outcomes)
+    assert rows["sequences_written"].sum() == written
+    assert (rows["reason"] == "").to_list() == (rows["status"] == "ok").to_list()
+
+
+def test_counts_and_failed_fraction() -> None:
+    rows = ledger.build(TABLE, all_ok(), CONFIG)
+    assert ledger.counts(rows) == {"ok": 2, "short": 0, "filtered": 1, "failed": 1}
+    assert ledger.failed_fraction(rows) == 0.25

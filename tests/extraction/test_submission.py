@@ -1,0 +1,60 @@
+"""A plan of any length: its shards are submitted as workers become free, in memory that does not grow."""
+
+import os
+from collections.abc import Generator
+
+import numpy as np
+import pandas as pd
+import psutil
+
+from pipeline.config import PipelineConfig, StoreConfig
+from pipeline.extraction.plan import MAX_SHARDS_OF_A_TASK, Plan, Task
+from pipeline.runtime.dask_executor import TASKS_PER_THREAD, DaskExecutor
+from pipeline.runtime.profiles import load_profile
+
+SHARDS = 1_000_000
+RUN = 2_000
+GROWTH_BYTES = 64 * 2**20  # all shards at once take some 10 KB each, 10 GB
+
+
+def plan_of_a_million_shards() -> Plan:
+    number = np.arange(SHARDS)
+    table = pd.DataFrame(
+        {
+            "uri": pd.array(["/corpus/recording.flac"] * SHARDS, "string"),
+            "label": np.where(number % 2, "de", "en"),
+            "split": "train",
+            "sequences": 1,
+            "size_bytes": 1,
+            "first_sequence": number,
+            "append_index": 0,
+            "masked": pd.array([None] * SHARDS, "string"),
+        }
+    )
+    return Plan(table, PipelineConfig(store=StoreConfig(sequences_per_chunk=1, chunks_per_shard=1)))
+
+
+def numbers(batch: Task) -> list[int]:
+    """Stand in for extraction."""
+    return [shard.index for shard in batch.shards]
+
+
+def test_a_million_shards_are_submitted_in_a_window_of_flat_memory() -> None:
+    plan, process = plan_of_a_million_shards(), psutil.Process(os.getpid())
+    assert len(plan) == SHARDS
+    local = load_profile("local", None)
+    # another test's dashboard may have the port, and Dask forgets to close the socket that it tried
+    profile = local.model_copy(update={"kwargs": {**local.kwargs, "dashboard_address": "127.0.0.1:0"}})
+    with DaskExecutor(profile, 2) as executor:
+        results = executor.run(numbers, plan.tasks(np.arange(SHARDS), lambda: executor.workers))
+        assert isinstance(results, Generator)
+        done = next(results)
+        scheduler = executor._client.cluster.scheduler  # it is in this process, as the driver is
+        before = process.memory_info().rss
+        for _ in range(RUN):
+            done += next(results)
+            assert len(scheduler.tasks) <= 2 * TASKS_PER_THREAD * executor.workers
+        assert process.memory_info().rss - before < GROWTH_BYTES
+        results.close()
+    assert len(set(done)) == MAX_SHARDS_OF_A_TASK * (RUN + 1)
+    assert max(done) < MAX_SHARDS_OF_A_TASK * (RUN + 3 * TASKS_PER_THREAD * executor.workers)

@@ -1,0 +1,58 @@
+"""Memory of a task: measured in a process of its own, on a recording far longer than a shard."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+SAMPLE_RATE_HZ = 44_100
+
+# the peak of the process before the task, and after it
+SCRIPT = """
+import resource, sys
+import numpy, scipy.signal
+from pipeline.config import PipelineConfig
+from pipeline.corpus import manifest
+from pipeline.corpus.listing import list_recordings
+from pipeline.corpus.scan import probe_headers
+from pipeline.extraction import extract, plan, task
+from pipeline.features.mfcc import mfcc
+from pipeline.outputs import OutputFolder
+
+def peak_bytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+config, output = PipelineConfig(), OutputFolder.at(sys.argv[2])
+recordings = list_recordings(sys.argv[1]).recordings
+table = manifest.build(recordings, probe_headers(recordings["uri"]), config)
+shards = plan.Plan(table, config)
+extract.open_store(output, table, shards)
+mfcc([numpy.zeros(16_000, numpy.float32)], config.features)  # compiles, or loads what was compiled
+idle = peak_bytes()
+task.run_task(plan.Task(tuple(shards)), out=str(output.root), config=config)
+print(peak_bytes() - idle, plan.projected_bytes(config))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is in other units")
+def test_a_task_keeps_to_the_memory_that_the_plan_declares(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for language, minutes in (("aa", 25), ("bb", 1)):
+        (tmp_path / "corpus" / language).mkdir(parents=True)
+        path = tmp_path / "corpus" / language / "long.flac"
+        with soundfile.SoundFile(path, "w", SAMPLE_RATE_HZ, channels=2) as file:
+            for _ in range(minutes):
+                file.write(0.1 * random.standard_normal((60 * SAMPLE_RATE_HZ, 2)))
+    decoded_bytes = 25 * 60 * SAMPLE_RATE_HZ * 2 * 4
+
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "corpus"), str(tmp_path / "out")],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+
+    taken, declared = map(int, result.stdout.split())
+    assert taken <= declared
+    assert declared < decoded_bytes

@@ -1,0 +1,367 @@
+"""The registry: immutable copies, a file that is replaced as a whole, and kills between any two steps."""
+
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from upath import UPath
+
+from model.registry import registry
+from model.registry.history import History, PromotionRequest
+from pipeline import schema
+from pipeline.errors import PipelineError, UsageError
+from pipeline.outputs import OutputFolder
+from tests.conftest import Killed
+
+STORE = {"config_hash": "c", "manifest_digest": "m"}
+RULE = {"min_gain": 0.0, "confidence": 0.9}
+METRICS = {"labels": ["de", "en"]}
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> OutputFolder:
+    return OutputFolder.at(str(tmp_path / "out"))
+
+
+def train(output: OutputFolder, weights: str, saved: str = "today") -> str:
+    """Write a model as a training would; return its version."""
+    folder = output.model("lstm")
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(Path(str(folder / "model.keras")), "w") as archive:
+        archive.writestr("metadata.json", saved)
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", weights)
+    (folder / "labels.json").write_text('{"labels": ["de", "en"]}')
+    (folder / "history.csv").write_text("epoch\n1\n")
+    return registry.version_of(folder)
+
+
+def judge(promoted: bool) -> registry.Judge:
+    return lambda folder, champion: ({"promoted": promoted, "reason": "as the test wants it"}, METRICS)
+
+
+def never(*_: Any) -> Any:
+    pytest.fail("this is decided already")
+
+
+def promote(
+    output: OutputFolder, version: str, how: registry.Judge | bool = True, run_key: str | None = None,
+    store: dict[str, str] | None = None,
+) -> bool:  # fmt: skip
+    asked = PromotionRequest(challenger=version, model="lstm", store=store or STORE, rule=RULE)
+    return registry.promote(output, asked, run_key, judge(how) if isinstance(how, bool) else how)
+
+
+def decisions(output: OutputFolder) -> list[tuple[str, str | None]]:
+    return [(decision.kind, decision.champion) for decision in registry.read(output).decisions]
+
+
+def test_a_promoted_model_is_copied_and_named(output: OutputFolder) -> None:
+    version = train(output, "a")
+    assert promote(output, version, run_key="night 1")
+    folder = output.version(version)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "history.csv",
+        "labels.json",
+        "metrics.json",
+        "model.keras",
+    ]
+    assert (folder / "model.keras").read_bytes() == (output.model("lstm") / "model.keras").read_bytes()
+    assert json.loads((folder / "metrics.json").read_text()) == METRICS
+    content = json.loads(output.decisions.read_text())
+    assert (content["schema_version"], content["champion"]) == (1, version)
+    (decision,) = content["decisions"]
+    assert (decision["kind"], decision["run_key"], decision["reason"]) == (
+        "promoted",
+        "night 1",
+        "as the test wants it",
+    )
+    assert decision["request"] == {"challenger": version, "model": "lstm", "store": STORE, "rule": RULE}
+    assert decision["by"]
+    assert decision["at"].endswith("Z")
+
+
+def test_a_refused_model_leaves_a_decision_and_no_copy(output: OutputFolder) -> None:
+    first = train(output, "a")
+    promote(output, first)
+    second = train(output, "b")
+    assert not promote(output, second, how=False)
+    assert decisions(output) == [("promoted", first), ("refused", first)]
+    assert not output.version(second).exists()
+    assert output.version(first).exists()
+
+
+def test_the_first_model_may_be_refused(output: OutputFolder) -> None:
+    assert not promote(output, train(output, "a"), how=False)
+    assert decisions(output) == [("refused", None)]
+    assert not promote(output, train(output, "a"), how=never)
+    assert promote(output, train(output, "b"))
+
+
+def test_the_judge_gets_the_challenger_and_the_champion_of_the_registry(output: OutputFolder) -> None:
+    seen: list[tuple[UPath, UPath | None]] = []
+
+    def watch(folder: UPath, champion: UPath | None) -> Any:
+        seen.append((folder, champion))
+        return {"promoted": True, "reason": ""}, {}
+
+    first = train(output, "a")
+    promote(output, first, watch)
+    promote(output, train(output, "b"), watch)
+    assert seen == [(output.model("lstm"), None), (output.model("lstm"), output.version(first))]
+
+
+def test_what_is_decided_is_not_decided_again(output: OutputFolder, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    first = train(output, "a")
+    promote(output, first)
+    assert not promote(output, first, never)
+    assert f"promote: unchanged, {first} was promoted at" in caplog.text
+    second = train(output, "b")
+    promote(output, second, how=False)
+    before = output.decisions.read_bytes()
+    assert not promote(output, second, never)
+    assert f"promote: unchanged, {second} was refused at" in caplog.text
+    assert output.decisions.read_bytes() == before
+    # another store is another request
+    assert promote(output, second, store={**STORE, "manifest_digest": "more"})
+
+
+def test_a_run_that_is_repeated_says_what_it_said(output: OutputFolder) -> None:
+    version = train(output, "a")
+    assert promote(output, version, run_key="night 1")
+    assert promote(output, version, never, run_key="night 1")
+    assert not promote(output, version, never, run_key="night 2")
+    assert not promote(output, version, never)
+
+
+def test_the_same_weights_are_the_same_version_whenever_they_were_saved(output: OutputFolder) -> None:
+    assert train(output, "a", "today") == train(output, "a", "tomorrow") != train(output, "b", "today")
+    version = train(output, "a")
+    (output.model("lstm") / "labels.json").write_text('{"labels": ["en", "de"]}')
+    assert registry.version_of(output.model("lstm")) != version
+
+
+def test_what_was_rolled_back_does_not_come_back_by_itself(output: OutputFolder) -> None:
+    first, second = train(output, "a"), train(output, "b")
+    promote(output, train(output, "a"))
+    promote(output, train(output, "b"))
+    assert registry.roll_back(output, None, "worse on the phone") == first
+    assert not promote(output, train(output, "b"), never)
+    found = registry.read(output)
+    assert found.champion == first
+    assert found.decisions[2].reason == f"from {second} to {first}: worse on the phone"
+    assert found.decisions[2].by
+    assert found.decisions[3].reason == "a rollback took it out of service; only rollback --to brings it back"
+    assert not promote(output, train(output, "b"), never)  # said once
+    assert len(registry.read(output).decisions) == 4
+    assert registry.roll_back(output, second, None) == second
+    assert registry.read(output).decisions[-1].reason == f"from {first} to {second}: no reason was given"
+    assert not promote(output, train(output, "b"), never)  # it serves
+
+
+def test_rollbacks_in_a_row_lead_further_back(output: OutputFolder) -> None:
+    versions = [train(output, name) for name in "abc"]
+    for name in "abc":
+        promote(output, train(output, name))
+    assert [registry.roll_back(output, None, None) for _ in range(2)] == versions[1::-1]
+    with pytest.raises(UsageError, match=rf"{output.registry}: no champion was before {versions[0]}"):
+        registry.roll_back(output, None, None)
+    assert registry.read(output).champion == versions[0]
+
+
+def test_a_model_that_was_replaced_may_win_again_and_keeps_its_copy(output: OutputFolder) -> None:
+    first = train(output, "a")
+    promote(output, first)
+    copied = {path.name: path.stat().st_mtime_ns for path in output.version(first).iterdir()}
+    promote(output, train(output, "b"))
+    assert promote(output, train(output, "a", "later"))
+    assert {path.name: path.stat().st_mtime_ns for path in output.version(first).iterdir()} == copied
+
+
+def test_a_champion_of_a_store_of_other_settings_is_a_caution(output: OutputFolder) -> None:
+    promote(output, train(output, "a"))
+    other = {**STORE, "config_hash": "another seed"}
+    promote(output, train(output, "b"), store=other)
+    promote(output, train(output, "c"), store=other)
+    caution = "; the champion was trained on a store of other settings, perhaps on some of these test recordings"
+    assert [caution in decision.reason for decision in registry.read(output).decisions] == [False, True, False]
+
+
+@pytest.fixture
+def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bool], list[str]]:
+    """Return a function after which the write of that number, before or after it is done, ends the process."""
+
+    def prepare(number: int, done: bool) -> list[str]:
+        written: list[str] = []
+
+        def write(path: UPath, content: bytes) -> None:
+            if len(written) == number and not done:
+                raise Killed
+            schema.write_atomically(path, content)
+            written.append(path.name)
+            if len(written) == number + 1 and done:
+                raise Killed
+
+        monkeypatch.setattr(registry, "write_atomically", write)
+        return written
+
+    return prepare
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("number", range(5))
+def test_a_kill_between_any_two_steps_leaves_one_champion_and_the_same_command_goes_on(
+    output: OutputFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    kill_at: Callable[[int, bool], list[str]],
+    number: int,
+    done: bool,
+) -> None:
+    first = train(output, "a")
+    promote(output, first, run_key="1")
+    second = train(output, "b")
+    written = kill_at(number, done)
+    with pytest.raises(Killed):
+        promote(output, second, run_key="2")
+    steps = ["model.keras", "labels.json", "history.csv", "metrics.json", "registry.json"]
+    assert written == steps[: number + done]
+    monkeypatch.undo()
+    swapped = number == 4 and done
+    found = registry.read(output)
+    assert found.champion == (second if swapped else first)
+    registry.checked(output, found.champion)
+    # whoever repeats the run hears that it promoted, whether or not it had the time to say so
+    assert promote(output, second, never if swapped else True, run_key="2")
+    assert decisions(output) == [("promoted", first), ("promoted", second)]
+    registry.checked(output, second)
+    assert registry.roll_back(output, None, None) == first
+
+
+def test_a_kill_in_a_rollback_leaves_the_champion(
+    output: OutputFolder, monkeypatch: pytest.MonkeyPatch, kill_at: Callable[[int, bool], list[str]]
+) -> None:
+    versions = [train(output, name) for name in "ab"]
+    for name in "ab":
+        promote(output, train(output, name))
+    kill_at(0, False)
+    with pytest.raises(Killed):
+        registry.roll_back(output, None, None)
+    monkeypatch.undo()
+    assert registry.read(output).champion == versions[1]
+    assert registry.roll_back(output, None, None) == versions[0]
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"{", b"[]", b"null", b"\xff", b'{"schema_version": 2, "champion": null, "decisions": []}',
+    b'{"schema_version": 1, "champion": "abc", "decisions": []}', b'{"schema_version": 1, "decisions": [{}]}',
+])  # fmt: skip
+def test_a_damaged_file_is_told_in_one_line(output: OutputFolder, content: bytes) -> None:
+    output.registry.mkdir(parents=True)
+    output.decisions.write_bytes(content)
+    version = train(output, "a")
+    for act in (lambda: registry.read(output), lambda: promote(output, version, never),
+                lambda: registry.roll_back(output, None, None)):  # fmt: skip
+        with pytest.raises(UsageError) as error:
+            act()
+        assert str(error.value).startswith(f"{output.decisions} is damaged (")
+        assert "\n" not in str(error.value)
+    assert output.decisions.read_bytes() == content
+
+
+def test_a_version_that_has_changed_never_serves(output: OutputFolder) -> None:
+    first = train(output, "a")
+    promote(output, first)
+    promote(output, train(output, "b"))
+    (output.version(first) / "labels.json").write_text("{}")
+    with pytest.raises(
+        PipelineError, match=rf"{first} has changed since it was promoted; roll back to another version"
+    ):
+        registry.roll_back(output, None, None)
+    (output.version(first) / "model.keras").unlink()
+    with pytest.raises(PipelineError, match=f"version {first} cannot serve: .* holds no whole model"):
+        registry.roll_back(output, None, None)
+    (output.version(first) / "model.keras").write_bytes(b"no archive")
+    with pytest.raises(PipelineError, match=r"model\.keras is damaged"):
+        registry.roll_back(output, None, None)
+    assert len(registry.read(output).decisions) == 2
+
+
+def test_a_champion_that_has_changed_is_not_judged(output: OutputFolder) -> None:
+    first = train(output, "a")
+    promote(output, first)
+    (output.version(first) / "labels.json").write_text("{}")
+    with pytest.raises(PipelineError, match="has changed since it was promoted"):
+        promote(output, train(output, "b"), never)
+
+
+def test_a_model_that_changes_while_it_is_judged_is_not_promoted(output: OutputFolder) -> None:
+    def meanwhile(*_: Any) -> Any:
+        train(output, "c")
+        return {"promoted": True, "reason": ""}, {}
+
+    promote(output, train(output, "a"))
+    with pytest.raises(PipelineError, match="has changed while it was judged; run promote again"):
+        promote(output, train(output, "b"), meanwhile)
+    assert len(registry.read(output).decisions) == 1
+    version = train(output, "b")
+    assert promote(output, version)  # over what was left
+    registry.checked(output, version)
+
+
+def test_a_decision_of_another_process_is_not_lost(output: OutputFolder) -> None:
+    first, second = train(output, "a"), train(output, "b")
+    promote(output, train(output, "a"))
+    promote(output, train(output, "b"))
+
+    def meanwhile(*_: Any) -> Any:
+        registry.roll_back(output, None, "by hand")
+        return {"promoted": True, "reason": ""}, {}
+
+    with pytest.raises(PipelineError, match="has changed meanwhile, by another promotion or rollback; run this again"):
+        promote(output, train(output, "c"), meanwhile)
+    assert decisions(output) == [("promoted", first), ("promoted", second), ("rolled back", first)]
+
+
+def test_a_model_that_is_not_there_is_told(output: OutputFolder) -> None:
+    with pytest.raises(PipelineError, match=r"models/lstm holds no whole model"):
+        registry.version_of(output.model("lstm"))
+    train(output, "a")
+    model = output.model("lstm") / "model.keras"
+    whole = model.read_bytes()
+    for content in (
+        b"half",
+        whole[: len(whole) // 2],
+        whole.replace(b"{}", b"[]", 1),
+        whole.replace(b"weights", b"ballast"),
+    ):
+        model.write_bytes(content)
+        with pytest.raises(PipelineError, match=r"model\.keras is damaged"):
+            registry.version_of(output.model("lstm"))
+
+
+def test_an_account_without_a_name_has_a_number(output: OutputFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    promote(output, train(output, "a"))
+    assert registry.read(output).decisions[0].by == "uid 4000000"
+
+
+def test_a_registry_behind_a_url(memory_url: str, tmp_path: Path) -> None:
+    local, remote = OutputFolder.at(str(tmp_path)), OutputFolder.at(memory_url)
+    assert registry.read(remote) == History()
+    for name in "ab":
+        train(local, name)
+        for path in local.model("lstm").iterdir():
+            target = remote.model("lstm") / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+        assert promote(remote, registry.version_of(remote.model("lstm")))
+    assert registry.roll_back(remote, None, None) == registry.read(remote).champion
+    assert len(registry.read(remote).decisions) == 3

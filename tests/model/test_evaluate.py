@@ -1,0 +1,407 @@
+"""Evaluation: counts at the three levels are those of networks whose every answer is known."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+
+from model.bundle import model_bytes
+from model.config import PromotionConfig
+from model.data.store_reader import Block
+from model.evaluate import IncomparableError, Tally, compare, evaluate, log_posteriors, scores
+from model.registry.promotion import Verdict
+from pipeline.errors import PipelineError
+from pipeline.outputs import OutputFolder
+from tests import model_stores
+from tests.support.model_stores import LANGUAGES, SAVES_MODELS, TIMESTEPS
+
+pytestmark = SAVES_MODELS
+
+
+def _frame_network(labels: int = 3) -> keras.Model:
+    """A network of frames whose answers are the softmax of its input."""
+    layers = [keras.Input((labels,)), keras.layers.Dense(labels, activation="softmax", use_bias=False)]
+    model = keras.Sequential(layers)
+    model.set_weights([np.eye(labels)])
+    return model
+
+
+def _sequence_network(timesteps: int = TIMESTEPS) -> keras.Model:
+    """A network of sequences whose answers are the softmax of the mean of its input."""
+    layers = [keras.Input((timesteps, 3)), keras.layers.GlobalAveragePooling1D(), keras.layers.Softmax()]
+    return keras.Sequential(layers)
+
+
+EACH_ITS_OWN = np.arange(100)
+
+
+def _evaluate(output: OutputFolder, speaker: NDArray[np.int64] = EACH_ITS_OWN) -> dict[str, Any]:
+    """Evaluate the model; every recording has a speaker of its own if they are not given."""
+    return evaluate(output, "known", output.model("known"), {"model": "known", "config_hash": "abc"}, speaker, seed=1)
+
+
+def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+class Spoken:
+    """A store of 30 recordings of test, 1 to 12 sequences each, many across the blocks in which it is read."""
+
+    def __init__(self, root: Path, labels: int = 3) -> None:
+        rng = np.random.default_rng(2)
+        lengths = rng.integers(1, 13, 30)
+        self.of_recording = rng.integers(0, labels, 30)
+        self.recording = np.repeat(rng.permutation(30), lengths)
+        self.label = np.repeat(self.of_recording, lengths)
+        logits = rng.normal(0, 2, (len(self.label), TIMESTEPS, 3)) + 0.5 * np.eye(3)[self.label][:, None]
+        self.features = logits.astype(np.float32)
+        self.valid = rng.random(len(self.label)) > 0.1
+        self.valid[0] = True
+        self.output = model_stores.write(
+            root,
+            {"train": [(0, 4)], "test": [(4, 4 + len(self.label))]},
+            np.concatenate([[0, 1, 2, 0], self.label]),
+            features=np.concatenate([np.zeros((4, TIMESTEPS, 3), np.float32), self.features]),
+            valid=np.concatenate([[True] * 4, self.valid]),
+            recording=np.concatenate([[99] * 4, self.recording]),
+        )
+
+    def save(self, model: keras.Model, name: str = "known") -> None:
+        folder = self.output.model(name)
+        folder.mkdir(parents=True)
+        (folder / "model.keras").write_bytes(model_bytes(model))
+        level = "frame" if len(model.input_shape) == 2 else "sequence"
+        model_stores.describe(folder, level)
+
+    def vectors(self, frames: bool) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """(true, predicted) labels at each level, one item at a time."""
+        label, recording = self.label[self.valid], self.recording[self.valid]
+        posterior = _log_softmax(self.features[self.valid])  # (sequence, timestep, label)
+        sequence = posterior.mean(axis=1) if frames else _log_softmax(self.features[self.valid].mean(axis=1))
+        rows = np.unique(recording)
+        return {
+            "frame": (np.repeat(label, TIMESTEPS), posterior.argmax(axis=2).ravel()),
+            "sequence": (label, sequence.argmax(axis=1)),
+            "recording": (
+                np.array([label[recording == row][0] for row in rows]),
+                np.array([sequence[recording == row].mean(axis=0).argmax() for row in rows]),
+            ),
+        }
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Spoken:
+    return Spoken(tmp_path)
+
+
+def _check_scores(found: dict[str, Any], true: NDArray[np.int64], predicted: NDArray[np.int64]) -> None:
+    """Equal to what scikit-learn says of the single answers."""
+    assert found["n"] == len(true)
+    assert found["confusion"] == confusion_matrix(true, predicted, labels=range(3)).tolist()
+    assert found["accuracy"] == pytest.approx(accuracy_score(true, predicted))
+    present = np.unique(true)
+    assert found["macro_f1"] == pytest.approx(
+        f1_score(true, predicted, labels=present, average="macro", zero_division=0.0)
+    )
+    per_label = precision_recall_fscore_support(true, predicted, labels=range(3), zero_division=0.0)
+    for label, *values in zip(LANGUAGES, *per_label, strict=True):
+        assert list(found["per_label"][label]) == ["precision", "recall", "f1", "n"]
+        assert list(found["per_label"][label].values()) == pytest.approx(values)
+
+
+@pytest.mark.parametrize("frames", [True, False])
+def test_every_level_is_counted_as_one_would_by_hand(spoken: Spoken, frames: bool) -> None:
+    spoken.save(_frame_network() if frames else _sequence_network())
+    metrics = _evaluate(spoken.output)
+    levels = ("frame", "sequence", "recording") if frames else ("sequence", "recording")
+    vectors = spoken.vectors(frames)
+    for level in levels:
+        _check_scores(metrics[level], *vectors[level])
+    assert metrics["recording"]["n"] == len(np.unique(spoken.recording[spoken.valid]))
+    assert 0.4 < metrics["sequence"]["accuracy"] < 1
+
+
+@pytest.mark.parametrize("frames", [True, False])
+def test_the_metrics_file_holds_what_is_returned(spoken: Spoken, frames: bool) -> None:
+    spoken.save(_frame_network() if frames else _sequence_network())
+    metrics = _evaluate(spoken.output)
+    assert json.loads(spoken.output.metrics("known").read_text(encoding="utf-8")) == metrics
+    levels = ["frame", "sequence", "recording"] if frames else ["sequence", "recording"]
+    further = ["labels_without_test", "labels_without_validation", "example", "store"]
+    assert list(metrics) == ["model", "config_hash", "labels", *levels, *further]
+    assert (metrics["model"], metrics["labels"], metrics["config_hash"]) == ("known", list(LANGUAGES), "abc")
+    assert metrics["labels_without_test"] == []
+    assert metrics["labels_without_validation"] == list(LANGUAGES)
+    assert metrics["store"]["manifest_digest"] == "0123456789abcdef"
+    for level in levels:
+        interval = ["macro_f1_interval"] if level == "recording" else []
+        assert list(metrics[level]) == ["n", "accuracy", "macro_f1", "confusion", "per_label", *interval]
+        assert list(metrics[level]["per_label"]) == list(LANGUAGES)
+
+
+def test_a_language_without_test_recordings_is_named_and_left_out_of_the_mean_f1(tmp_path: Path) -> None:
+    spoken = Spoken(tmp_path, labels=2)
+    spoken.save(_frame_network())
+    metrics = _evaluate(spoken.output)
+    assert metrics["labels_without_test"] == ["fr"]
+    assert metrics["sequence"]["per_label"]["fr"]["n"] == 0
+    assert sum(row[2] for row in metrics["sequence"]["confusion"]) > 0  # it is answered, wrongly
+    f1 = [metrics["sequence"]["per_label"][label]["f1"] for label in ("de", "en")]
+    assert metrics["sequence"]["macro_f1"] == pytest.approx(np.mean(f1))
+    _check_scores(metrics["sequence"], *spoken.vectors(frames=True)["sequence"])
+
+
+@pytest.mark.parametrize("runs", [{"train": [(0, 4)]}, {"train": [(0, 3)], "test": [(3, 4)]}])
+def test_a_store_without_valid_test_sequences_is_refused(tmp_path: Path, runs: model_stores.SplitRuns) -> None:
+    output = model_stores.write(tmp_path, runs, [0, 1, 2, 0], valid=[True, True, True, False])
+    with pytest.raises(PipelineError, match="has no valid test sequence to evaluate on; add speakers"):
+        _evaluate(output)
+    assert not output.metrics("known").exists()
+
+
+def _block(label: list[int], recording: list[int], first: int = 0) -> Block:
+    count = len(label)
+    features = np.zeros((count, 1, 3), np.float32)
+    return Block(features, np.array(label), np.array(recording, np.uint32), np.arange(first, first + count))
+
+
+def _log(probabilities: list[list[float]]) -> NDArray[np.float64]:
+    """Log posteriors (sequence, 1, label)."""
+    return np.log(np.array(probabilities))[:, None]
+
+
+def test_a_recording_is_decided_by_the_mean_log_posterior() -> None:
+    posteriors = _log([[0.60, 0.39, 0.01], [0.60, 0.39, 0.01], [0.001, 0.3, 0.699]])
+    assert np.exp(posteriors).mean(axis=0).argmax() == 0  # as would the majority of the sequences
+    tally = Tally(3, 10)
+    tally.add(_block([2, 2, 2], [5, 5, 5]), posteriors)
+    tally.end()
+    assert tally.confusion["sequence"].tolist() == [[0, 0, 0], [0, 0, 0], [2, 0, 1]]
+    assert tally.confusion["recording"].tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
+
+
+def test_a_sequence_of_frames_is_decided_by_the_mean_log_posterior() -> None:
+    frames = _log([[0.70, 0.29, 0.01], [0.70, 0.29, 0.01], [0.001, 0.3, 0.699]]).transpose(1, 0, 2)
+    assert np.exp(frames[0]).mean(axis=0).argmax() == 0  # as would the majority of the frames
+    tally = Tally(3, 10)
+    tally.add(_block([1], [0]), frames)
+    tally.end()
+    assert tally.confusion["frame"].tolist() == [[0, 0, 0], [2, 0, 1], [0, 0, 0]]
+    assert tally.confusion["sequence"].tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_recordings_go_on_from_block_to_block() -> None:
+    # alone, its first two sequences and its last two would each be another language's
+    certain, other = [0.98, 0.01, 0.01], [0.30, 0.69, 0.01]
+    tally = Tally(3, 10)
+    tally.add(_block([1, 0], [8, 7], first=10), _log([other, certain]))
+    tally.add(_block([0], [7], first=12), _log([other]))
+    tally.add(_block([0, 2], [7, 9], first=13), _log([other, other]))
+    tally.end()
+    assert tally.confusion["recording"].tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
+    assert (tally.example["recording"], tally.example["first_sequence"]) == (7, 11)
+    assert len(tally.example["probabilities"]) == 3
+
+
+def test_ending_twice_counts_once() -> None:
+    tally = Tally(3, 10)
+    tally.end()
+    tally.add(_block([1], [3]), _log([[0.1, 0.8, 0.1]]))
+    tally.end()
+    tally.end()
+    assert tally.confusion["recording"].sum() == 1
+
+
+def test_the_example_is_the_first_of_the_longest_recordings_that_are_short_enough() -> None:
+    tally = Tally(3, example_sequences=3)
+    lengths = {4: 1, 6: 4, 2: 3, 9: 3, 1: 2}
+    recording = [row for row, length in lengths.items() for _ in range(length)]
+    label = [row % 3 for row in recording]
+    posterior = np.random.default_rng(0).dirichlet([1, 1, 1], len(label))
+    tally.add(_block(label, recording, first=100), np.log(posterior)[:, None])
+    tally.end()
+    assert tally.example == {
+        "recording": 2,
+        "label": 2,
+        "first_sequence": 105,
+        "probabilities": posterior[5:8].round(4).tolist(),
+    }
+
+
+def test_without_a_recording_that_is_short_enough_there_is_no_example() -> None:
+    tally = Tally(3, example_sequences=1)
+    tally.add(_block([0, 0], [1, 1]), _log([[0.5, 0.3, 0.2]] * 2))
+    tally.end()
+    assert tally.example == {}
+
+
+def test_log_posteriors_have_a_step_a_frame_or_one_a_sequence() -> None:
+    features = np.random.default_rng(0).normal(size=(5, TIMESTEPS, 3)).astype(np.float32)
+    frames = log_posteriors(_frame_network(), features)
+    assert (frames.shape, frames.dtype) == ((5, TIMESTEPS, 3), np.float64)
+    np.testing.assert_allclose(frames, _log_softmax(features), rtol=1e-5)
+    sequences = log_posteriors(_sequence_network(), features)
+    np.testing.assert_allclose(sequences, _log_softmax(features.mean(axis=1))[:, None], rtol=1e-5)
+
+
+def test_sequences_of_one_timestep_are_evaluated_too() -> None:
+    features = np.random.default_rng(0).normal(size=(5, 1, 3)).astype(np.float32)
+    expected = _log_softmax(features)
+    np.testing.assert_allclose(log_posteriors(_frame_network(), features), expected, rtol=1e-5)
+    np.testing.assert_allclose(log_posteriors(_sequence_network(timesteps=1), features), expected, rtol=1e-5)
+
+
+def test_an_impossible_label_has_a_finite_log_posterior() -> None:
+    features = np.array([[[200.0, 0.0, -200.0]] * 2], np.float32)
+    posterior = log_posteriors(_frame_network(), features)
+    assert np.isfinite(posterior).all()
+    assert posterior.argmax(axis=2).tolist() == [[0, 0]]
+
+
+def _two_languages() -> keras.Model:
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, activation="sigmoid", use_bias=False)])
+    model.set_weights([np.eye(1)])
+    return model
+
+
+def test_two_languages_have_mirrored_log_posteriors_for_mirrored_features() -> None:
+    # a sigmoid near 1 is coarser than one near 0; no language may gain by that, however certain the answers
+    logits = np.array([0.5, 3, 8, 12, 17, 20, 40, 90], np.float32).reshape(-1, 2, 1)
+    one, other = (log_posteriors(_two_languages(), sign * logits) for sign in (1, -1))
+    np.testing.assert_allclose(one, other[..., ::-1], rtol=0.01, atol=1e-6)
+
+
+def test_scores_of_a_perfect_and_of_an_always_wrong_model() -> None:
+    perfect = scores(np.diag([3, 4, 5]), LANGUAGES)
+    assert (perfect["n"], perfect["accuracy"], perfect["macro_f1"]) == (12, 1.0, 1.0)
+    wrong = scores(np.roll(np.diag([3, 4, 5]), 1, axis=1), LANGUAGES)
+    assert (wrong["n"], wrong["accuracy"], wrong["macro_f1"]) == (12, 0.0, 0.0)
+
+
+def test_the_interval_of_recordings_is_that_of_their_speakers(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    alone = _evaluate(spoken.output)["recording"]
+    shared = _evaluate(spoken.output, np.arange(100) % 4)["recording"]
+    one = _evaluate(spoken.output, np.zeros(100, np.int64))["recording"]
+    assert alone["macro_f1"] == shared["macro_f1"] == one["macro_f1"]
+    assert alone["macro_f1_interval"]["speakers"] == alone["n"]
+    assert shared["macro_f1_interval"]["speakers"] == 4
+    assert one["macro_f1_interval"] == {"low": None, "high": None, "confidence": 0.95, "speakers": 1}
+    for found in (alone, shared):
+        interval = found["macro_f1_interval"]
+        assert 0 < interval["low"] < found["macro_f1"] < interval["high"] <= 1
+
+
+def test_labels_of_a_model_are_matched_by_name(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    expected = _evaluate(spoken.output)
+    folder = spoken.output.model("known")
+    # the same network with its outputs in another order, and one language that no recording speaks
+    network = _frame_network()
+    turned = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="softmax")])
+    weights = np.zeros((3, 4))
+    weights[:, [3, 0, 2]] = np.asarray(network.get_weights()[0])
+    turned.set_weights([weights, np.array([0, -100.0, 0, 0])])
+    (folder / "model.keras").write_bytes(model_bytes(turned))
+    model_stores.describe(folder, "frame", ("en", "xx", "fr", "de"))
+    found = _evaluate(spoken.output)
+    assert found["labels"] == [*LANGUAGES, "xx"]
+    for level in ("frame", "sequence", "recording"):
+        assert found[level]["macro_f1"] == expected[level]["macro_f1"]
+        assert np.array(found[level]["confusion"])[:3, :3].tolist() == expected[level]["confusion"]
+
+
+def test_a_language_that_only_the_model_knows_is_a_wrong_answer(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    model_stores.describe(spoken.output.model("known"), "frame", ("de", "en", "nl"))
+    found = _evaluate(spoken.output)["recording"]
+    assert found["per_label"]["fr"]["f1"] == 0
+    assert sum(row[2] for row in found["confusion"]) == 0  # it knows no fr
+    assert sum(row[3] for row in found["confusion"]) > 0
+    present = [found["per_label"][label]["f1"] for label in LANGUAGES]
+    assert found["macro_f1"] == pytest.approx(np.mean(present))
+
+
+@pytest.mark.parametrize(("features", "told"), [
+    ({"n_mels": 64}, "was trained on features of n_mels 64, the store's have 128"),
+    ({"top_db": None}, "was trained on features of top_db None, the store's have 80.0"),
+])  # fmt: skip
+def test_a_model_of_other_features_is_refused(spoken: Spoken, features: dict[str, Any], told: str) -> None:
+    spoken.save(_frame_network())
+    model_stores.describe(spoken.output.model("known"), "frame", **features)
+    with pytest.raises(IncomparableError, match=told):
+        _evaluate(spoken.output)
+
+
+def test_sequences_of_another_length_matter_to_models_of_sequences_alone(spoken: Spoken) -> None:
+    spoken.save(_sequence_network())
+    labels = spoken.output.model("known") / "labels.json"
+    description = json.loads(labels.read_text())
+    labels.write_text(json.dumps({**description, "timesteps": TIMESTEPS + 1}))
+    with pytest.raises(IncomparableError, match=f"of timesteps {TIMESTEPS + 1}, the store's have {TIMESTEPS}"):
+        _evaluate(spoken.output)
+    (spoken.output.model("known") / "model.keras").write_bytes(model_bytes(_frame_network()))
+    labels.write_text(json.dumps({**description, "timesteps": TIMESTEPS + 1, "level": "frame"}))
+    assert _evaluate(spoken.output)["recording"]["n"] > 0
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"labels": 1}', None])
+def test_a_damaged_description_is_told_in_one_line(spoken: Spoken, content: bytes | None) -> None:
+    spoken.save(_frame_network())
+    labels = spoken.output.model("known") / "labels.json"
+    labels.unlink() if content is None else labels.write_bytes(content)
+    with pytest.raises(PipelineError, match=r"labels\.json is missing or damaged; run train again"):
+        _evaluate(spoken.output)
+
+
+def _skewed_network() -> keras.Model:
+    """A network of frames that takes each language for the next."""
+    model = _frame_network()
+    model.set_weights([np.roll(np.eye(3), 1, axis=1)])
+    return model
+
+
+def _compare(spoken: Spoken, champion: str | None, **rule: Any) -> tuple[Verdict, dict[str, Any]]:
+    serving = None if champion is None else spoken.output.model(champion)
+    output, settings = spoken.output, PromotionConfig(**rule)
+    return compare(output, output.model("known"), serving, settings, EACH_ITS_OWN, seed=1)
+
+
+def test_two_models_are_judged_on_the_same_recordings(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    spoken.save(_skewed_network(), "skewed")
+    verdict, metrics = _compare(spoken, "skewed")
+    assert verdict.promoted
+    assert verdict.challenger_f1.value == metrics["recording"]["macro_f1"]
+    assert verdict.champion_f1 is not None
+    skewed = {"model": "skewed"}
+    champion = evaluate(spoken.output, "skewed", spoken.output.model("skewed"), skewed, EACH_ITS_OWN, seed=1)
+    assert verdict.champion_f1.value == pytest.approx(champion["recording"]["macro_f1"])
+    assert (verdict.recordings, verdict.speakers) == (metrics["recording"]["n"], metrics["recording"]["n"])
+    assert not _compare(spoken, "known")[0].promoted  # against itself
+    assert _compare(spoken, None)[0].promoted
+
+
+def test_a_champion_of_other_features_stays_and_the_reason_says_so(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    spoken.save(_skewed_network(), "old")
+    model_stores.describe(spoken.output.model("old"), "frame", n_mels=64)
+    verdict, _ = _compare(spoken, "old")
+    assert not verdict.promoted
+    assert "but the champion cannot be compared: " in verdict.reason
+    assert "was trained on features of n_mels 64, the store's have 128; it goes on serving" in verdict.reason
+
+
+def test_a_champion_that_lacks_a_language_is_compared_and_the_reason_says_so(spoken: Spoken) -> None:
+    spoken.save(_frame_network())
+    spoken.save(_frame_network(), "old")
+    model_stores.describe(spoken.output.model("old"), "frame", ("de", "en", "nl"))
+    verdict, _ = _compare(spoken, "old")
+    assert verdict.promoted
+    assert "; the champion does not know fr, whose F1 counts as 0 for it; on the other languages " in verdict.reason

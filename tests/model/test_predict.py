@@ -1,0 +1,282 @@
+"""Prediction: a trained model's folder and recordings in, the language of each out."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click.testing
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from model.bundle import load_model
+from model.config import AnnConfig, LstmConfig
+from model.data.store_reader import Store
+from model.evaluate import Tally, log_posteriors
+from model.networks import build
+from model.predict import Classifier, main
+from model.train import train
+from pipeline.features.audio import AudioError, read_blocks
+from pipeline.features.mfcc import mfcc
+from pipeline.outputs import OutputFolder
+from tests import model_stores
+from tests.support.model_stores import LANGUAGES, SAVES_MODELS
+
+pytestmark = SAVES_MODELS
+
+SAMPLE_RATE_HZ = 16_000
+TIMESTEPS, COEFFICIENTS = 10, 8
+SETTINGS = model_stores.config(TIMESTEPS, COEFFICIENTS, 4, 2).features
+
+
+class Trained(NamedTuple):
+    """An output folder with two models, and one recording of each language that they were trained on."""
+
+    output: OutputFolder
+    recordings: list[Path]
+
+    def model(self, name: str) -> Path:
+        return Path(str(self.output.model(name)))
+
+
+def _record(path: Path, language: int, duration_s: float = 1.0, seed: int = 0) -> Path:
+    """Write noise whose colour is that of a language."""
+    noise = np.random.default_rng([language, seed]).normal(size=round(duration_s * SAMPLE_RATE_HZ))
+    coloured = np.convolve(noise, np.ones(1 + 2 * language), mode="same")
+    soundfile.write(path, 0.1 * coloured, SAMPLE_RATE_HZ)
+    return path
+
+
+def _features(path: Path) -> NDArray[np.float32]:
+    """MFCCs of the whole sequences of a recording: (sequence, timestep, mfcc)."""
+    frames = mfcc(read_blocks(str(path), SAMPLE_RATE_HZ), SETTINGS).mfcc
+    sequences = len(frames) // TIMESTEPS
+    return frames[: sequences * TIMESTEPS].reshape(sequences, TIMESTEPS, COEFFICIENTS)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    root = tmp_path_factory.mktemp("trained")
+    recordings = [_record(root / f"{name}.wav", language) for language, name in enumerate(LANGUAGES)]
+    features = [_features(recording) for recording in recordings]
+    label = np.repeat(range(3), [len(part) for part in features])
+    output = model_stores.write(
+        root / "out", {"train": [(0, len(label))]}, label, features=np.concatenate(features), recording=label
+    )
+    train(output, "lstm", LstmConfig(units=4, batch_size=8, max_epochs=2, learning_rate=0.01), 1, "key")
+    train(output, "ann", AnnConfig(hidden_units=(4, 4), batch_size=32, max_epochs=2), 1, "key")
+    return Trained(output, recordings)
+
+
+def _predict(*arguments: str | Path) -> click.testing.Result:
+    return click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("name", ["lstm", "ann"])
+def test_the_probabilities_are_those_of_a_recording_in_evaluation(trained: Trained, name: str) -> None:
+    result = _predict(trained.model(name), *trained.recordings, "--json")
+    assert result.exit_code == 0
+    model = load_model(trained.output.model(name) / "model.keras")
+    for row, recording in zip(json.loads(result.stdout), trained.recordings, strict=True):
+        steps = log_posteriors(model, _features(recording))
+        mean = steps.mean(axis=1).mean(axis=0)
+        expected = np.exp(mean) / np.exp(mean).sum()
+        np.testing.assert_allclose(list(row["probabilities"].values()), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["lstm", "ann"])
+def test_the_language_named_is_the_one_that_evaluation_counts(trained: Trained, name: str) -> None:
+    rows = json.loads(_predict(trained.model(name), *trained.recordings, "--json").stdout)
+    model = load_model(trained.output.model(name) / "model.keras")
+    tally = Tally(3, 1)
+    for block in Store(str(trained.output.store)).blocks("train", pool_chunks=3):
+        tally.add(block, log_posteriors(model, block.features))
+    tally.end()
+    expected = np.zeros((3, 3), int)
+    np.add.at(expected, (range(3), [LANGUAGES.index(row["language"]) for row in rows]), 1)
+    assert tally.confusion["recording"].tolist() == expected.tolist()
+
+
+def test_json_has_one_object_a_file_in_the_order_given(trained: Trained) -> None:
+    files = [str(path) for path in reversed(trained.recordings)]
+    rows = json.loads(_predict(trained.model("lstm"), *files, "--json").stdout)
+    assert [row["file"] for row in rows] == files
+    for row in rows:
+        assert list(row) == [
+            *("file", "language", "probability"),
+            *("runner_up", "runner_up_probability", "probabilities"),
+        ]
+        assert list(row["probabilities"]) == list(LANGUAGES)
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=3e-6)
+        best, second = sorted(row["probabilities"].values(), reverse=True)[:2]
+        assert row["probabilities"][row["language"]] == row["probability"] == best
+        assert row["probabilities"][row["runner_up"]] == row["runner_up_probability"] == second
+
+
+def test_the_table_has_a_line_a_file(trained: Trained) -> None:
+    result = _predict(trained.model("lstm"), *trained.recordings)
+    rows = json.loads(_predict(trained.model("lstm"), *trained.recordings, "--json").stdout)
+    header, *lines = result.stdout.splitlines()
+    assert header.split() == ["file", "language", "probability", "runner-up"]
+    assert [line.split() for line in lines] == [
+        [
+            *(row["file"], row["language"], f"{row['probability']:.1%}"),
+            *(row["runner_up"], f"{row['runner_up_probability']:.1%}"),
+        ]
+        for row in rows
+    ]
+    assert result.exit_code == 0
+
+
+def test_the_model_file_itself_will_do(trained: Trained) -> None:
+    folder = _predict(trained.model("lstm"), trained.recordings[0], "--json")
+    file = _predict(trained.model("lstm") / "model.keras", trained.recordings[0], "--json")
+    assert (file.exit_code, file.stdout) == (0, folder.stdout)
+
+
+def test_a_recording_at_another_rate_in_stereo_is_taken_too(trained: Trained, tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).normal(0, 0.1, (44_100, 2))
+    soundfile.write(tmp_path / "stereo.flac", samples, 44_100)
+    result = _predict(trained.model("lstm"), tmp_path / "stereo.flac", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)[0]["language"] in LANGUAGES
+
+
+def _write_text(path: Path) -> Path:
+    path.write_text("this is no sound")
+    return path
+
+
+@pytest.mark.parametrize(("make", "reason"), [
+    (_write_text, "not readable as audio"),
+    (lambda path: path, "cannot be opened: No such file or directory"),
+    (lambda path: _record(path, 0, duration_s=0.05), "shorter than one sequence of 0.1 s"),
+], ids=["text", "missing", "short"])  # fmt: skip
+def test_a_file_that_cannot_be_used_is_told_and_the_others_are_named(
+    trained: Trained, tmp_path: Path, make: Callable[[Path], Path], reason: str
+) -> None:
+    bad = make(tmp_path / "bad.wav")
+    first, last = trained.recordings[:2]
+    result = _predict(trained.model("lstm"), first, bad, last, "--json")
+    assert result.exit_code == 1
+    assert [row["file"] for row in json.loads(result.stdout)] == [str(first), str(last)]
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"{bad}: {reason}")
+
+
+def test_without_a_usable_file_there_is_no_table_and_an_empty_array(trained: Trained, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.wav"
+    assert _predict(trained.model("lstm"), missing).stdout == ""
+    result = _predict(trained.model("lstm"), missing, "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (1, [])
+
+
+def test_a_recording_of_exactly_one_sequence_is_long_enough(trained: Trained, tmp_path: Path) -> None:
+    classifier = Classifier.load(trained.model("lstm"))
+    hop = SETTINGS.hop_length
+    sequence_s = (TIMESTEPS - 1) * hop / SAMPLE_RATE_HZ  # centred frames: one more than there are hops
+    exact = _record(tmp_path / "exact.wav", 1, sequence_s)
+    assert classifier.probabilities(str(exact)).sum() == pytest.approx(1)
+    short = _record(tmp_path / "short.wav", 1, sequence_s - 1 / SAMPLE_RATE_HZ)
+    with pytest.raises(AudioError, match=r"shorter than one sequence of 0\.1 s"):
+        classifier.probabilities(str(short))
+
+
+def test_frames_left_over_at_the_end_change_nothing(trained: Trained, tmp_path: Path) -> None:
+    classifier = Classifier.load(trained.model("lstm"))
+    whole = _record(tmp_path / "whole.wav", 0, 0.395)
+    samples, _ = soundfile.read(whole)
+    soundfile.write(tmp_path / "longer.wav", np.concatenate([samples, np.zeros(800)]), SAMPLE_RATE_HZ)
+    blocks = (read_blocks(str(tmp_path / name), SAMPLE_RATE_HZ) for name in ("whole.wav", "longer.wav"))
+    frames = [len(mfcc(part, SETTINGS).mfcc) for part in blocks]
+    assert frames == [4 * TIMESTEPS, 4 * TIMESTEPS + 5]
+    np.testing.assert_allclose(
+        classifier.probabilities(str(tmp_path / "longer.wav")), classifier.probabilities(str(whole)), atol=1e-6
+    )
+
+
+def _without(name: str) -> Callable[[Path, Path], Path]:
+    def make(complete: Path, folder: Path) -> Path:
+        for file in {"model.keras", "labels.json"} - {name}:
+            (folder / file).write_bytes((complete / file).read_bytes())
+        return folder
+
+    return make
+
+
+def _with_model(content: Callable[[bytes], bytes]) -> Callable[[Path, Path], Path]:
+    def make(complete: Path, folder: Path) -> Path:
+        (folder / "labels.json").write_bytes((complete / "labels.json").read_bytes())
+        (folder / "model.keras").write_bytes(content((complete / "model.keras").read_bytes()))
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(("make", "told"), [
+    (lambda _, folder: folder / "nothing", "nothing is missing; give a folder like OUT/models/lstm"),
+    (_without("model.keras"), "model.keras is missing; give a folder like OUT/models/lstm"),
+    (_without("labels.json"), "labels.json is missing; give a folder like OUT/models/lstm"),
+    (_with_model(lambda _: b"no model"), "is not a Keras model"),
+    (_with_model(lambda content: content[: len(content) // 2]), "is not a Keras model"),
+], ids=["no folder", "no model", "no labels", "text", "half a model"])  # fmt: skip
+def test_what_is_no_model_is_told_in_one_line_with_exit_code_two(
+    trained: Trained, tmp_path: Path, make: Callable[[Path, Path], Path], told: str
+) -> None:
+    result = _predict(make(trained.model("lstm"), tmp_path), trained.recordings[0])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert told in result.stderr
+
+
+def test_without_a_recording_the_usage_is_wrong(trained: Trained) -> None:
+    result = _predict(trained.model("lstm"))
+    assert result.exit_code == 2
+    assert "Missing argument 'AUDIO...'" in result.stderr
+
+
+def test_a_classifier_knows_how_its_model_was_trained(trained: Trained) -> None:
+    classifier = Classifier.load(trained.model("ann"))
+    assert (classifier.labels, classifier.timesteps, classifier.features) == (LANGUAGES, TIMESTEPS, SETTINGS)
+    assert build.takes_frames(classifier.network)
+
+
+def test_the_command_writes_the_table_and_nothing_but_failures_beside_it(trained: Trained, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.wav"
+    command: list[Any] = [sys.executable, "-m", "model.predict", trained.model("lstm"), *trained.recordings, missing]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert process.stderr == f"{missing}: cannot be opened: No such file or directory\n"
+    assert process.stdout == _predict(trained.model("lstm"), *trained.recordings).stdout
+
+
+def _registry(folder: Path, content: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "registry.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+def test_a_registry_stands_for_its_champion(trained: Trained, tmp_path: Path) -> None:
+    registry = _registry(tmp_path / "registry", {"schema_version": 1, "champion": "abc", "decisions": []})
+    shutil.copytree(trained.model("ann"), registry / "abc")
+    result = _predict(registry, *trained.recordings, "--json")
+    assert result.exit_code == 0
+    assert result.stdout == _predict(trained.model("ann"), *trained.recordings, "--json").stdout
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    ({"champion": None}, "no model has been promoted yet; give a folder like OUT/models/lstm"),
+    ({"champion": "gone"}, "registry/gone is missing"),
+    ({}, "registry.json is damaged"), ("{", "registry.json is damaged"), ({"champion": 3}, "registry.json is damaged"),
+])  # fmt: skip
+def test_a_registry_without_a_champion_is_told(trained: Trained, tmp_path: Path, content: Any, told: str) -> None:
+    result = _predict(_registry(tmp_path / "registry", content), trained.recordings[0])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert told in result.stderr

@@ -1,0 +1,380 @@
+"""Training: what is written, which epoch is kept, and that a kill changes nothing."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_class_weight
+
+from model import train as train_module
+from model.bundle import load_model
+from model.config import AnnConfig, LstmConfig
+from model.data.store_reader import Block, Store
+from model.loader import frame_dataset, sequence_dataset
+from model.registry.registry import version_of
+from model.train import train
+from pipeline.errors import PipelineError
+from pipeline.outputs import OutputFolder
+from tests import model_stores
+from tests.support.model_stores import LANGUAGES, SAVES_MODELS, SplitRuns
+
+pytestmark = SAVES_MODELS
+
+RUNS = {"train": [(0, 40)], "validation": [(40, 52)], "test": [(52, 60)]}
+LABEL = np.random.default_rng(5).integers(0, 3, 60)
+LSTM = LstmConfig(units=3, batch_size=8, max_epochs=3, learning_rate=0.01)
+ANN = AnnConfig(hidden_units=(4, 3), batch_size=32, max_epochs=1)
+SEED = 11
+TIMINGS = ["wall_s", "steps_per_s", "input_wait"]
+
+
+def _store(root: Path, runs: SplitRuns = RUNS, label: NDArray[np.int64] = LABEL, **options: Any) -> OutputFolder:
+    """A store of chunks so small that a pool of them is less than an epoch."""
+    chunks = {"sequences_per_chunk": 2, "chunks_per_shard": 10}
+    return model_stores.write(root, runs, label, features=model_stores.audible(label), **chunks, **options)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> OutputFolder:
+    """A store of three languages that a network can learn."""
+    return _store(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> OutputFolder:
+    """The output of one training of LSTM without any disturbance."""
+    output = _store(tmp_path_factory.mktemp("uninterrupted"))
+    train(output, "lstm", LSTM, SEED, "key")
+    return output
+
+
+def _history(output: OutputFolder, name: str = "lstm") -> pd.DataFrame:
+    return pd.read_csv(str(output.model(name) / "history.csv"))
+
+
+def _check_same_training(output: OutputFolder, expected: OutputFolder) -> None:
+    """Equal histories but for the time, equal weights and optimisers, bit for bit; and the same files."""
+    pd.testing.assert_frame_equal(
+        _history(output).drop(columns=TIMINGS), _history(expected).drop(columns=TIMINGS), check_exact=True
+    )
+    for file in ("model.keras", "checkpoints/epoch-0003.keras"):
+        one, other = (load_model(each.model("lstm") / file) for each in (output, expected))
+        for a, b in zip(one.weights, other.weights, strict=True):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+        for a, b in zip(one.optimizer.variables, other.optimizer.variables, strict=True):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    assert _files(output) == _files(expected)
+
+
+def _files(output: OutputFolder) -> list[str]:
+    """Files of the model, but for TensorBoard's, whose names hold the time."""
+    folder = Path(str(output.model("lstm")))
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in found if not path.startswith("tensorboard"))
+
+
+def _evaluated(output: OutputFolder, model: keras.Model, split: str = "validation") -> float:
+    """The loss of a sequence model on a split."""
+    return float(model.evaluate(sequence_dataset(str(output.store), split, 8, shuffle=False), verbose=0)[0])
+
+
+def test_training_writes_model_labels_history_and_checkpoint(uninterrupted: OutputFolder) -> None:
+    assert _files(uninterrupted) == [
+        *("checkpoints/epoch-0003.keras", "checkpoints/key.txt"),
+        *("history.csv", "labels.json", "model.keras"),
+    ]
+
+
+def test_the_history_has_a_row_an_epoch(uninterrupted: OutputFolder) -> None:
+    history = _history(uninterrupted)
+    assert set(history.columns) == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", *TIMINGS}
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert np.isfinite(history.to_numpy()).all()
+    assert (history[["wall_s", "steps_per_s"]] > 0).all(axis=None)
+    assert history["input_wait"].between(0, 1).all()
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+
+
+def test_labels_json_holds_what_a_recording_needs(uninterrupted: OutputFolder) -> None:
+    description = json.loads((uninterrupted.model("lstm") / "labels.json").read_text())
+    assert description == {
+        "labels": list(LANGUAGES),
+        "level": "sequence",
+        "timesteps": model_stores.TIMESTEPS,
+        "features": Store(str(uninterrupted.store)).attributes["config"]["features"],
+    }
+    assert description["features"]["n_mfcc"] == model_stores.COEFFICIENTS
+
+
+def test_training_leaves_events_for_tensorboard(uninterrupted: OutputFolder) -> None:
+    events = Path(str(uninterrupted.model("lstm"))).glob("tensorboard/*/events.out.tfevents.*")
+    assert {path.parent.name for path in events} == {"train", "validation"}
+
+
+def test_a_model_of_frames_trains_on_every_frame(output: OutputFolder) -> None:
+    result = train(output, "ann", ANN, SEED, "key")
+    timings = {name: _history(output, "ann")[name].mean() for name in ("steps_per_s", "input_wait")}
+    assert result == pytest.approx({"epochs": 1, "best_epoch": 1, "parameters": 4 * 4 + 5 * 3 + 4 * 3, **timings})
+    description = json.loads((output.model("ann") / "labels.json").read_text())
+    assert description["level"] == "frame"
+    model = load_model(output.model("ann") / "model.keras")
+    loss, accuracy = model.evaluate(frame_dataset(str(output.store), "validation", 32, shuffle=False), verbose=0)
+    last = _history(output, "ann").iloc[-1]
+    np.testing.assert_allclose([loss, accuracy], last[["val_loss", "val_accuracy"]].astype(float), rtol=1e-5)
+
+
+def _unlearnable_validation() -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Labels and features of which those of validation say another language: learning makes that loss larger."""
+    features = model_stores.audible(LABEL)
+    label = LABEL.copy()
+    label[40:52] = (label[40:52] + 1) % 3
+    return label, features
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_training(tmp_path: Path) -> None:
+    label, features = _unlearnable_validation()
+    output = model_stores.write(tmp_path, RUNS, label, features=features)
+    config = LstmConfig(units=3, batch_size=8, max_epochs=50, learning_rate=0.02, patience=2)
+    result = train(output, "lstm", config, SEED, "key")
+    val_loss = _history(output)["val_loss"]
+    best = int(val_loss.argmin())
+    assert result["best_epoch"] == best + 1
+    assert result["epochs"] == len(val_loss) == best + 1 + 2
+    kept = _evaluated(output, load_model(output.model("lstm") / "model.keras"))
+    last = _evaluated(output, load_model(output.model("lstm") / "checkpoints" / f"epoch-{len(val_loss):04d}.keras"))
+    np.testing.assert_allclose([kept, last], val_loss.iloc[[best, -1]], rtol=1e-5)
+    assert last > kept
+
+
+def test_a_finished_training_is_not_trained_on(uninterrupted: OutputFolder) -> None:
+    before = (uninterrupted.model("lstm") / "history.csv").read_bytes()
+    assert train(uninterrupted, "lstm", LSTM, SEED, "key")["epochs"] == 3
+    assert (uninterrupted.model("lstm") / "history.csv").read_bytes() == before
+
+
+def test_the_same_seed_gives_the_same_training_bit_for_bit(output: OutputFolder, uninterrupted: OutputFolder) -> None:
+    train(output, "lstm", LSTM, SEED, "key")
+    _check_same_training(output, uninterrupted)
+
+
+def test_steps_in_one_call_are_the_steps_one_by_one(
+    output: OutputFolder, uninterrupted: OutputFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "MAX_STEPS_AT_ONCE", 1)
+    train(output, "lstm", LSTM, SEED, "key")
+    _check_same_training(output, uninterrupted)
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(100, 10), (512, 8), (4096, 1), (10_000, 1)])
+def test_data_are_fetched_for_some_steps_and_no_more_than_a_block(batch_size: int, steps: int) -> None:
+    assert train_module.steps_at_once(batch_size, 4096) == steps
+
+
+def test_another_seed_gives_another_training(output: OutputFolder, uninterrupted: OutputFolder) -> None:
+    train(output, "lstm", LSTM.model_copy(update={"max_epochs": 1}), SEED + 1, "key")
+    assert _history(output)["loss"].iloc[0] != _history(uninterrupted)["loss"].iloc[0]
+
+
+# a training that stops in the middle of its third epoch, and never goes on
+STOPS = """
+import sys, time
+from pathlib import Path
+from model.config import LstmConfig
+from model.loader import Store
+from model.train import train
+from pipeline.schema import OutputFolder
+
+original = Store.shuffled_blocks
+
+def stops(self, split, seed, epoch, pool_chunks):
+    for number, block in enumerate(original(self, split, seed, epoch, pool_chunks)):
+        if (epoch, number) == (2, 1):
+            Path(sys.argv[1], "stopped").touch()
+            time.sleep(1000)
+        yield block
+
+Store.shuffled_blocks = stops
+train(OutputFolder.at(sys.argv[1]), "lstm", LstmConfig.model_validate_json(sys.argv[2]), int(sys.argv[3]), "key")
+"""
+
+
+def test_a_killed_and_continued_training_equals_an_uninterrupted_one(
+    output: OutputFolder, uninterrupted: OutputFolder
+) -> None:
+    command = [sys.executable, "-c", STOPS, str(output.root), LSTM.model_dump_json(), str(SEED)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        while not (output.root / "stopped").exists():
+            assert process.poll() is None, process.communicate()[1].decode()
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert _history(output)["epoch"].tolist() == [1, 2]
+    assert train(output, "lstm", LSTM, SEED, "key")["epochs"] == 3
+    _check_same_training(output, uninterrupted)
+
+
+class PowerCutError(BaseException):
+    """Ends a training where nothing can catch it."""
+
+
+@pytest.mark.parametrize("writes", [6, 7])
+def test_a_training_cut_short_between_two_writes_repeats_that_epoch_alone(
+    output: OutputFolder, uninterrupted: OutputFolder, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    # key, labels, then state, model and history of each epoch: the cut is before the second epoch's model or history
+    written: list[str] = []
+    write_atomically = train_module.write_atomically
+
+    def write_or_cut(path: Any, content: bytes) -> None:
+        if len(written) == writes:
+            raise PowerCutError
+        write_atomically(path, content)
+        written.append(path.name)
+
+    epochs: list[tuple[int, int]] = []
+    shuffled_blocks = Store.shuffled_blocks
+
+    def noted(self: Store, split: str, seed: int, epoch: int, pool_chunks: int) -> Iterator[Block]:
+        epochs.append((seed, epoch))
+        return shuffled_blocks(self, split, seed, epoch, pool_chunks)
+
+    monkeypatch.setattr(Store, "shuffled_blocks", noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "write_atomically", write_or_cut)
+        with pytest.raises(PowerCutError):
+            train(output, "lstm", LSTM, SEED, "key")
+    of_epochs = [["epoch-0001.keras", "model.keras", "history.csv"], ["epoch-0002.keras", "model.keras"]]
+    assert written == ["key.txt", "labels.json", *of_epochs[0], *of_epochs[1]][:writes]
+    train(output, "lstm", LSTM, SEED, "key")
+    _check_same_training(output, uninterrupted)
+    assert epochs == [(SEED, 0), (SEED, 1), (SEED, 1), (SEED, 2)]
+
+
+def test_another_key_trains_afresh(output: OutputFolder, caplog: pytest.LogCaptureFixture) -> None:
+    train(output, "ann", ANN, SEED, "key")
+    first = _history(output, "ann")
+    leftover = output.model("ann") / "left over"
+    leftover.write_text("of the other settings")
+    with caplog.at_level(logging.INFO, "model.train"):
+        result = train(output, "ann", ANN.model_copy(update={"learning_rate": 0.05}), SEED, "another key")
+    assert "data or settings have changed; ann is trained afresh" in caplog.text
+    assert result["epochs"] == 1
+    assert _history(output, "ann")["loss"].iloc[0] != first["loss"].iloc[0]
+    assert not leftover.exists()
+    assert (output.model("ann") / "checkpoints" / "key.txt").read_text() == "another key"
+
+
+@pytest.mark.parametrize("valid", [None, np.arange(44) < 40], ids=["no sequence", "no valid sequence"])
+def test_without_validation_the_training_loss_decides_and_a_warning_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, valid: NDArray[np.bool_] | None
+) -> None:
+    runs = {"train": [(0, 40)]} if valid is None else {"train": [(0, 40)], "validation": [(40, 44)]}
+    output = _store(tmp_path, runs, LABEL[: 40 if valid is None else 44], valid=valid)
+    with caplog.at_level(logging.WARNING, "model.train"):
+        result = train(output, "lstm", LSTM.model_copy(update={"learning_rate": 0.5}), SEED, "key")
+    assert [record.levelname for record in caplog.records if "no validation" in record.message] == ["WARNING"]
+    history = _history(output)
+    assert "val_loss" not in history.columns
+    assert result["best_epoch"] == int(history["loss"].argmin()) + 1
+
+
+def test_class_weights_make_every_language_count_the_same(tmp_path: Path) -> None:
+    label = np.repeat([0, 1, 2], [2, 12, 6])
+    store = Store(str(_store(tmp_path, {"train": [(0, 20)]}, label).store))
+    weights = train_module._class_weights(store)
+    np.testing.assert_allclose(list(weights.values()), compute_class_weight("balanced", classes=np.arange(3), y=label))
+    assert weights == pytest.approx({0: 20 / 6, 1: 20 / 36, 2: 20 / 18})
+
+
+def test_a_language_without_training_sequences_weighs_one_and_changes_no_other(tmp_path: Path) -> None:
+    label = np.repeat([0, 2, 1], [5, 15, 3])
+    store = Store(str(_store(tmp_path, {"train": [(0, 20)], "test": [(20, 23)]}, label).store))
+    assert train_module._class_weights(store) == pytest.approx({0: 2.0, 1: 1.0, 2: 20 / 30})
+
+
+@pytest.mark.parametrize("balance", [True, False])
+def test_weights_are_used_where_the_settings_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, balance: bool
+) -> None:
+    output = _store(tmp_path, {"train": [(0, 20)]}, np.repeat([0, 1, 2], [2, 12, 6]))
+    given: list[Any] = []
+
+    def noted(self: keras.Model, *arguments: Any, **options: Any) -> None:
+        given.append(options["class_weight"])
+        raise PowerCutError
+
+    monkeypatch.setattr(keras.Model, "fit", noted)
+    with pytest.raises(PowerCutError):
+        train(output, "lstm", LSTM.model_copy(update={"balance_labels": balance}), SEED, "key")
+    assert given == [pytest.approx({0: 20 / 6, 1: 20 / 36, 2: 20 / 18}) if balance else None]
+
+
+def test_one_language_with_valid_sequences_is_refused(tmp_path: Path) -> None:
+    label = np.repeat([0, 1], 10)
+    output = _store(tmp_path, {"train": [(0, 20)]}, label, valid=label == 1)
+    with pytest.raises(PipelineError) as refused:
+        train(output, "lstm", LSTM, SEED, "key")
+    assert str(refused.value) == (
+        "training needs at least two languages with valid sequences, the store has ['en']; see the ledger for what "
+        "failed"
+    )
+    assert refused.value.exit_code == 1
+    assert not output.model("lstm").exists()
+
+
+def test_a_store_without_valid_sequences_is_refused(tmp_path: Path) -> None:
+    output = _store(tmp_path, {"train": [(0, 6)]}, LABEL[:6], valid=[False] * 6)
+    with pytest.raises(PipelineError, match="at least two languages with valid sequences, the store has none"):
+        train(output, "lstm", LSTM, SEED, "key")
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_damaged_shard_of_training_or_validation_is_named_in_one_line(output: OutputFolder, which: int) -> None:
+    shards = sorted((output.store / "features/c").glob("*/0/0"), key=lambda path: int(path.parts[-3]))
+    shards[which].write_bytes(b"no shard")
+    with pytest.raises(PipelineError) as refused:
+        train(output, "lstm", LSTM, SEED, "key")
+    named, what = str(refused.value).split(" cannot be read: ")
+    assert named.startswith(f"{shards[which]} (shard ")
+    assert what == "the file is too short; run verify to see what else"
+
+
+def test_two_languages_are_learnt(tmp_path: Path) -> None:
+    label = LABEL % 2
+    output = model_stores.write(tmp_path, RUNS, label, features=model_stores.audible(label), languages=("de", "en"))
+    train(output, "two", LSTM.model_copy(update={"max_epochs": 6, "learning_rate": 0.05}), SEED, "key")
+    model = load_model(output.model("two") / "model.keras")
+    assert model.output_shape == (None, 1)
+    history = _history(output, "two")
+    assert history["accuracy"].iloc[-1] > 0.75
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+
+
+def test_an_epoch_without_a_finite_loss_is_never_the_best(output: OutputFolder) -> None:
+    checkpoint = train_module.Checkpoint(output.model("lstm"), patience=2, key="key")
+    losses = [1.0, float("nan"), 0.5, float("nan"), float("nan")]
+    checkpoint.history = [{"epoch": i + 1, "loss": 0.1, "val_loss": loss} for i, loss in enumerate(losses)]
+    assert checkpoint.best_epoch() == 2
+    assert checkpoint.finished(max_epochs=50)
+
+
+def test_the_same_training_gives_the_same_version_whatever_was_built_before(tmp_path: Path) -> None:
+    one, other = _store(tmp_path / "one"), _store(tmp_path / "other")
+    train(one, "lstm", LSTM, SEED, "key")
+    train(other, "ann", ANN, SEED, "key")
+    train(other, "lstm", LSTM, SEED, "key")
+    assert version_of(one.model("lstm")) == version_of(other.model("lstm")) != version_of(other.model("ann"))

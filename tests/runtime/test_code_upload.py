@@ -1,0 +1,108 @@
+"""The package as data: digests that tell code apart, and a copy that works where the package is not installed."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from distributed.protocol import pickle
+
+from pipeline.runtime import code_upload
+
+DIGEST = "from pipeline.runtime import code_upload as c; print(c.code_digest(), c.identity(), c.PACKAGE)"
+
+UNPACK = """
+import pickle, sys
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") != "_EditableFinder"]
+folder, *more = sys.argv[1:]
+for name in more:
+    sys.path.insert(0, name)
+    import pipeline
+plugin = pickle.loads(Path(folder, "plugin").read_bytes())
+worker = SimpleNamespace(local_directory=f"{folder}/worker")
+plugin.setup(worker)
+plugin.setup(worker)
+"""
+
+
+def output(code: str, *arguments: str | Path, cwd: Path) -> list[str]:
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package in another place, which Python prefers when it starts there."""
+    return Path(shutil.copytree(code_upload.PACKAGE, tmp_path / "elsewhere" / "pipeline"))
+
+
+def test_equal_code_has_one_digest_wherever_it_lies(copy: Path) -> None:
+    digest, identity, package = output(DIGEST, cwd=copy.parent)
+    assert package == str(copy)
+    assert (digest, identity) == (code_upload.code_digest(), code_upload.identity())
+
+
+@pytest.mark.parametrize("change", ["edited", "added", "renamed"])
+def test_any_other_source_has_another_digest(copy: Path, change: str) -> None:
+    if change == "edited":
+        with (copy / "features" / "mfcc.py").open("a") as file:
+            file.write("\n")
+    elif change == "added":
+        (copy / "store" / "another.py").write_text("")
+    else:
+        (copy / "demo").rename(copy / "demonstration")
+    digest, identity, _ = output(DIGEST, cwd=copy.parent)
+    assert digest != code_upload.code_digest()
+    assert identity != code_upload.identity()
+
+
+def test_versions_are_those_that_are_installed() -> None:
+    assert code_upload.versions()["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert set(code_upload.versions()) == {"python", "distributed", *code_upload.FEATURE_LIBRARIES}
+
+
+@pytest.fixture
+def sent(tmp_path: Path) -> Path:
+    """A folder with the plugin as Dask sends it, and one for a worker."""
+    (tmp_path / "plugin").write_bytes(pickle.dumps(code_upload.UploadToWorkers(code_upload.packed())))
+    (tmp_path / "worker").mkdir()
+    return tmp_path
+
+
+def test_a_process_without_the_package_has_it_when_the_plugin_is_set_up(sent: Path) -> None:
+    digest, _, package = output(UNPACK + DIGEST, sent, cwd=sent)
+    assert digest == code_upload.code_digest()
+    assert Path(package) == sent / f"pipeline-{digest}" / "pipeline"
+    assert list((sent / "worker").iterdir()) == []
+
+
+def test_another_package_of_the_name_that_is_loaded_is_replaced(sent: Path, copy: Path) -> None:
+    (copy / "extraction" / "task.py").write_text("")
+    digest, *_ = output(UNPACK + DIGEST, sent, copy.parent, cwd=sent)
+    assert digest == code_upload.code_digest()
+
+
+def test_workers_of_a_host_share_the_code_and_what_is_compiled_of_it(sent: Path) -> None:
+    output(UNPACK + DIGEST, sent, cwd=sent)
+    unpacked = sent / f"pipeline-{code_upload.code_digest()}"
+    before = {path: path.stat().st_mtime_ns for path in unpacked.rglob("*") if path.suffix != ".pyc"}
+    assert {path.name for path in before} >= {path.name for path in code_upload.PACKAGE.rglob("*.py")}
+    assert {path.name for path in before} >= {path.name for path in code_upload.PACKAGE.rglob("templates/*")}
+    output(UNPACK + DIGEST, sent, cwd=sent)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_plugins_have_a_name_that_says_which_code_it_is() -> None:
+    parcel = code_upload.packed()
+    assert (
+        code_upload.UploadToWorkers(parcel).name
+        == code_upload.UploadToScheduler(parcel).name
+        == f"pipeline-{code_upload.code_digest()}"
+    )

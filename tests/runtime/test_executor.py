@@ -1,0 +1,274 @@
+"""Executors: the same results in this process and on a real Dask cluster, bounded submission, errors, dead workers."""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import dask
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.runtime.dask_executor import TASKS_PER_THREAD, DaskExecutor
+from pipeline.runtime.executor import THIS_PROCESS, Executor, SerialExecutor
+from pipeline.runtime.profiles import ClusterProfile
+
+WORKERS = 2
+
+
+def profile(memory_limit: str | int = "1GiB") -> ClusterProfile:
+    return ClusterProfile(
+        kwargs={
+            "threads_per_worker": 1,
+            "memory_limit": memory_limit,
+            "host": "127.0.0.1",
+            "dashboard_address": "127.0.0.1:0",
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[DaskExecutor]:
+    """Two worker processes for all tests of this module."""
+    with DaskExecutor(profile(), WORKERS) as executor:
+        yield executor
+
+
+@pytest.fixture
+def serial() -> Iterator[SerialExecutor]:
+    with SerialExecutor() as executor:
+        yield executor
+
+
+@pytest.fixture(params=["serial", "cluster"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    """Each executor."""
+    found: Executor = request.getfixturevalue(request.param)
+    return found
+
+
+def squared(number: int) -> int:
+    return number**2
+
+
+def add(number: int, *, to: int) -> int:
+    return number + to
+
+
+def fails_at_seven(number: int) -> int:
+    if number == 7:
+        raise ValueError("seven is no number")
+    return number
+
+
+def refuses(number: int) -> int:
+    raise PipelineError(f"shard {number} cannot be written; make room")
+
+
+def process(_: int) -> int:
+    return os.getpid()
+
+
+def setting(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def interrupt_is_blocked(_: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def modules_after_loading(name: str) -> list[str]:
+    importlib.import_module(name)
+    return sorted(sys.modules)
+
+
+def own_process() -> int:
+    return os.getpid()
+
+
+def always_fails() -> int:
+    raise ValueError("no such thing")
+
+
+def dies_at_two(number: int, *, seen: Path) -> int:
+    if number == 2:
+        with seen.open("a") as file:
+            file.write("x")
+        os._exit(1)
+    return number
+
+
+def test_results_are_those_of_the_function(executor: Executor) -> None:
+    assert sorted(executor.run(squared, range(50))) == [n**2 for n in range(50)]
+
+
+def test_partial_functions_run(executor: Executor) -> None:
+    assert sorted(executor.run(partial(add, to=10), [1, 2, 3])) == [11, 12, 13]
+
+
+def test_nothing_to_do_gives_nothing(executor: Executor) -> None:
+    assert list(executor.run(squared, [])) == []
+
+
+def test_equal_items_are_run_each(executor: Executor) -> None:
+    assert list(executor.run(squared, [3, 3, 3])) == [9, 9, 9]
+
+
+def test_error_of_a_task_is_raised_and_the_executor_goes_on(executor: Executor) -> None:
+    with pytest.raises(ValueError, match="seven is no number"):
+        list(executor.run(fails_at_seven, range(20)))
+    assert sorted(executor.run(squared, range(3))) == [0, 1, 4]
+
+
+def test_pipeline_error_of_a_task_keeps_its_message(executor: Executor) -> None:
+    with pytest.raises(PipelineError) as error:
+        list(executor.run(refuses, [3]))
+    assert str(error.value) == "shard 3 cannot be written; make room"
+
+
+def test_error_of_the_items_is_raised(executor: Executor) -> None:
+    def items() -> Iterator[int]:
+        yield from range(10)
+        raise KeyError("no more shards")
+
+    with pytest.raises(KeyError, match="no more shards"):
+        list(executor.run(squared, items()))
+
+
+def test_run_that_is_left_early_leaves_the_executor_free(executor: Executor) -> None:
+    results = executor.run(squared, range(100))
+    assert next(results) in [n**2 for n in range(100)]
+    results.close()  # type: ignore[attr-defined]
+    assert sorted(executor.run(squared, range(3))) == [0, 1, 4]
+
+
+def test_items_are_taken_only_as_they_are_needed(executor: Executor) -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for number in range(60):
+            taken += 1
+            yield number
+
+    results = executor.run(squared, items())
+    assert taken == 0
+    ahead = executor.workers * TASKS_PER_THREAD
+    for received, _ in enumerate(results, start=1):
+        assert taken <= received + ahead
+    assert taken == received == 60
+
+
+def test_serial_results_come_in_the_order_of_the_items(serial: SerialExecutor) -> None:
+    assert list(serial.run(squared, [3, 1, 2])) == [9, 1, 4]
+
+
+def test_serial_runs_in_this_process_without_limit_or_dashboard(serial: SerialExecutor) -> None:
+    assert set(serial.run(process, range(3))) == {os.getpid()}
+    assert (serial.workers, serial.dashboard, serial.worker_memory_bytes()) == (1, None, None)
+
+
+def test_tasks_run_in_the_workers(cluster: DaskExecutor) -> None:
+    processes = set(cluster.run(process, range(40)))
+    assert os.getpid() not in processes
+    assert len(processes) <= WORKERS == cluster.workers
+
+
+def test_results_come_with_the_worker_that_they_are_of(cluster: DaskExecutor, serial: SerialExecutor) -> None:
+    asked = cluster.on_each_worker(own_process)
+    for done in cluster.run_attributed(process, range(20)):
+        assert asked[done.worker] == done.result
+    assert [done.worker for done in serial.run_attributed(squared, range(2))] == [THIS_PROCESS] * 2
+
+
+def test_each_worker_is_asked_once_and_answers_with_its_errors(cluster: DaskExecutor, serial: SerialExecutor) -> None:
+    processes = cluster.on_each_worker(own_process)
+    assert len(set(processes.values())) == len(processes) == WORKERS
+    assert all(address.startswith("tcp://127.0.0.1:") for address in processes)
+    errors = cluster.on_each_worker(always_fails)
+    assert errors.keys() == processes.keys()
+    assert {repr(error) for error in errors.values()} == {"ValueError('no such thing')"}
+    assert serial.on_each_worker(own_process) == {THIS_PROCESS: os.getpid()}
+
+
+def test_memory_limit_is_that_of_the_profile(cluster: DaskExecutor) -> None:
+    assert cluster.worker_memory_bytes() == 2**30
+
+
+def test_dashboard_has_an_address_on_loopback(cluster: DaskExecutor) -> None:
+    assert cluster.dashboard is not None
+    assert cluster.dashboard.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"])
+def test_numerical_libraries_have_one_thread_in_workers(cluster: DaskExecutor, name: str) -> None:
+    assert set(cluster.run(setting, [name] * 10)) == {"1"}
+
+
+def test_memory_is_not_given_back_at_once_in_workers(cluster: DaskExecutor) -> None:
+    assert list(cluster.run(setting, ["MALLOC_TRIM_THRESHOLD_"])) == [str(2**28)]
+
+
+def test_workers_leave_interrupts_to_the_driver(cluster: DaskExecutor) -> None:
+    assert set(cluster.run(interrupt_is_blocked, range(10))) == {True}
+    assert not interrupt_is_blocked(0)
+
+
+def test_workers_never_load_tensorflow_or_the_models(cluster: DaskExecutor) -> None:
+    for task in [
+        "pipeline.extraction.task",
+        "pipeline.corpus.scan",
+        "pipeline.extraction.verify",
+        "pipeline.demo.synthesise",
+    ]:
+        (loaded,) = cluster.run(modules_after_loading, [task])
+        assert task in loaded
+        assert {name.partition(".")[0] for name in loaded}.isdisjoint({"tensorflow", "keras", "model"})
+
+
+def test_closed_executor_starts_again(tmp_path: Path) -> None:
+    executor = DaskExecutor(profile(memory_limit=0), 1)
+    first = set(executor.run(process, range(3)))
+    executor.close()
+    second = set(executor.run(process, range(3)))
+    assert executor.worker_memory_bytes() is None
+    executor.close()
+    executor.close()
+    assert len(first) == len(second) == 1
+    assert first != second
+
+
+def test_executor_that_never_ran_closes() -> None:
+    with DaskExecutor(profile(), None) as executor:
+        assert executor.workers == os.cpu_count()
+    executor.close()
+    assert "_client" not in vars(executor)
+
+
+def test_item_that_kills_its_worker_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), DaskExecutor(profile(), 1) as executor:
+        with pytest.raises(PipelineError) as error:
+            list(executor.run(partial(dies_at_two, seen=seen), range(4)))
+        # Dask tried it again, and the executor goes on with other work
+        assert seen.read_text() == "xx"
+        assert sorted(executor.run(squared, range(3))) == [0, 1, 4]
+    message = str(error.value)
+    assert "killed 2 workers one after the other, most likely for want of memory" in message
+    assert message.endswith("run the same command again: finished shards are kept")
+
+
+def refusal(profile: ClusterProfile, workers: int | None = None) -> PipelineError:
+    with DaskExecutor(profile, workers) as executor, pytest.raises(PipelineError) as error:
+        list(executor.run(squared, range(3)))
+    assert "\n" not in str(error.value)
+    return error.value
+
+
+def test_number_of_workers_of_a_cluster_that_runs_already_is_refused() -> None:
+    error = refusal(ClusterProfile(address="tcp://127.0.0.1:1"), 2)
+    assert str(error) == "--workers 2: the cluster runs already, with the workers that it has"
+    assert error.exit_code == 2

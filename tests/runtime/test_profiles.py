@@ -1,0 +1,253 @@
+"""Cluster profiles: the file that comes with the project, and what is said of files that cannot be used."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+
+from pipeline.errors import PipelineError, UsageError
+from pipeline.runtime.profiles import ADDRESS_VARIABLE, DEFAULT_FILE, ClusterProfile, load_profile
+
+MINE = """
+mine:
+  module: types
+  class: SimpleNamespace
+  kwargs: {memory_limit: 2GiB}
+bare: {}
+"""
+
+
+class Counted:
+    """A cluster class with a number of workers."""
+
+    def __init__(self, n_workers: int = 7, **kwargs: Any) -> None:
+        self.n_workers, self.kwargs = n_workers, kwargs
+        self.adapts: dict[str, int] | None = None
+
+    def adapt(self, **bounds: int) -> None:
+        self.adapts = bounds
+
+
+class Listed:
+    """A cluster class whose workers are named one by one, as SSHCluster's hosts."""
+
+    def __init__(self, hosts: list[str]) -> None:
+        self.hosts = hosts
+
+
+class Failing:
+    """A cluster class that does not start, for a reason that is wrapped as Dask wraps it."""
+
+    def __init__(self, reason: str) -> None:
+        causes: dict[str, Exception] = {
+            "refused": OSError("connection\n refused"),
+            "silent": RuntimeError(),
+            "package": ImportError("No module named 'asyncssh'"),
+            "type": TypeError("unexpected keyword argument 'cores'"),
+        }
+        try:
+            raise causes[reason]
+        except Exception as error:
+            raise RuntimeError("Cluster failed to start") from error
+
+
+def here(cluster: type, **keys: Any) -> ClusterProfile:
+    """A profile of a class of this module."""
+    return ClusterProfile.model_validate({"module": __name__, "class": cluster.__name__, **keys})
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    file = folder / "cluster.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+def refusal(name: str, file: Path | None) -> str:
+    with pytest.raises(UsageError) as error:
+        load_profile(name, file)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_profile_that_comes_with_the_project_is_a_local_cluster_on_loopback() -> None:
+    profile = load_profile("local", None)
+    assert (profile.module, profile.class_) == ("dask.distributed", "LocalCluster")
+    assert profile.kwargs["threads_per_worker"] == 1
+    assert profile.kwargs["memory_limit"] == "1GiB"
+    assert profile.kwargs["host"] == "127.0.0.1"
+    assert profile.kwargs["dashboard_address"].startswith("127.0.0.1:")
+
+
+def test_profile_of_another_file(tmp_path: Path) -> None:
+    profile = load_profile("mine", written(tmp_path, MINE))
+    assert (profile.module, profile.class_, profile.kwargs) == ("types", "SimpleNamespace", {"memory_limit": "2GiB"})
+
+
+def test_profile_without_settings_is_a_local_cluster(tmp_path: Path) -> None:
+    profile = load_profile("bare", written(tmp_path, MINE))
+    assert (profile.module, profile.class_, profile.kwargs) == ("dask.distributed", "LocalCluster", {})
+
+
+def test_class_is_given_its_arguments_those_of_the_driver_and_the_number_of_workers() -> None:
+    started = here(Counted, kwargs={"memory_limit": "2GiB"}).start(3, security="of the driver")
+    assert (started.n_workers, started.kwargs) == (3, {"memory_limit": "2GiB", "security": "of the driver"})
+
+
+def test_number_of_workers_is_the_profiles_where_the_user_gives_none() -> None:
+    assert here(Counted, kwargs={"n_workers": 5}).start(None).n_workers == 5
+    assert here(Counted).start(None).n_workers == 7
+
+
+def test_number_of_workers_of_a_class_that_has_none_is_refused() -> None:
+    profile = here(Listed, kwargs={"hosts": ["a", "b"]})
+    assert profile.start(None).hosts == ["a", "b"]
+    with pytest.raises(UsageError) as error:
+        profile.start(2)
+    assert str(error.value) == (
+        f"--workers 2: {__name__}.Listed has no number of workers to set; its profile names them"
+    )
+
+
+def test_adaptive_cluster_is_given_its_bounds_but_not_where_the_user_gives_a_number() -> None:
+    profile = here(Counted, adaptive={"minimum": 1, "maximum": 4})
+    assert profile.start(None).adapts == {"minimum": 1, "maximum": 4}
+    assert profile.start(2).adapts is None
+    assert here(Counted).start(None).adapts is None
+
+
+def test_address_of_the_profile_is_taken_before_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ADDRESS_VARIABLE, "tls://there:8786")
+    assert ClusterProfile(address="tcp://here:8786").scheduler_address() == "tcp://here:8786"
+    assert ClusterProfile(address=None).scheduler_address() == "tls://there:8786"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_address_that_is_nowhere_is_asked_for(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    monkeypatch.delenv(ADDRESS_VARIABLE, raising=False)
+    if value is not None:
+        monkeypatch.setenv(ADDRESS_VARIABLE, value)
+    profile = load_profile("scheduler", None)
+    assert profile.runs_already
+    with pytest.raises(UsageError) as error:
+        profile.scheduler_address()
+    assert str(error.value).endswith(
+        f"write its address into the profile, or export {ADDRESS_VARIABLE}=tcp://HOST:8786"
+    )
+
+
+@pytest.mark.parametrize("key", ["module: a", "class: B", "kwargs: {}", "adaptive: {minimum: 1}"])
+def test_address_and_class_exclude_each_other(tmp_path: Path, key: str) -> None:
+    file = written(tmp_path, f"mine: {{address: null, {key}}}")
+    assert f"{file}: mine: give either an address, or a class (" in refusal("mine", file)
+
+
+def test_every_profile_that_comes_with_the_project_can_be_read() -> None:
+    for name in ("local", "scheduler", "ssh", "slurm", "kubernetes"):
+        profile = load_profile(name, None)
+        assert profile.runs_already == (name == "scheduler")
+
+
+def test_cluster_that_does_not_start_is_told_by_its_first_cause() -> None:
+    with pytest.raises(PipelineError) as error:
+        here(Failing, kwargs={"reason": "refused"}).start(None)
+    assert str(error.value) == f"--cluster: {__name__}.Failing did not start: connection refused"
+    assert error.value.exit_code == 1
+    with pytest.raises(PipelineError, match=r"did not start: Cluster failed to start$"):
+        here(Failing, kwargs={"reason": "silent"}).start(None)
+
+
+def test_arguments_that_a_class_refuses_are_wrong_usage() -> None:
+    with pytest.raises(UsageError) as error:
+        here(Failing, kwargs={"reason": "type"}).start(None)
+    assert str(error.value) == (
+        f"--cluster: {__name__}.Failing refuses its kwargs: unexpected keyword argument 'cores'"
+    )
+
+
+def test_package_that_is_missed_while_starting_is_named_with_the_extra_that_installs_it() -> None:
+    with pytest.raises(UsageError) as error:
+        here(Failing, kwargs={"reason": "package"}).start(None)
+    assert str(error.value) == (
+        f"--cluster: {__name__}.Failing needs a package that is not here (No module named 'asyncssh'): "
+        "pip install 'spoken-language-pipeline[ssh]'"
+    )
+
+
+@pytest.mark.parametrize(("module", "extra"), [("dask_jobqueue", "slurm"), ("dask_kubernetes.operator", "kubernetes")])
+def test_module_that_is_missing_is_named_with_the_extra_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, module: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    with pytest.raises(UsageError, match=rf"pip install 'spoken-language-pipeline\[{extra}\]'$"):
+        ClusterProfile.model_validate({"module": module, "class": "Cluster"}).start(None)
+
+
+def test_profile_is_frozen() -> None:
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        load_profile("local", None).module = "os"
+
+
+def test_unknown_profile_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    file = written(tmp_path, MINE)
+    assert refusal("slurm", file) == f"--cluster slurm: no such profile in {file}; there are: mine, bare"
+    assert refusal("none", None).startswith(f"--cluster none: no such profile in {DEFAULT_FILE}; there are: local")
+
+
+def test_unknown_key_is_answered_with_those_allowed(tmp_path: Path) -> None:
+    file = written(tmp_path, "mine: {module: a, klass: b}")
+    message = refusal("mine", file)
+    assert message.startswith(f"--cluster-file {file}: mine.klass: ")
+    assert message.endswith(
+        "allowed: module, class, kwargs, address, adaptive, client, security, ship_code, price_per_core_hour"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("mine: 3", "mine"),
+        ("mine: {kwargs: 3}", "mine.kwargs"),
+        ("mine: {class: [a]}", "mine.class"),
+        ("mine: {address: 3}", "mine.address"),
+        ("mine: {adaptive: 3}", "mine.adaptive"),
+        ("mine: {ship_code: often}", "mine.ship_code"),
+        ("mine: {price_per_core_hour: dear}", "mine.price_per_core_hour"),
+    ],
+)
+def test_wrong_type_is_named_by_its_key(tmp_path: Path, text: str, key: str) -> None:
+    file = written(tmp_path, text)
+    assert refusal("mine", file).startswith(f"--cluster-file {file}: {key}: Input should be a valid ")
+
+
+@pytest.mark.parametrize("text", ["", "- local", "local"])
+def test_file_without_profiles_is_refused(tmp_path: Path, text: str) -> None:
+    assert "Input should be a valid dictionary" in refusal("local", written(tmp_path, text))
+
+
+@pytest.mark.parametrize("content", ["a: b: c", "a: [", b"\xff\xfe\x00a"])
+def test_file_that_is_not_yaml_is_refused(tmp_path: Path, content: str | bytes) -> None:
+    file = written(tmp_path, content)
+    assert refusal("local", file).startswith(f"--cluster-file {file} is not YAML: ")
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "none.yaml"
+    assert refusal("local", file) == f"--cluster-file {file}: No such file or directory"
+
+
+def test_module_that_nobody_knows_is_named() -> None:
+    profile = ClusterProfile.model_validate({"module": "no_such_module", "class": "Cluster"})
+    with pytest.raises(UsageError) as error:
+        profile.start(1)
+    assert str(error.value) == (
+        "--cluster: no_such_module.Cluster needs a package that is not here (No module named 'no_such_module'): "
+        "install it, or mend the profile"
+    )
+
+
+def test_class_that_a_module_does_not_have_is_named() -> None:
+    profile = ClusterProfile.model_validate({"module": "dask.distributed", "class": "NoSuchCluster"})
+    with pytest.raises(UsageError, match=r"the package dask\.distributed has no NoSuchCluster; mend the profile"):
+        profile.start(1)
