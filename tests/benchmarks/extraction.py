@@ -36,23 +36,22 @@ BARS = {"process pool": 0.95, "joblib, librosa": 1.8, "lhotse": 2.5, "floor": 0.
 WORKER_MIB = 1024
 LIKE_DASK = DASK_SETTINGS["distributed.nanny.pre-spawn-environ"]
 CAPTION = (
-    "{hours:.2f} hours of audio ({copies} × {speech}) in files from a warm cache to a finished store, "
-    "{shards:.1f} shards on {workers} workers of one thread; hours of audio an hour. For all contenders workers "
-    "are started and warm, and files are listed and their headers read, before the clock starts. It stops when "
-    "the store is finished, with its statistics and ledger; Dask's performance report, 0.3 s a run, is written "
-    "after that. The floor is decoding alone and the kernel alone on one core, × {workers}. The process pool runs "
-    "the very same tasks without Dask. joblib runs librosa.load and librosa.feature.mfcc and stores nothing. "
-    "lhotse runs compute_and_store_features with Mfcc(num_ceps=40, num_filters=128), and stores a file a "
-    "recording."
+    "{hours:.2f} hours of audio ({copies} × the same {speech} corpus), from files in a warm cache to a finished store "
+    "of {shards:.1f} shards, on {workers} workers with one thread each; in hours of audio per hour. Before the clock "
+    "starts, the workers of all contenders are running and warm, files are listed and headers are read. The clock "
+    "stops when the store is finished, with its statistics and ledger; Dask's performance report (0.3 s per run) is "
+    "written afterwards. Floor: decoding alone and the kernel alone on one core, × {workers}. Process pool: the same "
+    "tasks without Dask. joblib: librosa.load and librosa.feature.mfcc, nothing is stored. lhotse: "
+    "compute_and_store_features with Mfcc(num_ceps=40, num_filters=128), which stores one file per recording."
 )
 CLUSTERS_CAPTION = (
-    "The FLAC corpus above on other clusters: ours without the settings of dask_executor, and on a `dask "
-    "scheduler` with workers at 127.0.0.2 and 127.0.0.3. Idle, each takes some percent of a core, so they "
-    "take turns by themselves."
+    "The FLAC corpus above on other clusters: ours without the settings of dask_executor (Dask's settings), and ours "
+    "on a `dask scheduler` with workers at 127.0.0.2 and 127.0.0.3 (other addresses). They take turns separately from "
+    "the others, because each idle cluster uses a few percent of a core."
 )
 MEMORY_CAPTION = (
-    "The most that a process had resident (VmHWM) in any round of the FLAC corpus; memory that processes share "
-    "counts in each. The driver of ours holds Dask's scheduler too."
+    "Peak resident memory (VmHWM) of a process in any round of the FLAC corpus; shared memory counts in each process. "
+    "Our driver includes Dask's scheduler."
 )
 
 

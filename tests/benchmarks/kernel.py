@@ -39,11 +39,11 @@ def run(settings: Settings) -> tuple[Table, ...]:
     )
     features_table = Table(
         "MFCC",
-        "40 MFCCs of 128 mel bands, windows of 400 samples, 160 apart, of one minute of speech at 16 kHz in "
-        f"memory ({corpus.speaks(root)}); each in a process pinned to one core, one thread. A round is the mean "
-        f"of {REPEATS} passes. kaldi-native-fbank has librosa's mel filters and Hann window, no dither and no "
-        "floor below the peak; python_speech_features has its own filters.",
-        comparison("µs a frame", features, MFCC_BARS, smaller_is_better=True),
+        "40 MFCCs from 128 mel bands, with a window of 400 samples every 160 samples, of one minute of 16 kHz speech "
+        f"in memory ({corpus.speaks(root)}). Each contender runs in a process with one thread, pinned to one core. A "
+        f"round is the mean of {REPEATS} passes. kaldi-native-fbank uses librosa's mel filters and Hann window, "
+        "without dither and without a floor below the peak; python_speech_features uses its own filters.",
+        comparison("µs/frame", features, MFCC_BARS, smaller_is_better=True),
     )
     rows: tuple[Row, ...] = ()
     for codec in corpus.CODECS:
@@ -55,10 +55,11 @@ def run(settings: Settings) -> tuple[Table, ...]:
             ],
             rounds,
         )
-        rows += comparison("ms a minute", decoding, {}, smaller_is_better=True)
+        rows += comparison("ms/min", decoding, {}, smaller_is_better=True)
     caption = (
-        "One long recording from a warm cache to float32 at 16 kHz, a minute of audio; FLAC and WAV are at 16 kHz, "
-        "MP3 and Opus at 48 kHz. One core, one thread. Both give the same samples."
+        "One long recording, from a file in a warm cache to float32 samples at 16 kHz; in milliseconds per minute of "
+        "audio. FLAC and WAV are at 16 kHz, MP3 and Opus at 48 kHz. One core, one thread. Both contenders return the "
+        "same samples."
     )
     return features_table, Table("Decoding and resampling", caption, rows)
 

@@ -31,13 +31,13 @@ TFRECORD, ARRAY_RECORD = "TFRecord, parse_example", "Grain over ArrayRecord"
 BARS = {TFRECORD: 3.0, ARRAY_RECORD: 10.0}
 BATCHES_FOR_MEMORY = 400
 CAPTION = (
-    "Batches of {batch} sequences of (20, 40) float32 with labels, from a warm cache, two cores; sequences a second "
-    "of the whole passes of at least a second, after such that warm. The store holds {gib:.2f} GiB of random numbers; "
-    "those who read a row at a time (Grain, unbatch) have the first {slow:,} sequences of it. Ours, TFRecord and "
-    "unbatch mix {pool} sequences at a time; Grain permutes all rows; xbatcher permutes batches and leaves the rows "
-    "in a batch as they are. TFRecord: {parts} files, interleaved in parallel, shuffled, batched, then parsed; once "
-    "as floats by parse_example, once as bytes by decode_raw. The npy file is read from beginning to end, unmixed: "
-    "what the machine can do."
+    "Batches of {batch} sequences of (20, 40) float32 with labels, from a warm cache, on two cores; in sequences per "
+    "second over whole passes of at least one second, after a warm-up. The store holds {gib:.2f} GiB of random "
+    "numbers; contenders that read one row at a time (Grain, unbatch) use its first {slow:,} sequences. Ours, TFRecord "
+    "and unbatch shuffle {pool} sequences at a time; Grain permutes all rows; xbatcher permutes batches, but not the "
+    "rows in a batch. TFRecord: {parts} files, interleaved in parallel, shuffled, batched and then parsed, either as "
+    "floats by parse_example or as bytes by decode_raw. The npy file is read sequentially without shuffling; it shows "
+    "the limit of the machine."
 )
 
 
@@ -74,8 +74,8 @@ def _memory(small: str, large: str) -> Table:
     ours, other = peaks["small"].peak_bytes / MIB, peaks["large"].peak_bytes / MIB
     gib = SHARDS * stores.SEQUENCES_PER_SHARD * 3200 / 2**30
     return Table(
-        "Memory of a process that loads",
-        f"The most resident (VmHWM) after {BATCHES_FOR_MEMORY} batches through tf.data, TensorFlow included.",
+        "Memory of the loading process",
+        f"Peak resident memory (VmHWM) after {BATCHES_FOR_MEMORY} batches through tf.data, including TensorFlow.",
         (
             Row(f"store of {gib:.2f} GiB", "MiB", (ours,)),
             same_within(f"store of {100 * gib:.0f} GiB", "MiB", other, ours, 0.1),

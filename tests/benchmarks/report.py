@@ -1,4 +1,4 @@
-"""What a benchmark found, as tables: for people (Markdown, terminal) and for programs (JSON)."""
+"""Benchmark results as tables: Markdown, terminal output and JSON."""
 
 import importlib.metadata
 import json
@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from tests.benchmarks.measure import Measured
 
 MIB = 2**20
-COLUMNS = ("", "median", "lowest – highest", "rounds", "ours to it", "bar", "met")
+COLUMNS = ("", "median", "lowest – highest", "rounds", "ratio", "bar", "met")
 PACKAGES = (
     "array_record", "dask", "distributed", "grain", "joblib", "kaldi-native-fbank", "keras", "lhotse", "librosa",
     "numba", "numpy", "python_speech_features", "soundfile", "soxr", "tensorflow", "torch", "xarray", "xbatcher",
@@ -26,15 +26,15 @@ PACKAGES = (
 INTRODUCTION = """\
 # Benchmarks
 
-Written by `make bench`, which runs this software and others on the same files on the same machine, in turns. A figure
-is the median of the rounds. "ours to it" says how many times as good ours is: more than 1 is better, whatever the
-unit. A bar is what we set out to reach. Figures of other machines differ; the ratios should not, much.
+`make bench` writes this page. It runs this software ("ours") and other software in turns, on the same files and the
+same machine. Values are medians over the rounds. The ratio compares ours with the software in that row: above 1, ours
+is better, whatever the unit. A bar is the value to reach. Values differ between machines; ratios should differ little.
 """
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. `ratio` is how many times as good ours is; `met` is None where there is no bar."""
+    """One result. `ratio` is the factor by which ours is better; `met` is None if there is no bar."""
 
     name: str
     unit: str
@@ -45,13 +45,13 @@ class Row:
 
     @property
     def value(self) -> float:
-        """The median."""
+        """The median of the rounds."""
         return median(self.values)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Figures that belong together; `caption` says how they were measured."""
+    """Results that were measured together; `caption` describes how."""
 
     title: str
     caption: str
@@ -61,7 +61,7 @@ class Table:
 def comparison(
     unit: str, measured: Mapping[str, Measured], bars: Mapping[str, float], *, smaller_is_better: bool = False
 ) -> tuple[Row, ...]:
-    """Rows of contenders, the first of which is ours; `bars` says how many times as good as a peer it must be."""
+    """Return one row per contender, ours first; `bars` holds the ratio that ours must reach, by name of the peer."""
     (ours, own), *peers = measured.items()
     rows = [Row(ours, unit, own.values)]
     for name, peer in peers:
@@ -76,30 +76,30 @@ def comparison(
 
 
 def at_most(name: str, unit: str, values: Sequence[float], bar: float) -> Row:
-    """A figure whose median must not be larger than `bar`."""
+    """Return a row whose median must not exceed `bar`."""
     return Row(name, unit, tuple(values), None, f"≤ {bar:g} {unit}", median(values) <= bar)
 
 
 def at_least(name: str, unit: str, values: Sequence[float], bar: float) -> Row:
-    """A figure whose median must not be smaller than `bar`."""
+    """Return a row whose median must not be below `bar`."""
     return Row(name, unit, tuple(values), None, f"≥ {bar:,g} {unit}", median(values) >= bar)
 
 
 def same_within(name: str, unit: str, value: float, other: float, fraction: float) -> Row:
-    """A figure that must differ from `other` by a fraction at most."""
+    """Return a row whose value must not differ from `other` by more than `fraction` of it."""
     ratio = value / other
     return Row(name, unit, (value,), None, f"the same within {fraction:.0%}", abs(ratio - 1) <= fraction)
 
 
 def memory(measured: Mapping[str, Measured], worker_bar: Mapping[str, float] | None = None) -> tuple[Row, ...]:
-    """Rows of peak memory: each contender's own process, and the largest that it started."""
+    """Return rows of peak memory: each contender's own process, and the largest process that it started."""
     rows = []
     for name, found in measured.items():
         rows.append(Row(f"{name}: driver", "MiB", (found.peak_bytes / MIB,)))
         if found.children_bytes:
             largest = (found.children_bytes[-1] / MIB,)
             bar = (worker_bar or {}).get(name)
-            worker = f"{name}: a worker"
+            worker = f"{name}: worker"
             rows.append(at_most(worker, "MiB", largest, bar) if bar else Row(worker, "MiB", largest))
     return tuple(rows)
 
@@ -119,14 +119,14 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def number(value: float) -> str:
-    """Return three digits that count, without an exponent."""
+    """Return the value with three significant digits, without an exponent."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.{1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3}f}"
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Return the page of all groups that were measured."""
+    """Return the page with all measured groups."""
     machine = results["machine"]
     parts = [INTRODUCTION, "## Machine\n", "\n".join(f"- {key}: {value}" for key, value in machine.items())]
     for name, group in results["groups"].items():
@@ -139,7 +139,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def show(tables: Sequence[Table], console: Console) -> None:
-    """Print tables."""
+    """Print the tables to the terminal."""
     for table in tables:
         page = RichTable(*COLUMNS, title=table.title, caption=table.caption, title_justify="left")
         for row in table.rows:
@@ -148,16 +148,16 @@ def show(tables: Sequence[Table], console: Console) -> None:
 
 
 def merge(folder: Path, group: str, title: str, options: str, tables: Sequence[Table]) -> None:
-    """Put a group's results into benchmarks.json and benchmarks.md of `folder`.
+    """Write the results of a group to benchmarks.json and benchmarks.md in `folder`.
 
-    What other groups found there stays if it is of this machine and these versions.
+    Results of other groups are kept if they were measured on this machine with these versions.
     """
     file = folder / "benchmarks.json"
     results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     facts = machine()
     groups = results["groups"] if results.get("machine") == facts else {}
     groups[group] = {"title": title, "options": options, "tables": [asdict(table) for table in tables]}
-    # through JSON, so that the page is the same whether a group was measured now or before
+    # via JSON, so that the page does not depend on which groups were measured now
     results = json.loads(json.dumps({"machine": facts, "groups": dict(sorted(groups.items()))}))
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -165,7 +165,7 @@ def merge(folder: Path, group: str, title: str, options: str, tables: Sequence[T
 
 
 def machine() -> dict[str, str]:
-    """Return what decides the figures besides the code."""
+    """Return what the results depend on besides the code."""
     versions = {}
     for name in PACKAGES:
         try:

@@ -41,9 +41,8 @@ def _scan(settings: Settings) -> Table:
                       settings.rounds)  # fmt: skip
     return Table(
         "Scan",
-        f"{copies * recordings:,} FLAC files (links to {recordings} recordings), warm cache, {WORKERS} Dask workers "
-        "that are there already. The scan reads headers, assigns splits and writes the manifest; the listing comes "
-        "before it.",
+        f"{copies * recordings:,} FLAC files (links to {recordings} recordings), warm cache, {WORKERS} running Dask "
+        "workers. The scan reads headers, assigns splits and writes the manifest; files are listed before it.",
         (
             at_least("headers scanned", "headers/s", found["headers"].values, 5000),
             Row("files listed", "files/s", found["files"].values),
@@ -55,8 +54,8 @@ def _plan(settings: Settings) -> Table:
     found = alternate([Contender("plan", plan)], min(3, settings.rounds))["plan"]
     return Table(
         "Plan",
-        f"A manifest of {RECORDINGS:,} recordings of {SPEAKERS} speakers built from listing and headers in memory, "
-        "and all tasks of its plan made. Memory is the whole process's (VmHWM).",
+        f"The manifest of {RECORDINGS:,} recordings of {SPEAKERS} speakers is built from a listing and headers in "
+        "memory, and all tasks of its plan are created. Memory is the peak of the whole process (VmHWM).",
         (
             at_most("manifest and plan", "s", found.values, 20),
             at_most("memory", "MiB", [found.peak_bytes / MIB], 1024),
@@ -69,14 +68,15 @@ def _submission(settings: Settings) -> Table:
         start_mib, end_mib, peak_mib, wall_s = pool.submit(submit, settings.tasks).result()
     return Table(
         "Submission",
-        f"{settings.tasks:,} empty tasks, each with a shard of the plan, put through DaskExecutor on {WORKERS} "
-        f"workers. Memory is that of the process of driver and scheduler (VmRSS), first after {SETTLED:.0%} of the "
-        f"tasks. Dask keeps the names of the last {KEYS_KEPT:,} tasks; so many names are there before the first task.",
+        f"{settings.tasks:,} empty tasks, each with one shard of the plan, run by DaskExecutor on {WORKERS} workers. "
+        "Memory is the resident memory (VmRSS) of the process of driver and scheduler, measured first after "
+        f"{SETTLED:.0%} of the tasks. Dask keeps the names of the last {KEYS_KEPT:,} tasks; the same number of names "
+        "is registered before the first task.",
         (
-            Row("a task", "ms", (1e3 * wall_s / settings.tasks,)),
+            Row("time per task", "ms", (1e3 * wall_s / settings.tasks,)),
             Row(f"memory after {SETTLED:.0%}", "MiB", (start_mib,)),
             same_within("memory at the end", "MiB", end_mib, start_mib, 0.1),
-            Row("most memory", "MiB", (peak_mib,)),
+            Row("peak memory", "MiB", (peak_mib,)),
         ),
     )
 

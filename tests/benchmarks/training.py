@@ -24,10 +24,10 @@ LABELS = len(stores.LABELS)
 BARS = {"PyTorch": 1.0}
 WAIT_SHARDS, WAIT_EPOCHS, WAIT_ROUNDS = 24, 2, 3
 CAPTION = (
-    "LSTM(100), flattened, one dense layer of {labels}, batches of {batch} sequences of (20, 40) float32 that are "
-    "in memory; normalisation, RMSprop and cross entropy included. Both with the threads they choose. Ours is the "
-    "model and the steps of model.train, deterministic and ten a call; PyTorch is nn.LSTM, nn.Flatten and nn.Linear "
-    "on the CPU. A round is {steps} steps."
+    "LSTM(100), flattened, and one dense layer with {labels} units, on batches of {batch} sequences of (20, 40) float32 "
+    "in memory, including normalisation, RMSprop and cross entropy. Both libraries choose their number of threads. "
+    "Ours: the model and the training steps of model.train, deterministic, ten steps per call. PyTorch: nn.LSTM, "
+    "nn.Flatten and nn.Linear on the CPU. A round is {steps} steps."
 )
 
 
@@ -43,7 +43,7 @@ def run(settings: Settings) -> tuple[Table, ...]:
             settings.rounds,
         )
         caption = CAPTION.format(labels=LABELS, batch=batch, steps=STEPS)
-        rows = comparison("ms a step", measured, BARS, smaller_is_better=True)
+        rows = comparison("ms/step", measured, BARS, smaller_is_better=True)
         tables.append(Table(f"Batches of {batch}", caption, rows))
     return (*tables, _input_wait(settings), _memory(settings))
 
@@ -58,8 +58,8 @@ def _input_wait(settings: Settings) -> Table:
     sequences = WAIT_SHARDS * stores.SEQUENCES_PER_SHARD
     return Table(
         "Waiting for input",
-        f"The share of a step's time in which model.train waits for the next batch (input_wait of history.csv, the "
-        f"last of {WAIT_EPOCHS} epochs), on a store of {sequences:,} training sequences.",
+        f"The share of the step time in which model.train waits for the next batch (input_wait in history.csv, last "
+        f"of {WAIT_EPOCHS} epochs), on a store of {sequences:,} training sequences.",
         tuple(at_most(f"batches of {name}", "%", found.values, 2) for name, found in trained.items()),
     )
 
@@ -74,7 +74,7 @@ def _memory(settings: Settings) -> Table:
     gib = loader.SHARDS * stores.SEQUENCES_PER_SHARD * 3200 / 2**30
     return Table(
         "Memory of the trainer",
-        f"The most resident (VmHWM) after {MEMORY_STEPS} steps of LSTM(100) in batches of 512 through tf.data.",
+        f"Peak resident memory (VmHWM) after {MEMORY_STEPS} steps of LSTM(100) with batches of 512 through tf.data.",
         (
             Row(f"store of {gib:.2f} GiB", "MiB", (small,)),
             same_within(f"store of {100 * gib:.0f} GiB", "MiB", large, small, 0.1),
