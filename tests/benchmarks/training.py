@@ -24,8 +24,8 @@ LABELS = len(stores.LABELS)
 BARS = {"PyTorch": 1.0}
 WAIT_SHARDS, WAIT_EPOCHS, WAIT_ROUNDS = 24, 2, 3
 CAPTION = (
-    "LSTM(100), flattened, and one dense layer with {labels} units, on batches of {batch} sequences of (20, 40) float32 "
-    "in memory, including normalisation, RMSprop and cross entropy. Both libraries choose their number of threads. "
+    "LSTM(100), flattened, and one dense layer with {labels} units, on batches of {batch} sequences of (20, 40) "
+    "float32 in memory, including normalisation, RMSprop and cross entropy. Both libraries choose their threads. "
     "Ours: the model and the training steps of model.train, deterministic, ten steps per call. PyTorch: nn.LSTM, "
     "nn.Flatten and nn.Linear on the CPU. A round is {steps} steps."
 )
