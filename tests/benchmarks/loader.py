@@ -35,9 +35,9 @@ CAPTION = (
     "second over whole passes of at least one second, after a warm-up. The store holds {gib:.2f} GiB of random "
     "numbers; contenders that read one row at a time (Grain, unbatch) use its first {slow:,} sequences. Ours, "
     "TFRecord and unbatch shuffle {pool} sequences at a time; Grain permutes all rows; xbatcher permutes batches, but "
-    "not the rows in a batch. TFRecord: {parts} files, interleaved in parallel, shuffled, batched and parsed, either as "
-    "floats by parse_example or as bytes by decode_raw. The npy file is read sequentially without shuffling; it shows "
-    "the limit of the machine."
+    "not the rows in a batch. TFRecord: {parts} files, interleaved in parallel, shuffled, batched and parsed, either "
+    "as floats by parse_example or as bytes by decode_raw. The npy file is read sequentially without shuffling; it "
+    "shows the limit of the machine."
 )
 
 
