@@ -15,7 +15,7 @@ from pipeline.config import PipelineConfig
 from pipeline.corpus import manifest, scan
 from pipeline.corpus.listing import COLUMNS
 from pipeline.errors import PipelineError, UsageError
-from pipeline.extraction import task
+from pipeline.extraction import recording_reader, shard
 from pipeline.extraction.plan import Plan
 from pipeline.features import audio
 from pipeline.schema import SPLITS
@@ -102,7 +102,8 @@ def test_only_new_headers_are_read_and_only_new_recordings_decoded(
     probed, decoded = [], []
     read_header, read_blocks = audio.read_header, audio.read_blocks
     monkeypatch.setattr(scan, "read_header", lambda uri: probed.append(uri) or read_header(uri))
-    monkeypatch.setattr(task, "read_blocks", lambda uri, rate: decoded.append(uri) or read_blocks(uri, rate))
+    for module in (recording_reader, shard):
+        monkeypatch.setattr(module, "read_blocks", lambda uri, rate: decoded.append(uri) or read_blocks(uri, rate))
     extend(corpus)
     state = run(corpus, out)
     new = set(manifest_of(out)["uri"]) - old

@@ -16,7 +16,7 @@ from pipeline.corpus import manifest
 from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.scan import probe_headers
 from pipeline.errors import PipelineError, UsageError
-from pipeline.extraction import extract, task
+from pipeline.extraction import extract, recording_reader, shard, task
 from pipeline.extraction.plan import Plan, Task
 from pipeline.extraction.task import ShardSummary, run_task
 from pipeline.features import mfcc
@@ -279,7 +279,8 @@ def test_shards_of_a_long_recording_have_the_same_bytes_as_one_task_and_as_many(
         harm(path)
     many.extract()
     opened: list[str] = []
-    monkeypatch.setattr(task, "read_blocks", lambda uri, rate: opened.append(uri) or read_blocks(uri, rate))
+    for module in (recording_reader, shard):
+        monkeypatch.setattr(module, "read_blocks", lambda uri, rate: opened.append(uri) or read_blocks(uri, rate))
     batches = list(one.plan.tasks(np.arange(len(one.plan)), lambda: 1))
     for batch in batches:
         task.run_task(batch, out=str(one.output.root), config=one.plan.config)
@@ -300,7 +301,8 @@ def test_recordings_at_the_edges_of_the_shards_of_a_task_are_read_once(
         harm(Path(edge.uri))
     many.extract()
     opened: list[str] = []
-    monkeypatch.setattr(task, "read_blocks", lambda uri, rate: opened.append(uri) or read_blocks(uri, rate))
+    for module in (recording_reader, shard):
+        monkeypatch.setattr(module, "read_blocks", lambda uri, rate: opened.append(uri) or read_blocks(uri, rate))
     summaries = task.run_task(Task(tuple(one.plan)), out=str(one.output.root), config=one.plan.config)
     assert one.records() == many.records()
     recordings = {segment.recording for shard in one.plan for segment in shard.segments}

@@ -17,7 +17,7 @@ from model.evaluate import IncomparableError, Tally, compare, evaluate, log_post
 from model.registry.promotion import Verdict
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
-from tests import model_stores
+from tests.support import model_stores
 from tests.support.model_stores import LANGUAGES, SAVES_MODELS, TIMESTEPS
 
 pytestmark = SAVES_MODELS

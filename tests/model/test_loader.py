@@ -20,7 +20,7 @@ from model.data.store_reader import Store
 from model.loader import frame_dataset, sequence_dataset
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
-from tests import model_stores
+from tests.support import model_stores
 from tests.support.model_stores import COEFFICIENTS, LANGUAGES, TIMESTEPS
 
 # as after two appends: three runs of training, most boundaries inside a chunk of 4

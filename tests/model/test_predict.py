@@ -24,7 +24,7 @@ from model.train import train
 from pipeline.features.audio import AudioError, read_blocks
 from pipeline.features.mfcc import mfcc
 from pipeline.outputs import OutputFolder
-from tests import model_stores
+from tests.support import model_stores
 from tests.support.model_stores import LANGUAGES, SAVES_MODELS
 
 pytestmark = SAVES_MODELS

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 
+from model import checkpoint as checkpoint_module
 from model import train as train_module
 from model.bundle import load_model
 from model.config import AnnConfig, LstmConfig
@@ -26,7 +27,7 @@ from model.registry.registry import version_of
 from model.train import train
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
-from tests import model_stores
+from tests.support import model_stores
 from tests.support.model_stores import LANGUAGES, SAVES_MODELS, SplitRuns
 
 pytestmark = SAVES_MODELS
@@ -254,7 +255,8 @@ def test_a_training_cut_short_between_two_writes_repeats_that_epoch_alone(
 
     monkeypatch.setattr(Store, "shuffled_blocks", noted)
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "write_atomically", write_or_cut)
+        for module in (train_module, checkpoint_module):
+            patch.setattr(module, "write_atomically", write_or_cut)
         with pytest.raises(PowerCutError):
             train(output, "lstm", LSTM, SEED, "key")
     of_epochs = [["epoch-0001.keras", "model.keras", "history.csv"], ["epoch-0002.keras", "model.keras"]]

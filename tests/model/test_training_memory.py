@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.outputs import OutputFolder
 from pipeline.store import feature_store
-from tests import model_stores
+from tests.support import model_stores
 
 TIMESTEPS, COEFFICIENTS = 20, 40
 SEQUENCES_PER_CHUNK, CHUNKS_PER_SHARD = 256, 16

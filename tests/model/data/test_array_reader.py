@@ -15,7 +15,7 @@ from upath import UPath
 from model.data.array_reader import MAX_VECTORS, ArrayReader, open_arrays
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
-from tests import model_stores
+from tests.support import model_stores
 from tests.support.model_stores import COEFFICIENTS, TIMESTEPS
 
 SEQUENCES = 50

@@ -13,7 +13,7 @@ from upath import UPath
 
 from model.registry import registry
 from model.registry.history import History, PromotionRequest
-from pipeline import schema
+from pipeline import storage
 from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
 from tests.conftest import Killed
@@ -203,7 +203,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bool], list[str]]
         def write(path: UPath, content: bytes) -> None:
             if len(written) == number and not done:
                 raise Killed
-            schema.write_atomically(path, content)
+            storage.write_atomically(path, content)
             written.append(path.name)
             if len(written) == number + 1 and done:
                 raise Killed
