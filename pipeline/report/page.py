@@ -250,16 +250,17 @@ def speed(output: OutputFolder, pictures: Pictures) -> None:
 
 
 def training(found: Found, pictures: Pictures) -> list[Context]:
-    """Draw the learning curves, and return what is worth saying of each model's training."""
-    best, histories, rows = {}, {}, []
+    """Draw the learning curves, and return the facts of each model's training."""
+    curves, rows = [], []
     for name, history in found.histories.items():
-        title = f"{name.upper()}, per {'frame' if 'frame' in found.metrics.get(name, {}) else 'sequence'}"
-        histories[title], best[title] = history, plots.best_epoch(history)
+        level = "frame" if "frame" in found.metrics.get(name, {}) else "sequence"
         stage = found.stages.get(f"train/{name}", {})
+        best = stage.get("best_epoch")
+        curves.append(plots.LearningCurve(f"{plots.short(name)}, per {level}", history, best))
         facts = {key: stage.get(key) for key in ("parameters", "steps_per_s", "input_wait")}
-        rows.append({"name": name, "epochs": len(history), "best": best[title], **facts})
+        rows.append({"name": name, "epochs": len(history), "best": best, **facts})
     if rows:
-        pictures.add("curves", plots.curves(histories, best))
+        pictures.add("curves", plots.learning_curves(curves))
     return rows
 
 
@@ -269,7 +270,7 @@ def comparison(found: Found, pictures: Pictures) -> Context | None:
         return None
     levels = [level for level in LEVELS if any(level in metrics for metrics in found.metrics.values())]
     accuracy = pd.DataFrame(
-        {name.upper(): [metrics.get(level, {}).get("accuracy") for level in levels]
+        {name: [metrics.get(level, {}).get("accuracy") for level in levels]
          for name, metrics in found.metrics.items()},
         index=levels, dtype=float,
     )  # fmt: skip
@@ -305,7 +306,7 @@ def models(found: Found, pictures: Pictures) -> list[Context]:
         for level in ("sequence", "recording"):
             names.append(f"confusion_{name}_{level}")
             counts = np.array(metrics[level]["confusion"], np.int64)
-            title = f"{name.upper()}, per {level} (n = {metrics[level]['n']:,})"
+            title = f"{plots.short(name)}, per {level} (n = {metrics[level]['n']:,})"
             pictures.add(names[-1], plots.confusion(counts, metrics["labels"], title))
         per_label = [(label, [metrics[level]["per_label"][label] for level in ("sequence", "recording")])
                      for label in metrics["labels"]]  # fmt: skip
@@ -317,11 +318,15 @@ def models(found: Found, pictures: Pictures) -> list[Context]:
 
 
 def example(found: Found, pictures: Pictures) -> Context | None:
-    """Draw one test recording's features above what a model made of them, preferably the LSTM."""
+    """Draw one test recording's features above the probabilities that a model assigns.
+
+    The model is the most accurate sequence model; without one, the most accurate frame model.
+    """
     with_example = [name for name, metrics in found.metrics.items() if metrics.get("example")]
     if not with_example or found.hop_s is None:
         return None
-    name = "lstm" if "lstm" in with_example else with_example[0]
+    scores = found.metrics
+    name = max(with_example, key=lambda name: ("frame" not in scores[name], scores[name]["sequence"]["accuracy"]))
     facts, labels = found.metrics[name]["example"], found.metrics[name]["labels"]
     probabilities = np.array(facts["probabilities"])
     start = facts["first_sequence"]

@@ -1,6 +1,6 @@
 """The report's pictures: pure functions from data to PNG bytes.
 
-Colour hue means a language and nothing else; models, splits and frequencies are told apart by lightness.
+Hue encodes the language and nothing else. Splits and shares differ in lightness; models have names.
 """
 
 import functools
@@ -8,7 +8,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, ParamSpec
+from typing import Any, Final, NamedTuple, ParamSpec
 
 import matplotlib.style
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 Parameters = ParamSpec("Parameters")
 
-# Okabe and Ito's palette for all kinds of colour vision, its yellow (invisible on white) darkened
+# Okabe and Ito's palette, which suits all kinds of colour vision; its yellow is darkened to be visible on white
 HUES: Final = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#a89a0c", "#7b5aa6")
 INK, QUIET, FAINT = "#1f2d3d", "#93a1b0", "#d5dbe1"
 WIDTH_IN: Final = 7.2
@@ -34,6 +34,7 @@ MAX_LABELS_ROOMY: Final = 30
 MAX_NAMED_LANGUAGES: Final = 7
 MAX_TICKS: Final = 110
 MAX_MARKED_EPOCHS: Final = 40
+BAR_AND_LABEL: Final = 1.45  # the width of a panel; a bar of accuracy 1 leaves room for its label
 
 STYLE: Final[dict[str, Any]] = {
     "font.size": 9,
@@ -51,19 +52,22 @@ STYLE: Final[dict[str, Any]] = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
-    # names are data: a dollar sign in one is a dollar sign
+    # a dollar sign in a name is not mathematics
     "text.parse_math": False,
 }
 
 
 def picture(draw: Callable[Parameters, Figure]) -> Callable[Parameters, bytes]:
-    """Turn a function that draws a figure into one that returns it as PNG, whatever matplotlibrc or clock say."""
+    """Turn a function that draws a figure into one that returns PNG bytes.
+
+    The bytes depend neither on the user's matplotlibrc nor on the clock.
+    """
 
     @functools.wraps(draw)
     def render(*args: Parameters.args, **kwargs: Parameters.kwargs) -> bytes:
         buffer = io.BytesIO()
         with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
-            # a script that the font lacks shows as boxes; the page has the same names as text
+            # characters that the font lacks show as boxes; the page has the same names as text
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             draw(*args, **kwargs).savefig(buffer, format="png", dpi=170, metadata={"Software": None})
         return buffer.getvalue()
@@ -72,7 +76,7 @@ def picture(draw: Callable[Parameters, Figure]) -> Callable[Parameters, bytes]:
 
 
 def language_colors(labels: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each label: eight hues, then the same hues darker and lighter."""
+    """Return a colour (hexadecimal) per label: eight hues, then darker and lighter shades of them."""
     shades = (0.0, -0.4, 0.4, -0.65)
     colors = {}
     for place, label in enumerate(labels):
@@ -83,7 +87,10 @@ def language_colors(labels: Sequence[str]) -> dict[str, str]:
 
 @picture
 def amounts(table: pd.DataFrame, unit: str, colors: Mapping[str, str]) -> Figure:
-    """Draw audio by language and split: `table` (label, split) in `unit`, splits in lighter and lighter tones."""
+    """Draw the amount of audio in `table` (label, split), in `unit`; each further split has a lighter tone.
+
+    `colors` maps labels to colours.
+    """
     row_in = 0.28 if len(table) <= MAX_LABELS_ROOMY else 0.12
     figure = Figure(figsize=(WIDTH_IN, min(row_in * len(table) + 1.0, 40)), layout="constrained")
     axes = figure.subplots()
@@ -105,28 +112,42 @@ def amounts(table: pd.DataFrame, unit: str, colors: Mapping[str, str]) -> Figure
 
 @picture
 def speed(series: pd.DataFrame) -> Figure:
-    """Draw the speed of an extraction over time, and below it the workers: `series` has the columns of board.Point."""
+    """Draw the speed of an extraction over time, and the number of workers below it.
+
+    `series` has the columns `time_s`, `audio_h_per_h` and `workers`, one row per point in time.
+    """
     unit, unit_s = ("minutes", 60) if series["time_s"].max() >= MINUTES_FROM_S else ("seconds", 1)
     time = series["time_s"] / unit_s
     figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.plot(time, series["audio_h_per_h"], color=INK)
-    above.set(ylabel="audio hours an hour", ylim=(0, None))
+    above.set(ylabel="audio hours per hour", ylim=(0, None))
     below.step(time, series["workers"], color=QUIET, where="post")
     below.set(ylabel="workers", xlabel=unit, ylim=(0, None))
     below.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
     return figure
 
 
+class LearningCurve(NamedTuple):
+    """The epochs of one training.
+
+    `history` has the columns of history.csv; `best_epoch` counts from 1 and is None where no epoch is marked.
+    """
+
+    title: str
+    history: pd.DataFrame
+    best_epoch: int | None
+
+
 @picture
-def curves(histories: Mapping[str, pd.DataFrame], best: Mapping[str, int | None]) -> Figure:
-    """Draw loss and accuracy over epochs, a row for each model (title → history), its best epoch marked."""
-    figure = Figure(figsize=(WIDTH_IN, 2.05 * len(histories) + 0.3), layout="constrained")
-    grid = figure.subplots(len(histories), 2, squeeze=False)
-    for row, (title, history) in zip(grid, histories.items(), strict=True):
+def learning_curves(curves: Sequence[LearningCurve]) -> Figure:
+    """Draw loss and accuracy over epochs in one row per training, with its best epoch marked."""
+    figure = Figure(figsize=(WIDTH_IN, 2.05 * len(curves) + 0.3), layout="constrained")
+    grid = figure.subplots(len(curves), 2, squeeze=False)
+    for row, curve in zip(grid, curves, strict=True):
         for axes, measure in zip(row, ("loss", "accuracy"), strict=True):
-            _curve(axes, history, measure, best[title])
-            axes.set_title(f"{title}: {measure}")
+            _draw_measure(axes, curve, measure)
+        row[0].set_title(curve.title)
         row[0].set_ylabel("cross-entropy (nats)")
         row[1].set_ylabel("accuracy")
         row[1].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
@@ -139,13 +160,15 @@ def curves(histories: Mapping[str, pd.DataFrame], best: Mapping[str, int | None]
     return figure
 
 
-def _curve(axes: Axes, history: pd.DataFrame, measure: str, best: int | None) -> None:
+def _draw_measure(axes: Axes, curve: LearningCurve, measure: str) -> None:
+    """Draw `measure` in training and, where there is validation, in validation."""
+    history = curve.history
     marker = "o" if len(history) <= MAX_MARKED_EPOCHS else ""
     for column, color in ((measure, QUIET), (f"val_{measure}", INK)):
         if column in history:
             axes.plot(history["epoch"], history[column], color=color, marker=marker, markersize=3)
-    if best is not None:
-        axes.axvline(best, color=INK, linestyle=":", linewidth=1)
+    if curve.best_epoch is not None:
+        axes.axvline(curve.best_epoch, color=INK, linestyle=":", linewidth=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.grid()
@@ -153,44 +176,39 @@ def _curve(axes: Axes, history: pd.DataFrame, measure: str, best: int | None) ->
 
 @picture
 def comparison(accuracy: pd.DataFrame, chance: float) -> Figure:
-    """Draw accuracies (level, model) as grouped bars with the line of chance; NaN: no such level."""
-    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
-    axes = figure.subplots()
-    tones = np.linspace(0.6, 0, len(accuracy.columns)) if len(accuracy.columns) > 1 else np.zeros(1)
-    keys, names = [], []
-    for tone, model in zip(tones, accuracy.columns, strict=True):
-        keys.append(Patch(color=_lighter(INK, tone)))
-        names.append(str(model))
-    for group, (_, values) in enumerate(accuracy.iterrows()):
-        present = np.flatnonzero(values.notna())
-        places = group + (np.arange(len(present)) - (len(present) - 1) / 2) * 0.34
-        heights = values.to_numpy()[present]
-        bars = axes.bar(places, heights, width=0.3, color=[_lighter(INK, tones[i]) for i in present])
-        paper = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.9}  # the line passes behind
-        axes.bar_label(bars, [percent(value) for value in heights], padding=3, fontweight="bold", bbox=paper)
-    line = axes.axhline(chance, color=INK, linestyle="--", linewidth=1)
-    axes.set_xticks(range(len(accuracy)), [f"per {level}" for level in accuracy.index])
-    axes.set(ylabel="accuracy on test speakers", ylim=(0, 1.08), xlim=(-0.6, len(accuracy) - 0.4))
-    axes.set_yticks(np.linspace(0, 1, 6))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-    axes.tick_params(axis="x", length=0)
-    axes.grid(axis="y")
-    figure.legend(
-        [*keys, line], [*names, f"chance, {percent(chance)}"], loc="outside upper right", ncols=len(keys) + 1
-    )
+    """Draw the accuracies (level, model) as one panel of bars per level, with a line at `chance`.
+
+    All values are fractions. NaN means that the model has no such level.
+    """
+    models = accuracy.columns
+    figure = Figure(figsize=(WIDTH_IN, 0.3 * len(models) + 1.2), layout="constrained")
+    panels = figure.subplots(1, len(accuracy), sharey=True, squeeze=False)[0]
+    for axes, (level, values) in zip(panels, accuracy.iterrows(), strict=True):
+        colors = np.where(values == values.max(), INK, QUIET)
+        bars = axes.barh(range(len(models)), values.fillna(0), color=colors, height=0.66)
+        texts = ["–" if np.isnan(value) else percent(value) for value in values]
+        axes.bar_label(bars, texts, padding=3, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+        line = axes.axvline(chance, color=INK, linestyle="--", linewidth=1)
+        axes.set(title=f"per {level}", xlim=(0, BAR_AND_LABEL), xticks=(0, 0.5, 1))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(range(len(models)), [short(str(model)) for model in models])
+    panels[0].set_ylim(len(models) - 0.4, -0.6)
+    figure.supxlabel("accuracy on test recordings", fontsize="medium")
+    figure.legend([line], [f"chance, {percent(chance)}"], loc="outside upper right")
     return figure
 
 
 @picture
 def confusion(counts: NDArray[np.int64], labels: Sequence[str], title: str) -> Figure:
-    """Draw a confusion matrix (true, predicted), coloured by its share of the true label's row."""
+    """Draw a confusion matrix (true, predicted); the colour is the share of the true label's row."""
     n = len(labels)
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     size_in = 4.2 if n <= MAX_LABELS_SMALL else WIDTH_IN if n <= MAX_LABELS_ROOMY else 1.35 * WIDTH_IN
     figure = Figure(figsize=(size_in, size_in * (1 if n <= MAX_LABELS_WITH_TEXT else 0.87)), layout="constrained")
     axes = figure.subplots()
-    axes.set_facecolor("#f1f1f1")  # rows without a test recording
+    axes.set_facecolor("#f1f1f1")  # visible where a label has no test recording
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     step = math.ceil(n / MAX_TICKS)
     font = float(np.clip(420 / n, 4.5, 9))
@@ -211,7 +229,7 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], title: str) -> F
 
 
 def _write_cells(axes: Axes, counts: NDArray[np.int64], share: NDArray[np.float64]) -> None:
-    """Write percent and count into each cell of a row that has any."""
+    """Write percentage and count into each cell; a row without counts stays empty."""
     size = 8 if len(counts) <= MAX_LABELS_SMALL // 2 + 1 else 6.5
     for true, predicted in np.argwhere(np.isfinite(share)):
         value = share[true, predicted]
@@ -225,12 +243,16 @@ def example(
     features: NDArray[np.float32], probabilities: NDArray[np.float64], labels: Sequence[str], true: int,
     colors: Mapping[str, str], hop_s: float, title: str,
 ) -> Figure:  # fmt: skip
-    """Draw MFCCs (sequence, timestep, mfcc) above the probabilities (sequence, label) on one time axis in s."""
+    """Draw one recording's MFCCs above its probabilities, on the same time axis in seconds.
+
+    `features` is (sequence, timestep, mfcc), `probabilities` (sequence, label); `true` is the number of the spoken
+    language in `labels`; `hop_s` is the time between frames.
+    """
     figure = Figure(figsize=(WIDTH_IN, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(1, 0.16), height_ratios=(1.15, 1))
     upper, lower = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
     upper.sharex(lower)
-    first = min(1, features.shape[2] - 1)  # coefficient 0 is loudness and would drown the others
+    first = min(1, features.shape[2] - 1)  # coefficient 0 is the loudness; its range would hide the others
     frames = features.reshape(-1, features.shape[2])[:, first:]
     spread = frames.std(axis=0)
     deviation = (frames - frames.mean(axis=0)) / np.where(spread > 0, spread, 1)
@@ -262,7 +284,7 @@ def _stack(
     axes: Axes, key: Axes, probabilities: NDArray[np.float64], labels: Sequence[str], true: int,
     colors: Mapping[str, str], end_s: float,
 ) -> None:  # fmt: skip
-    """Stack the probabilities, the true language at the bottom where its share can be read off."""
+    """Stack the probabilities; the true language is at the bottom, where its share can be read off the axis."""
     ranked = [int(i) for i in np.argsort(-probabilities.mean(axis=0), kind="stable") if i != true]
     shown = [true, *ranked[: MAX_NAMED_LANGUAGES - 1]]
     layers = [(probabilities[:, i], colors[labels[i]], short(labels[i], 14)) for i in shown]
@@ -279,33 +301,27 @@ def _stack(
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     patches = [Patch(color=color) for _, color, _ in layers]
     legend = key.legend(patches[::-1], [""] * len(layers), loc="center left", borderaxespad=0, handlelength=1.2)
-    # set afterwards: a legend leaves out names that begin with an underscore
+    # set afterwards: a legend omits names that begin with an underscore
     for text, (_, _, name), place in zip(legend.get_texts(), layers[::-1], range(len(layers))[::-1], strict=True):
         text.set_text(name)
         text.set_fontweight("bold" if place == 0 else "normal")
 
 
-def best_epoch(history: pd.DataFrame) -> int | None:
-    """Return the epoch with the smallest validation loss, training loss where nothing validates."""
-    losses = history["val_loss" if "val_loss" in history else "loss"].to_numpy()
-    return None if np.isnan(losses).all() else int(history["epoch"].iloc[np.nanargmin(losses)])
-
-
 def percent(fraction: float) -> str:
-    """Return a fraction as percent."""
+    """Format a fraction as a percentage with one decimal."""
     return f"{100 * fraction:.1f} %"
 
 
-def short(name: str, most: int = 22) -> str:
-    """Return a name of at most `most` characters, its middle left out: ends tell files apart."""
-    if len(name) <= most:
+def short(name: str, max_characters: int = 22) -> str:
+    """Return `name`, its middle replaced by an ellipsis if it is too long: names often differ at their ends."""
+    if len(name) <= max_characters:
         return name
-    tail = (most - 1) // 2
-    return f"{name[: most - 1 - tail]}…{name[-tail:]}"
+    tail = (max_characters - 1) // 2
+    return f"{name[: max_characters - 1 - tail]}…{name[-tail:]}"
 
 
 def _lighter(color: str, amount: float) -> str:
-    """Return a colour moved towards white (`amount` up to 1) or, where negative, towards black."""
+    """Mix `color` with white (`amount` from 0 to 1) or with black (`amount` from 0 to -1)."""
     target = 1.0 if amount > 0 else 0.0
     red, green, blue = (channel + (target - channel) * abs(amount) for channel in to_rgb(color))
     return to_hex((red, green, blue))

@@ -1,6 +1,7 @@
 """The report: the right numbers, from data of any spelling, in one page that needs nothing else."""
 
 import base64
+import itertools
 import json
 import pathlib
 import re
@@ -8,10 +9,12 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
+import matplotlib.style
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from model.registry import registry
 from pipeline import storage
@@ -101,7 +104,7 @@ def run_record() -> dict[str, Any]:
             "extract": {**stage, "finished_at": "2026-01-02T03:05:05+00:00", "wall_s": 3.0, "shards": 4,
                         "shards_new": 3, "audio_s_new": 7200.0, "busy_s": 5.0, "workers": 2},
             "train/lstm": {**stage, "finished_at": "2026-01-02T04:05:05+00:00", "wall_s": 3725.0, "parameters": 1234,
-                           "steps_per_s": 80.44, "input_wait": 0.0123},
+                           "best_epoch": 2, "steps_per_s": 80.44, "input_wait": 0.0123},
             "report": {**stage, "finished_at": "2030-01-01T00:00:00+00:00", "wall_s": 99.0},
         },
         "corpus": "corpora/<here>",
@@ -300,22 +303,25 @@ def test_throughput_and_stages(write: Write) -> None:
 def test_two_models_are_compared(write: Write, reads: list[tuple[int, int]]) -> None:
     page = write({"ann": 10, "lstm": 30})
     assert (
-        "The LSTM names the language of 75.0 % of 0.2 s sequences and of 50.0 % of whole recordings, of recordings it "
-        "has never heard; the ANN of 25.0 % and 50.0 %; chance is 33.3 %."
+        "The model lstm names the language of 75.0 % of 0.2 s sequences and of 50.0 % of whole recordings, of "
+        "recordings it has never heard; the model ann of 25.0 % and 50.0 %; chance is 33.3 %."
     ) in page.text
     table = page.table("per sequence")
-    assert table["ANN"] == ["12.5 %", "0.432", "1,600", "25.0 %", "0.432", "80", "50.0 %", "0.432", "2"]
-    assert table["LSTM"] == ["–", "–", "–", "75.0 %", "0.432", "80", "50.0 %", "0.432", "2"]
+    assert table["ann"] == ["12.5 %", "0.432", "1,600", "25.0 %", "0.432", "80", "50.0 %", "0.432", "2"]
+    assert table["lstm"] == ["–", "–", "–", "75.0 %", "0.432", "80", "50.0 %", "0.432", "2"]
     assert table["always the most frequent"][2] == "50.0 %"
     # 50 % of recordings is what naming one language gives, 75 % of sequences is more
     assert "no better than naming the most frequent test language every time, which gives 50.0 % per recording." in (
         page.text
     )
     waiting = "80.4 steps a second and 1.2 % of the time spent waiting for input."
-    assert f"LSTM: 3 epochs, the best is epoch 2, 1,234 parameters, {waiting}" in page.text
+    assert f"lstm: 3 epochs, the best is epoch 2, 1,234 parameters, {waiting}" in page.text
     assert page.table("precision")[EVIL] == ["0.125", "0.250", "0.375", "40", "0.125", "0.250", "0.375", "1"]
     assert page.table("precision")[MATHS] == ["–"] * 8
-    assert f"{recording_id(4)}, a test recording; its language is {EVIL}, to which the LSTM gives 60.0 %" in page.text
+    assert (
+        f"{recording_id(4)}, a test recording; its language is {EVIL}, to which the model lstm gives 60.0 %"
+        in page.text
+    )
     assert reads == [(7, 9)]
     assert "python -m model.predict OUT/models/lstm recording.wav" in page.text
 
@@ -327,8 +333,8 @@ def test_named_speakers_are_said_to_be_unheard(write: Write) -> None:
 
 def test_one_model(write: Write) -> None:
     page = write({"ann": 30})
-    assert "The ANN names the language of 75.0 %" in page.text
-    assert "LSTM" not in page.text.replace("ANN to an LSTM", "").replace("(LSTM)", "")
+    assert "The model ann names the language of 75.0 %" in page.text
+    assert "lstm" not in page.text.replace("train/lstm", "")
     assert "OUT/models/ann" in page.text
 
 
@@ -360,12 +366,62 @@ def test_files_may_be_missing(write: Write, tmp_path: pathlib.Path) -> None:
 
 def test_training_without_validation(write: Write) -> None:
     history = HISTORY.drop(columns=["val_loss", "val_accuracy"])
-    assert "LSTM: 3 epochs, the best is epoch 3" in write({"lstm": 30}, history=history).text
+    assert "lstm: 3 epochs, the best is epoch 2" in write({"lstm": 30}, history=history).text
 
 
 def test_diverged_training_has_no_best_epoch(write: Write) -> None:
+    run = run_record()
+    run["stages"]["train/lstm"]["best_epoch"] = None
     history = HISTORY.assign(val_loss=np.nan)
-    assert "LSTM: 3 epochs, 1,234 parameters, 80.4 steps" in write({"lstm": 30}, history=history).text
+    assert "lstm: 3 epochs, 1,234 parameters, 80.4 steps" in write({"lstm": 30}, run=run, history=history).text
+
+
+LONG_NAMES = [f"bilstm-of-{units}-units-with-dropout.v2" for units in (50, 100, 200, 400)]
+
+
+def test_five_models_with_long_names_are_compared(write: Write) -> None:
+    page = write({"ann": 10, **dict.fromkeys(LONG_NAMES, 20), "best": 30})
+    assert "The model best names the language of 75.0 %" in page.text
+    assert set(page.table("per sequence")) > {"ann", "best", *LONG_NAMES}
+    assert "to which the model best gives 60.0 %" in page.text
+
+
+@pytest.mark.parametrize(("models", "shown"), [
+    ({"ann": 40, "big": 20, "small": 30}, "small"),
+    ({"ann": 40}, "ann"),
+])  # fmt: skip
+def test_the_example_is_of_the_best_sequence_model(write: Write, models: dict[str, int], shown: str) -> None:
+    assert f"to which the model {shown} gives" in write(models).text
+
+
+def _overlaps(texts: list[Text]) -> list[tuple[str, str]]:
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
+    return [(a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.overlaps(other)]
+
+
+@pytest.mark.parametrize("models", [["lstm"], ["ann", *LONG_NAMES]])
+def test_the_comparison_stays_readable(models: list[str]) -> None:
+    accuracy = pd.DataFrame(0.987, index=["frame", "sequence", "recording"], columns=models)
+    accuracy.loc["frame", models[1:]] = np.nan
+    with matplotlib.style.context(["default", plots.STYLE]):
+        figure = plots.comparison.__wrapped__(accuracy, 1 / 3)  # type: ignore[attr-defined]
+        figure.draw_without_rendering()
+    texts = [text for axes in figure.axes for text in (*axes.texts, *axes.get_xticklabels())]
+    names = figure.axes[0].get_yticklabels()
+    assert [name.get_text() for name in names] == [plots.short(model) for model in models]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["98.7 %", *["–"] * (len(models) - 1)]
+    assert _overlaps([*texts, *names, *figure.legends[0].get_texts()]) == []
+    page = figure.bbox
+    assert all(page.contains(*corner) for text in (*texts, *names) for corner in text.get_window_extent().corners())
+
+
+def test_learning_curves_of_five_models_have_a_title_each() -> None:
+    titles = [f"{plots.short(name)}, per sequence" for name in ["a", *LONG_NAMES]]
+    with matplotlib.style.context(["default", plots.STYLE]):
+        figure = plots.learning_curves.__wrapped__([plots.LearningCurve(t, HISTORY, 2) for t in titles])  # type: ignore[attr-defined]
+        figure.draw_without_rendering()
+    assert [axes.get_title(loc="left") for axes in figure.axes[::2]] == titles
+    assert _overlaps([text for axes in figure.axes for text in (axes._left_title, axes.xaxis.label)]) == []
 
 
 def test_same_folder_same_page(write_pictures: Write) -> None:
