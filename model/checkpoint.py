@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from upath import UPath
 
-from model.bundle import load_model, model_bytes
+from model.bundle import NETWORK, load_model, model_bytes
 from model.step_clock import StepClock
 from pipeline.storage import write_atomically
 
@@ -70,7 +70,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras has n
         content = model_bytes(self.model)
         write_atomically(self._state(self.epochs), content)
         if self.best_epoch() == epoch:
-            write_atomically(self._folder / "model.keras", content)
+            write_atomically(self._folder / NETWORK, content)
         table = pd.DataFrame(self.history).to_csv(index=False)
         write_atomically(self._folder / "history.csv", table.encode())
         for state in self._state(self.epochs).parent.glob("epoch-*.keras"):

@@ -6,23 +6,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
 from upath import UPath
 
-from model.bundle import load_model
+from model.bundle import Bundle, Description
 from model.config import PromotionConfig
 from model.data.store_reader import Block, Store
 from model.metrics.bootstrap import CONFIDENCE, Answers, macro_f1
-from model.networks import build
 from model.registry.promotion import Champion, Verdict, decide
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
 from pipeline.storage import write_atomically
 
-LOG_FLOOR = 1e-7  # float32 is no finer next to 1: one sigmoid tells as much of its first language as of its second
 EXAMPLE_S = 12.0
 
 
@@ -115,54 +112,29 @@ def assess(store: Store, folder: UPath) -> Evaluation:
     """
     if not store.label_counts("test").any():
         raise PipelineError(f"{store.uri} has no valid test sequence to evaluate on; add speakers to the corpus")
-    known = _check_fits(folder, store)
+    description = Description.read(folder)
+    misfit = description.misfit(store)
+    if misfit is not None:
+        raise IncomparableError(f"{folder} was {misfit}")
+    known = description.labels
     labels = (*store.labels, *(label for label in known if label not in store.labels))
     codes = np.array([labels.index(label) for label in known])
-    model = load_model(folder / "model.keras")
+    bundle = Bundle.load(folder)
     longest = int(EXAMPLE_S / (store.timesteps * store.attributes["config"]["features"]["hop_s"]))
     tally = Tally(len(labels), max(1, longest))
     for block in store.blocks("test"):
-        posteriors = log_posteriors(model, block.features)
+        posteriors = bundle.log_posteriors(block.features)
         everywhere = np.full((*posteriors.shape[:2], len(labels)), -np.inf)
         everywhere[..., codes] = posteriors
         tally.add(block, everywhere)
     tally.end()
-    levels = ("frame", "sequence", "recording") if build.takes_frames(model) else ("sequence", "recording")
+    levels = ("frame", "sequence", "recording") if description.level == "frame" else ("sequence", "recording")
     return Evaluation(store, labels, known, levels, tally)
-
-
-def _check_fits(folder: UPath, store: Store) -> tuple[str, ...]:
-    """Return the labels of a model; raises IncomparableError where it takes other features than the store's."""
-    try:
-        description = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-        known, level = tuple(map(str, description["labels"])), description["level"]
-        takes = {**description["features"], "timesteps": description["timesteps"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise PipelineError(f"{folder / 'labels.json'} is missing or damaged; run train again") from None
-    holds = {**store.attributes["config"]["features"], "timesteps": store.timesteps}
-    for name, value in holds.items():
-        if takes.get(name) != value and not (name == "timesteps" and level == "frame"):
-            raise IncomparableError(
-                f"{folder} was trained on features of {name} {takes.get(name)}, the store's have {value}"
-            )
-    return known
 
 
 def _missing(store: Store, split: str) -> list[str]:
     """Return the labels that have no valid sequence in `split`."""
     return [label for label, n in zip(store.labels, store.label_counts(split), strict=True) if n == 0]
-
-
-def log_posteriors(model: keras.Model, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return log posteriors (sequence, step, label) float64 for features (sequence, timestep, mfcc).
-
-    A model of frames has one step a frame, a model of sequences has one in all.
-    """
-    frames = build.takes_frames(model)
-    steps = features.shape[1] if frames else 1
-    inputs = features.reshape(-1, features.shape[2]) if frames else features
-    posterior = build.probabilities(model, inputs)
-    return np.log(np.maximum(posterior, LOG_FLOOR)).reshape(len(features), steps, -1)
 
 
 @dataclass

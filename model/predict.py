@@ -1,98 +1,87 @@
-"""Naming the language of recordings: `python -m model.predict MODEL AUDIO…`."""
+"""Name the language of recordings: `python -m model.predict MODEL AUDIO…`."""
 
 import json
-import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import click
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Column, Table
+from upath import UPath
 
+from model.bundle import DESCRIPTION, FILES, NETWORK, Bundle, BundleError, Description
+from model.registry import registry
 from model.tensorflow_setup import load_tensorflow
 from pipeline.config import FeatureConfig
 from pipeline.errors import UsageError
 from pipeline.features.audio import AudioError, read_blocks
 from pipeline.features.mfcc import mfcc
 
-if TYPE_CHECKING:
-    import keras
-
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network with what it needs to take a recording."""
+    """A trained model with the settings of the features that it takes."""
 
-    network: "keras.Model"
-    labels: tuple[str, ...]
-    timesteps: int
+    bundle: Bundle
     features: FeatureConfig
 
     @classmethod
-    def load(cls, path: Path) -> "Classifier":
-        """Load the folder models/NAME, its model.keras, or the champion of OUT/registry.
+    def load(cls, path: Path) -> Self:
+        """Load the folder models/NAME (or the model.keras in it), or the champion of the folder OUT/registry.
 
-        Raises UsageError where there is none.
+        Raises UsageError if there is no complete model.
         """
-        path = _champion(path) if (path / "registry.json").exists() else path
-        folder = path if path.is_dir() else path.parent
-        model_file = folder / "model.keras" if path.is_dir() else path
-        for needed in (model_file, folder / "labels.json"):
-            if not needed.exists():
-                raise UsageError(f"MODEL {path}: {needed} is missing; give a folder like OUT/models/lstm")
-        load_tensorflow()
-        import keras  # noqa: PLC0415 loading takes seconds, and wrong usage should be told at once
-
+        folder = _folder_of(path)
+        for file in FILES:
+            if not (folder / file).exists():
+                raise UsageError(f"MODEL {folder / file} is missing; give a folder like OUT/models/lstm")
         try:
-            description = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-            labels, timesteps = tuple(description["labels"]), int(description["timesteps"])
-            features = FeatureConfig.model_validate(description["features"])
-        except (ValueError, KeyError, TypeError):
-            raise UsageError(f"MODEL {folder / 'labels.json'} is damaged; run train again") from None
-        try:
-            network = keras.saving.load_model(model_file, compile=False)
-        except (ValueError, OSError) as error:
-            raise UsageError(f"MODEL {model_file} is not a Keras model: {' '.join(str(error).split())}") from None
-        return cls(network, labels, timesteps, features)
+            features = FeatureConfig.model_validate(Description.read(folder).features)
+            load_tensorflow()
+            return cls(Bundle.load(folder), features)
+        except ValidationError:
+            raise UsageError(
+                f"MODEL {folder / DESCRIPTION}: its features are not those of this version; run train again"
+            ) from None
+        except BundleError as error:
+            raise UsageError(f"MODEL {error}") from None
 
     def probabilities(self, uri: str) -> NDArray[np.float64]:
-        """Return the probability of each label for one recording: (label,) float64, of sum 1.
+        """Return the probability of each label for one recording: (label,) float64, with sum 1.
 
-        The mean log posterior over the recording's sequences, as evaluation has it. Raises AudioError for a
-        recording that cannot be read or is shorter than one sequence.
+        As in evaluation, it is the mean log posterior over the recording's sequences, normalised. Raises AudioError
+        if the recording cannot be read or is shorter than one sequence.
         """
-        from model.evaluate import log_posteriors  # noqa: PLC0415 as above
-
         frames = mfcc(read_blocks(uri, self.features.sample_rate_hz), self.features).mfcc
-        sequences = len(frames) // self.timesteps
+        timesteps = self.bundle.description.timesteps
+        sequences = len(frames) // timesteps
         if not sequences:
-            raise AudioError(f"shorter than one sequence of {self.timesteps * self.features.hop_s:g} s")
-        features = frames[: sequences * self.timesteps].reshape(sequences, self.timesteps, -1)
-        mean = log_posteriors(self.network, features).mean(axis=(0, 1))  # (label,)
+            raise AudioError(f"shorter than one sequence of {timesteps * self.features.hop_s:g} s")
+        features = frames[: sequences * timesteps].reshape(sequences, timesteps, -1)
+        mean = self.bundle.log_posteriors(features).mean(axis=(0, 1))  # (label,)
         weights = np.exp(mean - mean.max())
         posterior: NDArray[np.float64] = weights / weights.sum()
         return posterior
 
 
-def _champion(registry: Path) -> Path:
-    """Return the folder of the model that serves; raises UsageError where none does."""
-    try:
-        version = json.loads((registry / "registry.json").read_text(encoding="utf-8"))["champion"]
-        champion: Path | None = None if version is None else registry / version
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"MODEL {registry / 'registry.json'} is damaged") from None
+def _folder_of(path: Path) -> UPath:
+    """Return the folder of the model that `path` names; raises UsageError if a registry has no champion."""
+    folder = UPath(path.parent if path.name == NETWORK else path)
+    if not registry.is_registry(folder):
+        return folder
+    champion = registry.champion_folder(folder)
     if champion is None:
-        raise UsageError(f"MODEL {registry}: no model has been promoted yet; give a folder like OUT/models/lstm")
+        raise UsageError(f"MODEL {folder}: no model has been promoted yet; give a folder like OUT/models/lstm")
     return champion
 
 
-def _describe(labels: tuple[str, ...], file: str, probabilities: NDArray[np.float64]) -> dict[str, Any]:
+def _row(labels: tuple[str, ...], file: str, probabilities: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the JSON object for one recording."""
     best, second = np.argsort(-probabilities, kind="stable")[:2].tolist()
     return {
         "file": file,
@@ -109,7 +98,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         runner_up = f"{row['runner_up']} {row['runner_up_probability']:.1%}"
         table.add_row(row["file"], row["language"], f"{row['probability']:.1%}", runner_up)
-    # a file or a pipe has no width to keep to
+    # a file or a pipe has no width limit
     Console(width=None if sys.stdout.isatty() else 10_000, markup=False, highlight=False).print(table)
 
 
@@ -121,7 +110,7 @@ Examples:
   python -m model.predict out/demo/registry recording.wav
 
 \\b
-Exit codes: 0 all files named; 1 some file could not be read (told on stderr); 2 wrong usage.
+Exit codes: 0 success; 1 a file could not be read (reported on stderr); 2 wrong usage.
 """
 
 
@@ -139,7 +128,7 @@ def main(model: Path, audio: tuple[str, ...], as_json: bool) -> None:
     rows, failed = [], False
     for file in audio:
         try:
-            rows.append(_describe(classifier.labels, file, classifier.probabilities(file)))
+            rows.append(_row(classifier.bundle.description.labels, file, classifier.probabilities(file)))
         except AudioError as error:
             failed = True
             click.echo(f"{file}: {error}", err=True)

@@ -1,6 +1,5 @@
 """The train stage: store → model, continued after a kill where it was."""
 
-import json
 import logging
 import sys
 from typing import Any
@@ -11,6 +10,7 @@ import pandas as pd
 import tensorflow as tf
 from upath import UPath
 
+from model.bundle import Description
 from model.checkpoint import Checkpoint
 from model.config import ModelConfig
 from model.data.store_reader import Store
@@ -18,7 +18,7 @@ from model.loader import frame_dataset, reason, sequence_dataset
 from model.networks import build
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
-from pipeline.storage import is_local, write_atomically
+from pipeline.storage import is_local
 
 MAX_STEPS_AT_ONCE = 10
 """Steps of training for which data are fetched, and TensorFlow is called, once; more bring nothing."""
@@ -101,13 +101,12 @@ def _check(store: Store) -> None:
 
 def _describe(folder: UPath, store: Store, model: keras.Model) -> None:
     """Write labels.json: all that is needed to use the model on a recording."""
-    description = {
-        "labels": list(store.labels),
-        "level": "frame" if build.takes_frames(model) else "sequence",
-        "timesteps": store.timesteps,
-        "features": store.attributes["config"]["features"],
-    }
-    write_atomically(folder / "labels.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
+    Description(
+        labels=store.labels,
+        level="frame" if build.takes_frames(model) else "sequence",
+        timesteps=store.timesteps,
+        features=store.attributes["config"]["features"],
+    ).write(folder)
 
 
 def _class_weights(store: Store) -> dict[int, float]:

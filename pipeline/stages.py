@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from upath import UPath
 
+from model.bundle import version_of
 from model.config import ModelConfig
 from model.registry import registry
 from model.registry.history import Moment, PromotionRequest
@@ -259,7 +260,7 @@ def promote_stage(run: Run) -> None:
     run.store_key()
     attributes = records.attributes(run.output) or {}
     request = PromotionRequest(
-        challenger=registry.version_of(run.output.model(settings.model)), model=settings.model,
+        challenger=version_of(run.output.model(settings.model)), model=settings.model,
         store={key: attributes[key] for key in ("config_hash", "manifest_digest")},
         rule=settings.model_dump(exclude={"model"}),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model.registry.registry import version_of
+from model.bundle import version_of
 from pipeline.outputs import OutputFolder
 from tests.support.whole_system import run
 

@@ -5,19 +5,17 @@ leaves the old champion or the new one, and at most a copy that nothing names.
 """
 
 import getpass
-import io
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import xxhash
 from pydantic import ValidationError
 from upath import UPath
 
+from model.bundle import FILES, version_of
 from model.registry.history import Comparison, Decision, History, PromotionRequest, Version, utc
 from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
@@ -25,18 +23,36 @@ from pipeline.storage import write_atomically
 
 log = logging.getLogger(__name__)
 
-NEEDED = ("model.keras", "labels.json")
-"""What a model is used with, and what its version is the digest of."""
+FILE = "registry.json"
 FURTHER = ("history.csv",)
 
 Judge = Callable[[UPath, UPath | None], tuple[Mapping[str, Any], Mapping[str, Any]]]
 """Compares the model in a folder with the champion's folder: the fields of a Comparison, and metrics to keep."""
 
 
+def is_registry(folder: UPath) -> bool:
+    """Whether `folder` is a registry or a copy of one."""
+    return (folder / FILE).exists()
+
+
+def champion_folder(folder: UPath) -> UPath | None:
+    """Return the folder of the model that serves in the registry `folder`, or None if none does.
+
+    Raises UsageError if the registry's file is damaged.
+    """
+    champion = _read(folder).champion
+    return None if champion is None else folder / champion
+
+
 def read(output: OutputFolder) -> History:
-    """Return the history, an empty one where nothing is decided yet; raises UsageError where the file is damaged."""
+    """Return the history of decisions, empty if there are none; raises UsageError if the file is damaged."""
+    return _read(output.registry)
+
+
+def _read(folder: UPath) -> History:
+    path = folder / FILE
     try:
-        return History.model_validate_json(output.decisions.read_bytes())
+        return History.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return History()
     except ValidationError as error:
@@ -44,29 +60,9 @@ def read(output: OutputFolder) -> History:
         place = ".".join(map(str, first["loc"]))
         what = " ".join(first["msg"].removeprefix("Value error, ").split())
         raise UsageError(
-            f"{output.decisions} is damaged ({place + ': ' if place else ''}{what}); put back a copy of it, or move "
-            f"{output.registry} away to begin anew"
+            f"{path} is damaged ({place + ': ' if place else ''}{what}); restore a copy of it, or move {folder} away "
+            "to start again"
         ) from None
-
-
-def version_of(folder: UPath) -> Version:
-    """Return the version of the model in `folder`: a digest of its weights and labels.
-
-    What else is in the file, such as the time of saving, is left out, so a model that is trained again to the same
-    weights is the same version. Raises PipelineError where there is no whole model.
-    """
-    state = xxhash.xxh3_128()
-    try:
-        with zipfile.ZipFile(io.BytesIO((folder / "model.keras").read_bytes())) as archive:
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile
-            state.update(archive.read("model.weights.h5"))
-        state.update((folder / "labels.json").read_bytes())
-    except FileNotFoundError as error:
-        raise PipelineError(f"{folder} holds no whole model ({error.filename or error} is missing)") from None
-    except (zipfile.BadZipFile, KeyError):
-        raise PipelineError(f"{folder / 'model.keras'} is damaged") from None
-    return state.hexdigest()[:16]
 
 
 def checked(output: OutputFolder, version: Version) -> UPath:
@@ -135,8 +131,8 @@ def _copy(output: OutputFolder, request: PromotionRequest, metrics: Mapping[str,
     if request.challenger in read(output).promoted:
         checked(output, request.challenger)
         return
-    for name in (*NEEDED, *FURTHER):
-        if name in NEEDED or (source / name).exists():
+    for name in (*FILES, *FURTHER):
+        if name in FILES or (source / name).exists():
             write_atomically(target / name, (source / name).read_bytes())
     write_atomically(target / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False).encode())
     if version_of(target) != request.challenger:

@@ -10,31 +10,19 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from model.bundle import model_bytes
+from model.bundle import NETWORK, model_bytes
 from model.config import PromotionConfig
 from model.data.store_reader import Block
-from model.evaluate import IncomparableError, Tally, compare, evaluate, log_posteriors, scores
+from model.evaluate import IncomparableError, Tally, compare, evaluate, scores
 from model.registry.promotion import Verdict
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
+from pipeline.storage import write_atomically
 from tests.support import model_stores
+from tests.support.known_networks import frame_network, log_softmax, sequence_network
 from tests.support.model_stores import LANGUAGES, SAVES_MODELS, TIMESTEPS
 
 pytestmark = SAVES_MODELS
-
-
-def _frame_network(labels: int = 3) -> keras.Model:
-    """A network of frames whose answers are the softmax of its input."""
-    layers = [keras.Input((labels,)), keras.layers.Dense(labels, activation="softmax", use_bias=False)]
-    model = keras.Sequential(layers)
-    model.set_weights([np.eye(labels)])
-    return model
-
-
-def _sequence_network(timesteps: int = TIMESTEPS) -> keras.Model:
-    """A network of sequences whose answers are the softmax of the mean of its input."""
-    layers = [keras.Input((timesteps, 3)), keras.layers.GlobalAveragePooling1D(), keras.layers.Softmax()]
-    return keras.Sequential(layers)
 
 
 EACH_ITS_OWN = np.arange(100)
@@ -43,11 +31,6 @@ EACH_ITS_OWN = np.arange(100)
 def _evaluate(output: OutputFolder, speaker: NDArray[np.int64] = EACH_ITS_OWN) -> dict[str, Any]:
     """Evaluate the model; every recording has a speaker of its own if they are not given."""
     return evaluate(output, "known", output.model("known"), {"model": "known", "config_hash": "abc"}, speaker, seed=1)
-
-
-def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 class Spoken:
@@ -74,16 +57,14 @@ class Spoken:
 
     def save(self, model: keras.Model, name: str = "known") -> None:
         folder = self.output.model(name)
-        folder.mkdir(parents=True)
-        (folder / "model.keras").write_bytes(model_bytes(model))
-        level = "frame" if len(model.input_shape) == 2 else "sequence"
-        model_stores.describe(folder, level)
+        write_atomically(folder / NETWORK, model_bytes(model))
+        model_stores.describe(folder, "frame" if len(model.input_shape) == 2 else "sequence")
 
     def vectors(self, frames: bool) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """(true, predicted) labels at each level, one item at a time."""
         label, recording = self.label[self.valid], self.recording[self.valid]
-        posterior = _log_softmax(self.features[self.valid])  # (sequence, timestep, label)
-        sequence = posterior.mean(axis=1) if frames else _log_softmax(self.features[self.valid].mean(axis=1))
+        posterior = log_softmax(self.features[self.valid])  # (sequence, timestep, label)
+        sequence = posterior.mean(axis=1) if frames else log_softmax(self.features[self.valid].mean(axis=1))
         rows = np.unique(recording)
         return {
             "frame": (np.repeat(label, TIMESTEPS), posterior.argmax(axis=2).ravel()),
@@ -117,7 +98,7 @@ def _check_scores(found: dict[str, Any], true: NDArray[np.int64], predicted: NDA
 
 @pytest.mark.parametrize("frames", [True, False])
 def test_every_level_is_counted_as_one_would_by_hand(spoken: Spoken, frames: bool) -> None:
-    spoken.save(_frame_network() if frames else _sequence_network())
+    spoken.save(frame_network() if frames else sequence_network())
     metrics = _evaluate(spoken.output)
     levels = ("frame", "sequence", "recording") if frames else ("sequence", "recording")
     vectors = spoken.vectors(frames)
@@ -129,7 +110,7 @@ def test_every_level_is_counted_as_one_would_by_hand(spoken: Spoken, frames: boo
 
 @pytest.mark.parametrize("frames", [True, False])
 def test_the_metrics_file_holds_what_is_returned(spoken: Spoken, frames: bool) -> None:
-    spoken.save(_frame_network() if frames else _sequence_network())
+    spoken.save(frame_network() if frames else sequence_network())
     metrics = _evaluate(spoken.output)
     assert json.loads(spoken.output.metrics("known").read_text(encoding="utf-8")) == metrics
     levels = ["frame", "sequence", "recording"] if frames else ["sequence", "recording"]
@@ -147,7 +128,7 @@ def test_the_metrics_file_holds_what_is_returned(spoken: Spoken, frames: bool) -
 
 def test_a_language_without_test_recordings_is_named_and_left_out_of_the_mean_f1(tmp_path: Path) -> None:
     spoken = Spoken(tmp_path, labels=2)
-    spoken.save(_frame_network())
+    spoken.save(frame_network())
     metrics = _evaluate(spoken.output)
     assert metrics["labels_without_test"] == ["fr"]
     assert metrics["sequence"]["per_label"]["fr"]["n"] == 0
@@ -241,42 +222,6 @@ def test_without_a_recording_that_is_short_enough_there_is_no_example() -> None:
     assert tally.example == {}
 
 
-def test_log_posteriors_have_a_step_a_frame_or_one_a_sequence() -> None:
-    features = np.random.default_rng(0).normal(size=(5, TIMESTEPS, 3)).astype(np.float32)
-    frames = log_posteriors(_frame_network(), features)
-    assert (frames.shape, frames.dtype) == ((5, TIMESTEPS, 3), np.float64)
-    np.testing.assert_allclose(frames, _log_softmax(features), rtol=1e-5)
-    sequences = log_posteriors(_sequence_network(), features)
-    np.testing.assert_allclose(sequences, _log_softmax(features.mean(axis=1))[:, None], rtol=1e-5)
-
-
-def test_sequences_of_one_timestep_are_evaluated_too() -> None:
-    features = np.random.default_rng(0).normal(size=(5, 1, 3)).astype(np.float32)
-    expected = _log_softmax(features)
-    np.testing.assert_allclose(log_posteriors(_frame_network(), features), expected, rtol=1e-5)
-    np.testing.assert_allclose(log_posteriors(_sequence_network(timesteps=1), features), expected, rtol=1e-5)
-
-
-def test_an_impossible_label_has_a_finite_log_posterior() -> None:
-    features = np.array([[[200.0, 0.0, -200.0]] * 2], np.float32)
-    posterior = log_posteriors(_frame_network(), features)
-    assert np.isfinite(posterior).all()
-    assert posterior.argmax(axis=2).tolist() == [[0, 0]]
-
-
-def _two_languages() -> keras.Model:
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, activation="sigmoid", use_bias=False)])
-    model.set_weights([np.eye(1)])
-    return model
-
-
-def test_two_languages_have_mirrored_log_posteriors_for_mirrored_features() -> None:
-    # a sigmoid near 1 is coarser than one near 0; no language may gain by that, however certain the answers
-    logits = np.array([0.5, 3, 8, 12, 17, 20, 40, 90], np.float32).reshape(-1, 2, 1)
-    one, other = (log_posteriors(_two_languages(), sign * logits) for sign in (1, -1))
-    np.testing.assert_allclose(one, other[..., ::-1], rtol=0.01, atol=1e-6)
-
-
 def test_scores_of_a_perfect_and_of_an_always_wrong_model() -> None:
     perfect = scores(np.diag([3, 4, 5]), LANGUAGES)
     assert (perfect["n"], perfect["accuracy"], perfect["macro_f1"]) == (12, 1.0, 1.0)
@@ -285,7 +230,7 @@ def test_scores_of_a_perfect_and_of_an_always_wrong_model() -> None:
 
 
 def test_the_interval_of_recordings_is_that_of_their_speakers(spoken: Spoken) -> None:
-    spoken.save(_frame_network())
+    spoken.save(frame_network())
     alone = _evaluate(spoken.output)["recording"]
     shared = _evaluate(spoken.output, np.arange(100) % 4)["recording"]
     one = _evaluate(spoken.output, np.zeros(100, np.int64))["recording"]
@@ -299,11 +244,11 @@ def test_the_interval_of_recordings_is_that_of_their_speakers(spoken: Spoken) ->
 
 
 def test_labels_of_a_model_are_matched_by_name(spoken: Spoken) -> None:
-    spoken.save(_frame_network())
+    spoken.save(frame_network())
     expected = _evaluate(spoken.output)
     folder = spoken.output.model("known")
     # the same network with its outputs in another order, and one language that no recording speaks
-    network = _frame_network()
+    network = frame_network()
     turned = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="softmax")])
     weights = np.zeros((3, 4))
     weights[:, [3, 0, 2]] = np.asarray(network.get_weights()[0])
@@ -318,7 +263,7 @@ def test_labels_of_a_model_are_matched_by_name(spoken: Spoken) -> None:
 
 
 def test_a_language_that_only_the_model_knows_is_a_wrong_answer(spoken: Spoken) -> None:
-    spoken.save(_frame_network())
+    spoken.save(frame_network())
     model_stores.describe(spoken.output.model("known"), "frame", ("de", "en", "nl"))
     found = _evaluate(spoken.output)["recording"]
     assert found["per_label"]["fr"]["f1"] == 0
@@ -329,40 +274,40 @@ def test_a_language_that_only_the_model_knows_is_a_wrong_answer(spoken: Spoken) 
 
 
 @pytest.mark.parametrize(("features", "told"), [
-    ({"n_mels": 64}, "was trained on features of n_mels 64, the store's have 128"),
-    ({"top_db": None}, "was trained on features of top_db None, the store's have 80.0"),
+    ({"n_mels": 64}, "was trained on features with n_mels 64, but the store has n_mels 128"),
+    ({"top_db": None}, "was trained on features with top_db None, but the store has top_db 80.0"),
 ])  # fmt: skip
 def test_a_model_of_other_features_is_refused(spoken: Spoken, features: dict[str, Any], told: str) -> None:
-    spoken.save(_frame_network())
+    spoken.save(frame_network())
     model_stores.describe(spoken.output.model("known"), "frame", **features)
     with pytest.raises(IncomparableError, match=told):
         _evaluate(spoken.output)
 
 
 def test_sequences_of_another_length_matter_to_models_of_sequences_alone(spoken: Spoken) -> None:
-    spoken.save(_sequence_network())
-    labels = spoken.output.model("known") / "labels.json"
-    description = json.loads(labels.read_text())
-    labels.write_text(json.dumps({**description, "timesteps": TIMESTEPS + 1}))
-    with pytest.raises(IncomparableError, match=f"of timesteps {TIMESTEPS + 1}, the store's have {TIMESTEPS}"):
+    folder = spoken.output.model("known")
+    spoken.save(sequence_network())
+    model_stores.describe(folder, "sequence", timesteps=TIMESTEPS + 1)
+    reason = f"with timesteps {TIMESTEPS + 1}, but the store has timesteps {TIMESTEPS}"
+    with pytest.raises(IncomparableError, match=reason):
         _evaluate(spoken.output)
-    (spoken.output.model("known") / "model.keras").write_bytes(model_bytes(_frame_network()))
-    labels.write_text(json.dumps({**description, "timesteps": TIMESTEPS + 1, "level": "frame"}))
+    spoken.save(frame_network())
+    model_stores.describe(folder, "frame", timesteps=TIMESTEPS + 1)
     assert _evaluate(spoken.output)["recording"]["n"] > 0
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"labels": 1}', None])
 def test_a_damaged_description_is_told_in_one_line(spoken: Spoken, content: bytes | None) -> None:
-    spoken.save(_frame_network())
+    spoken.save(frame_network())
     labels = spoken.output.model("known") / "labels.json"
     labels.unlink() if content is None else labels.write_bytes(content)
-    with pytest.raises(PipelineError, match=r"labels\.json is missing or damaged; run train again"):
+    with pytest.raises(PipelineError, match=r"labels\.json is (missing|damaged); run train again"):
         _evaluate(spoken.output)
 
 
 def _skewed_network() -> keras.Model:
     """A network of frames that takes each language for the next."""
-    model = _frame_network()
+    model = frame_network()
     model.set_weights([np.roll(np.eye(3), 1, axis=1)])
     return model
 
@@ -374,7 +319,7 @@ def _compare(spoken: Spoken, champion: str | None, **rule: Any) -> tuple[Verdict
 
 
 def test_two_models_are_judged_on_the_same_recordings(spoken: Spoken) -> None:
-    spoken.save(_frame_network())
+    spoken.save(frame_network())
     spoken.save(_skewed_network(), "skewed")
     verdict, metrics = _compare(spoken, "skewed")
     assert verdict.promoted
@@ -389,18 +334,18 @@ def test_two_models_are_judged_on_the_same_recordings(spoken: Spoken) -> None:
 
 
 def test_a_champion_of_other_features_stays_and_the_reason_says_so(spoken: Spoken) -> None:
-    spoken.save(_frame_network())
+    spoken.save(frame_network())
     spoken.save(_skewed_network(), "old")
     model_stores.describe(spoken.output.model("old"), "frame", n_mels=64)
     verdict, _ = _compare(spoken, "old")
     assert not verdict.promoted
     assert "but the champion cannot be compared: " in verdict.reason
-    assert "was trained on features of n_mels 64, the store's have 128; it goes on serving" in verdict.reason
+    assert "was trained on features with n_mels 64, but the store has n_mels 128; it goes on serving" in verdict.reason
 
 
 def test_a_champion_that_lacks_a_language_is_compared_and_the_reason_says_so(spoken: Spoken) -> None:
-    spoken.save(_frame_network())
-    spoken.save(_frame_network(), "old")
+    spoken.save(frame_network())
+    spoken.save(frame_network(), "old")
     model_stores.describe(spoken.output.model("old"), "frame", ("de", "en", "nl"))
     verdict, _ = _compare(spoken, "old")
     assert verdict.promoted

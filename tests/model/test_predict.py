@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +15,17 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from model.bundle import load_model
+from model.bundle import Bundle
 from model.config import AnnConfig, LstmConfig
 from model.data.store_reader import Store
-from model.evaluate import Tally, log_posteriors
-from model.networks import build
+from model.evaluate import Tally
 from model.predict import Classifier, main
+from model.registry.history import Decision, History, PromotionRequest
 from model.train import train
 from pipeline.features.audio import AudioError, read_blocks
 from pipeline.features.mfcc import mfcc
 from pipeline.outputs import OutputFolder
+from pipeline.storage import write_atomically
 from tests.support import model_stores
 from tests.support.model_stores import LANGUAGES, SAVES_MODELS
 
@@ -81,9 +83,9 @@ def _predict(*arguments: str | Path) -> click.testing.Result:
 def test_the_probabilities_are_those_of_a_recording_in_evaluation(trained: Trained, name: str) -> None:
     result = _predict(trained.model(name), *trained.recordings, "--json")
     assert result.exit_code == 0
-    model = load_model(trained.output.model(name) / "model.keras")
+    bundle = Bundle.load(trained.output.model(name))
     for row, recording in zip(json.loads(result.stdout), trained.recordings, strict=True):
-        steps = log_posteriors(model, _features(recording))
+        steps = bundle.log_posteriors(_features(recording))
         mean = steps.mean(axis=1).mean(axis=0)
         expected = np.exp(mean) / np.exp(mean).sum()
         np.testing.assert_allclose(list(row["probabilities"].values()), expected, atol=2e-6)
@@ -92,10 +94,10 @@ def test_the_probabilities_are_those_of_a_recording_in_evaluation(trained: Train
 @pytest.mark.parametrize("name", ["lstm", "ann"])
 def test_the_language_named_is_the_one_that_evaluation_counts(trained: Trained, name: str) -> None:
     rows = json.loads(_predict(trained.model(name), *trained.recordings, "--json").stdout)
-    model = load_model(trained.output.model(name) / "model.keras")
+    bundle = Bundle.load(trained.output.model(name))
     tally = Tally(3, 1)
     for block in Store(str(trained.output.store)).blocks("train", pool_chunks=3):
-        tally.add(block, log_posteriors(model, block.features))
+        tally.add(block, bundle.log_posteriors(block.features))
     tally.end()
     expected = np.zeros((3, 3), int)
     np.add.at(expected, (range(3), [LANGUAGES.index(row["language"]) for row in rows]), 1)
@@ -219,7 +221,7 @@ def _with_model(content: Callable[[bytes], bytes]) -> Callable[[Path, Path], Pat
 
 
 @pytest.mark.parametrize(("make", "told"), [
-    (lambda _, folder: folder / "nothing", "nothing is missing; give a folder like OUT/models/lstm"),
+    (lambda _, folder: folder / "nothing", "nothing/model.keras is missing; give a folder like OUT/models/lstm"),
     (_without("model.keras"), "model.keras is missing; give a folder like OUT/models/lstm"),
     (_without("labels.json"), "labels.json is missing; give a folder like OUT/models/lstm"),
     (_with_model(lambda _: b"no model"), "is not a Keras model"),
@@ -243,8 +245,9 @@ def test_without_a_recording_the_usage_is_wrong(trained: Trained) -> None:
 
 def test_a_classifier_knows_how_its_model_was_trained(trained: Trained) -> None:
     classifier = Classifier.load(trained.model("ann"))
-    assert (classifier.labels, classifier.timesteps, classifier.features) == (LANGUAGES, TIMESTEPS, SETTINGS)
-    assert build.takes_frames(classifier.network)
+    assert classifier.features == SETTINGS
+    description = classifier.bundle.description
+    assert (description.labels, description.timesteps, description.level) == (LANGUAGES, TIMESTEPS, "frame")
 
 
 def test_the_command_writes_the_table_and_nothing_but_failures_beside_it(trained: Trained, tmp_path: Path) -> None:
@@ -256,14 +259,18 @@ def test_the_command_writes_the_table_and_nothing_but_failures_beside_it(trained
     assert process.stdout == _predict(trained.model("lstm"), *trained.recordings).stdout
 
 
-def _registry(folder: Path, content: Any) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "registry.json").write_text(content if isinstance(content, str) else json.dumps(content))
+def _registry(folder: Path, champion: str) -> Path:
+    """Write a registry that has promoted `champion`."""
+    request = PromotionRequest(challenger=champion, model="ann", store={}, rule={})
+    decision = Decision(
+        at=datetime(2026, 1, 1, tzinfo=UTC), kind="promoted", reason="", by="", champion=champion, request=request
+    )
+    write_atomically(folder / "registry.json", History().with_decision(decision).model_dump_json().encode())
     return folder
 
 
 def test_a_registry_stands_for_its_champion(trained: Trained, tmp_path: Path) -> None:
-    registry = _registry(tmp_path / "registry", {"schema_version": 1, "champion": "abc", "decisions": []})
+    registry = _registry(tmp_path / "copied", "abc")
     shutil.copytree(trained.model("ann"), registry / "abc")
     result = _predict(registry, *trained.recordings, "--json")
     assert result.exit_code == 0
@@ -271,12 +278,18 @@ def test_a_registry_stands_for_its_champion(trained: Trained, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("content", "told"), [
-    ({"champion": None}, "no model has been promoted yet; give a folder like OUT/models/lstm"),
-    ({"champion": "gone"}, "registry/gone is missing"),
-    ({}, "registry.json is damaged"), ("{", "registry.json is damaged"), ({"champion": 3}, "registry.json is damaged"),
+    (None, "copied/gone/model.keras is missing"),
+    ("{}", "no model has been promoted yet; give a folder like OUT/models/lstm"),
+    ("{", "registry.json is damaged ("),
+    ('{"champion": 3}', "registry.json is damaged ("),
 ])  # fmt: skip
-def test_a_registry_without_a_champion_is_told(trained: Trained, tmp_path: Path, content: Any, told: str) -> None:
-    result = _predict(_registry(tmp_path / "registry", content), trained.recordings[0])
+def test_a_registry_without_a_usable_champion_is_refused(
+    trained: Trained, tmp_path: Path, content: str | None, told: str
+) -> None:
+    registry = _registry(tmp_path / "copied", "gone")
+    if content is not None:
+        (registry / "registry.json").write_text(content)
+    result = _predict(registry, trained.recordings[0])
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
     assert told in result.stderr

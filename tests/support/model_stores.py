@@ -1,15 +1,15 @@
 """Small feature stores of known content, written as extraction writes them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from upath import UPath
 
+from model.bundle import Description
 from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
 from pipeline.outputs import OutputFolder
 from pipeline.schema import SCHEMA_VERSION, SPLITS, flag_attributes
@@ -148,8 +148,8 @@ def write(
     return output
 
 
-def describe(folder: UPath, level: str, languages: Sequence[str] = LANGUAGES, **features: Any) -> None:
+def describe(folder: UPath, level: Literal["frame", "sequence"], languages: Sequence[str] = LANGUAGES,
+             timesteps: int = TIMESTEPS, **features: Any) -> None:  # fmt: skip
     """Write the labels.json of a model of these stores; `features` are settings in which it differs from them."""
     taken = {**FeatureConfig(n_mfcc=COEFFICIENTS).model_dump(), **features}
-    content = {"labels": list(languages), "level": level, "timesteps": TIMESTEPS, "features": taken}
-    (folder / "labels.json").write_text(json.dumps(content), encoding="utf-8")
+    Description(labels=tuple(languages), level=level, timesteps=timesteps, features=taken).write(folder)

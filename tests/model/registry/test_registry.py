@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from upath import UPath
 
+from model.bundle import version_of
 from model.registry import registry
 from model.registry.history import History, PromotionRequest
 from pipeline import storage
@@ -38,7 +39,7 @@ def train(output: OutputFolder, weights: str, saved: str = "today") -> str:
         archive.writestr("model.weights.h5", weights)
     (folder / "labels.json").write_text('{"labels": ["de", "en"]}')
     (folder / "history.csv").write_text("epoch\n1\n")
-    return registry.version_of(folder)
+    return version_of(folder)
 
 
 def judge(promoted: bool) -> registry.Judge:
@@ -144,7 +145,7 @@ def test_the_same_weights_are_the_same_version_whenever_they_were_saved(output: 
     assert train(output, "a", "today") == train(output, "a", "tomorrow") != train(output, "b", "today")
     version = train(output, "a")
     (output.model("lstm") / "labels.json").write_text('{"labels": ["en", "de"]}')
-    assert registry.version_of(output.model("lstm")) != version
+    assert version_of(output.model("lstm")) != version
 
 
 def test_what_was_rolled_back_does_not_come_back_by_itself(output: OutputFolder) -> None:
@@ -284,7 +285,7 @@ def test_a_version_that_has_changed_never_serves(output: OutputFolder) -> None:
     ):
         registry.roll_back(output, None, None)
     (output.version(first) / "model.keras").unlink()
-    with pytest.raises(PipelineError, match=f"version {first} cannot serve: .* holds no whole model"):
+    with pytest.raises(PipelineError, match=f"version {first} cannot serve: .* is not a complete model"):
         registry.roll_back(output, None, None)
     (output.version(first) / "model.keras").write_bytes(b"no archive")
     with pytest.raises(PipelineError, match=r"model\.keras is damaged"):
@@ -329,8 +330,8 @@ def test_a_decision_of_another_process_is_not_lost(output: OutputFolder) -> None
 
 
 def test_a_model_that_is_not_there_is_told(output: OutputFolder) -> None:
-    with pytest.raises(PipelineError, match=r"models/lstm holds no whole model"):
-        registry.version_of(output.model("lstm"))
+    with pytest.raises(PipelineError, match=r"models/lstm is not a complete model"):
+        version_of(output.model("lstm"))
     train(output, "a")
     model = output.model("lstm") / "model.keras"
     whole = model.read_bytes()
@@ -342,7 +343,7 @@ def test_a_model_that_is_not_there_is_told(output: OutputFolder) -> None:
     ):
         model.write_bytes(content)
         with pytest.raises(PipelineError, match=r"model\.keras is damaged"):
-            registry.version_of(output.model("lstm"))
+            version_of(output.model("lstm"))
 
 
 def test_an_account_without_a_name_has_a_number(output: OutputFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,6 +363,6 @@ def test_a_registry_behind_a_url(memory_url: str, tmp_path: Path) -> None:
             target = remote.model("lstm") / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-        assert promote(remote, registry.version_of(remote.model("lstm")))
+        assert promote(remote, version_of(remote.model("lstm")))
     assert registry.roll_back(remote, None, None) == registry.read(remote).champion
     assert len(registry.read(remote).decisions) == 3
