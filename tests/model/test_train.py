@@ -192,9 +192,9 @@ STOPS = """
 import sys, time
 from pathlib import Path
 from model.config import LstmConfig
-from model.loader import Store
+from model.data.store_reader import Store
 from model.train import train
-from pipeline.schema import OutputFolder
+from pipeline.outputs import OutputFolder
 
 original = Store.shuffled_blocks
 

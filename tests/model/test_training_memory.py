@@ -33,7 +33,7 @@ import zarr
 from model.config import LstmConfig
 from model.evaluate import evaluate
 from model.train import train
-from pipeline.schema import OutputFolder
+from pipeline.outputs import OutputFolder
 
 small, large, allowance_bytes = OutputFolder.at(sys.argv[1]), OutputFolder.at(sys.argv[2]), int(sys.argv[3])
 speaker = np.arange(2**20)
