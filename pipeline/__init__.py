@@ -1,7 +1,9 @@
 """The batch pipeline: recordings to a feature store, a report, and the command line over all stages.
 
 - `run`: the command line, `python -m pipeline.run`
+- `options`: the options that all stages share
 - `stages`: what each stage skips, calls and records
+- `run_context`: what every stage of a run gets
 - `run_record`: run.json, the record of what each stage did
 - `run_config`: all settings of a run
 - `config`: the settings that decide a store's bytes

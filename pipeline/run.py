@@ -2,35 +2,199 @@
 
 import logging
 import sys
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
 
 import click
 
-from pipeline import interrupts, storage
+from pipeline import interrupts, stages
 from pipeline.config import digest, load
 from pipeline.errors import PipelineError, UsageError
-from pipeline.extraction import ledger
 from pipeline.monitoring.progress import set_up_logging
+from pipeline.options import PROGRAM, PRUNE, UNCHANGED_EXIT_CODE, Options, StageGroup, epilog, explain
 from pipeline.outputs import OutputFolder
 from pipeline.run_config import RunConfig
+from pipeline.run_context import LazyExecutor, Run
 from pipeline.run_record import RunRecord
 from pipeline.runtime.executor import Executor, SerialExecutor
 from pipeline.runtime.profiles import ClusterProfile, load_profile
-from pipeline.stages import ON_REQUEST, STAGES, Run, complete, execute, moment, roll_back, show_status
-from pipeline.storage import folder_at
+from pipeline.storage import folder_at, read_parquet
 from pipeline.store import records
 
-EXIT_TOO_MANY_FAILED = 3
+EXIT_TOO_MANY_FAILED: Final = 3
 
 log = logging.getLogger("pipeline.run")  # __name__ is __main__ here
 
 
-def _prepare(output: OutputFolder, config: RunConfig, corpus: str | None, stage: str) -> RunRecord:
-    """Check that the output folder can be written and is of this configuration, before any work."""
-    if stage not in (*FIRST, *WITH_CORPUS) and not output.root.exists():
-        raise UsageError(f"--out {output.root}: there is no such folder; run scan first, which makes it")
+@click.group(
+    cls=StageGroup,
+    context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
+    options_metavar="",
+    subcommand_metavar="[STAGE] [OPTIONS]",
+    epilog=epilog(
+        "demo --out out/demo",
+        "--corpus recordings --out out/mine --workers 4",
+        "train --out out/mine --set models.lstm.units=200",
+        "extract --help",
+    ),
+)
+def main() -> None:
+    """Turn a folder of recordings into a spoken-language classifier.
+
+    Without a STAGE, `all` runs. A stage is skipped if its inputs, settings and outputs have not changed; an
+    interrupted stage continues. STAGE --help lists the options of a stage.
+    """
+
+
+@main.stage(
+    PRUNE,
+    UNCHANGED_EXIT_CODE,
+    examples=("--corpus recordings --out out/mine", "all --corpus s3://bucket/speech --out out/mine"),
+)
+def all_(options: Options, prune: bool, unchanged_exit_code: int) -> int:
+    """Run scan, extract, verify, train, evaluate and report (the default)."""
+    with _prepared(options, makes_folder=True, prune=prune) as run:
+        stages.execute(run, stages.ALL)
+    return _exit_code(run, options, unchanged_exit_code)
+
+
+@main.stage(examples=("demo --out out/demo",))
+def demo(options: Options) -> int:
+    """Synthesise a corpus below --out, then run all stages on it."""
+    with _prepared(options, makes_folder=True, demo=True) as run:
+        _synthesise(run)
+        stages.execute(run, stages.ALL)
+    return _exit_code(run, options)
+
+
+@main.stage(examples=("synthesise --out out/demo",))
+def synthesise(options: Options) -> int:
+    """Only synthesise the demo's corpus."""
+    with _prepared(options, makes_folder=True, demo=True) as run:
+        _synthesise(run)
+    return 0
+
+
+@main.stage(PRUNE, UNCHANGED_EXIT_CODE, examples=("scan --corpus recordings --out out/mine",))
+def scan(options: Options, prune: bool, unchanged_exit_code: int) -> int:
+    """List the recordings and read their headers into manifest.parquet."""
+    with _prepared(options, makes_folder=True, prune=prune) as run:
+        stages.execute(run, ["scan"])
+    return _exit_code(run, options, unchanged_exit_code)
+
+
+@main.stage(examples=("extract --out out/mine --workers 8",))
+def extract(options: Options) -> int:
+    """Compute the features of the manifest's recordings into features.zarr and ledger.parquet."""
+    return _execute(options, "extract")
+
+
+@main.stage()
+def verify(options: Options) -> int:
+    """Compare every shard of the store with its checksums, and the ledger with the store."""
+    return _execute(options, "verify", recheck=True)
+
+
+@main.stage(examples=("train --out out/mine --set models.lstm.units=200",))
+def train(options: Options) -> int:
+    """Train the models of the settings on the store."""
+    return _execute(options, "train")
+
+
+@main.stage(
+    click.option(
+        "--as-of", metavar="DATE", help="The model in service at the end of that date, or at that time; UTC."
+    ),
+    examples=("evaluate --out out/mine", "evaluate --out out/mine --as-of 2026-01-31"),
+)
+def evaluate(options: Options, as_of: str | None) -> int:
+    """Evaluate the trained models, or one that was in service earlier, on the test speakers."""
+    if as_of is None:
+        return _execute(options, "evaluate")
+    with _prepared(options) as run:
+        stages.evaluate_as_of(run, as_of)
+    return _exit_code(run, options)
+
+
+@main.stage()
+def report(options: Options) -> int:
+    """Write report/index.html."""
+    return _execute(options, "report")
+
+
+@main.stage()
+def compact(options: Options) -> int:
+    """Rewrite a store with appends or masked recordings as a single run would have written it."""
+    return _execute(options, "compact")
+
+
+@main.stage(
+    click.option("--run-key", metavar="TEXT", help="A name for this run, recorded with its decision."),
+    click.option("--kept-exit-code", type=click.IntRange(0, 255), default=0, show_default=True, metavar="N",
+                 help="Exit with N if the champion stays."),
+    examples=("promote --out out/mine", "promote --out out/mine --set promotion.model=ann --kept-exit-code 99"),
+)  # fmt: skip
+def promote(options: Options, run_key: str | None, kept_exit_code: int) -> int:
+    """Put the trained model into service if it is better than the champion."""
+    with _prepared(options) as run:
+        promoted = stages.promote(run, run_key)
+    return _exit_code(run, options) or (0 if promoted else kept_exit_code)
+
+
+@main.stage(
+    click.option("--to", metavar="VERSION", help="The version to restore.  [default: the previous champion]"),
+    click.option("--reason", metavar="TEXT", help="Why; recorded with the decision."),
+    examples=('rollback --out out/mine --reason "worse on the phone"',),
+)
+def rollback(options: Options, to: str | None, reason: str | None) -> None:
+    """Restore the previous champion."""
+    stages.roll_back(_output(options), to, reason)
+
+
+@main.stage()
+def status(options: Options) -> None:
+    """Print the progress of an output folder, its stages, and the decisions on its models."""
+    stages.show_status(_output(options))
+
+
+for command in (rollback, status):  # they accept the options that all stages share, but need only these
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name not in ("out", "to", "reason"):
+            parameter.hidden = True
+
+
+def _output(options: Options) -> OutputFolder:
+    """Return the output folder; a compaction that was killed in its last moments is finished first."""
+    output = OutputFolder.at(options.out)
+    if output.compacted.complete.exists():
+        from pipeline.extraction import compact  # noqa: PLC0415 rare
+
+        compact.swap(output)
+    return output
+
+
+@contextmanager
+def _prepared(
+    options: Options, *, makes_folder: bool = False, demo: bool = False, recheck: bool = False, prune: bool = False
+) -> Iterator[Run]:
+    """Read the settings and check the output folder; yield the run, and stop its executor in the end."""
+    output = _output(options)
+    config = load(RunConfig, options.config_file, options.overrides)
+    profile = load_profile(options.cluster, options.cluster_file)
+    corpus = str(output.demo_corpus) if demo else options.corpus and str(folder_at(options.corpus))
+    if not makes_folder and not output.root.exists():
+        raise UsageError(f"--out {output.root}: there is no such folder; run scan first, which creates it")
+    record = _record(output, config, corpus)
+    with _started(options, profile) as executor:
+        yield Run(
+            output, config, record, executor, corpus, recheck=recheck, prune=prune,
+            price_per_core_hour=profile.price_per_core_hour,
+        )  # fmt: skip
+
+
+def _record(output: OutputFolder, config: RunConfig, corpus: str | None) -> RunRecord:
+    """Record the settings; raises UsageError for a store of other settings, or a folder that cannot be written."""
     found = records.attributes(output)
     wanted = config.pipeline.store_hash
     if found is not None and found["config_hash"] != wanted:
@@ -38,159 +202,78 @@ def _prepare(output: OutputFolder, config: RunConfig, corpus: str | None, stage:
             f"--out {output.root} holds a store of another configuration (hash {found['config_hash']}, this run has "
             f"{wanted}); take another --out, or the configuration that it was made with"
         )
-    state = RunRecord(output)
-    settings = config.model_dump(mode="json")
+    record = RunRecord(output)
+    settings: Mapping[str, Any] = config.model_dump(mode="json")
     try:
-        state.describe(corpus=corpus, config=settings, config_hash=digest(settings))
+        record.describe(corpus=corpus, config=settings, config_hash=digest(settings))
     except OSError as error:
         raise UsageError(f"--out {output.root} cannot be written: {error.strerror or error}") from None
-    return state
+    return record
 
 
-def _of_stage(stage: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that only one stage has, read; raises UsageError where one is given to another stage."""
-    for name, value in options.items():
-        if value is not None and stage != BELONGS_TO[name]:
-            raise UsageError(f"--{name.replace('_', '-')} {value} is an option of {BELONGS_TO[name]}, not of {stage}")
-    chosen = {name: value for name, value in options.items() if stage == BELONGS_TO[name]}
-    if chosen.get("as_of") is not None:
-        chosen["as_of"] = moment(chosen["as_of"])
-    return {name: value for name, value in chosen.items() if value is not None or stage == "rollback"}
-
-
-def _check_failures(output: OutputFolder, most: float) -> None:
-    """Exit with 3 where more recordings failed than allowed."""
-    if not output.ledger.exists():
-        return
-    rows = storage.read_parquet(output.ledger)
-    if ledger.failed_fraction(rows) > most:
-        failed = ledger.counts(rows)["failed"]
-        log.error(
-            "done, but %d of %d recordings failed, more than --max-failed-fraction %g allows; the reasons are in %s",
-            failed, len(rows), most, output.ledger,
-        )  # fmt: skip
-        sys.exit(EXIT_TOO_MANY_FAILED)
-
-
-EPILOG = """
-\b
-Examples:
-  python -m pipeline.run demo --out out/demo
-  python -m pipeline.run --corpus recordings --out out/mine --workers 4
-  python -m pipeline.run train --out out/mine --set models.lstm.units=200
-  python -m pipeline.run rollback --out out/mine --reason "worse on the phone"
-
-\b
-Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, but too many recordings failed;
-130 interrupted (the same command continues); N of --unchanged-exit-code.
-"""
-BELONGS_TO = {
-    "as_of": "evaluate", "run_key": "promote", "kept_exit_code": "promote", "to": "rollback", "reason": "rollback",
-}  # fmt: skip
-
-WITH_CORPUS = ("demo", "synthesise")
-FIRST = ("all", "scan")
-"""The stages that make an output folder of a corpus that is there."""
-
-
-@click.command(epilog=EPILOG, context_settings={"max_content_width": 110})
-@click.argument("stage", type=click.Choice(["all", *WITH_CORPUS, *STAGES, *ON_REQUEST, "rollback", "status"]),
-                default="all", metavar="[STAGE]")  # fmt: skip
-@click.option("--corpus", metavar="URI", help="Recordings: LANGUAGE/[SPEAKER/…]/file (wav, flac, ogg, opus, mp3).")
-@click.option("--out", metavar="URI", required=True, help="The output folder; made if it is not there.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings in YAML.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="One setting; may be repeated.")
-@click.option("--cluster", default="local", show_default=True, metavar="PROFILE", help="A profile of cluster.yaml.")
-@click.option("--cluster-file", type=click.Path(path_type=Path), help="Another file of profiles.")
-@click.option("--executor", type=click.Choice(["dask", "serial"]), default="dask", show_default=True,
-              help="Where tasks run: on the cluster, or in this process.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=1), help="Dask workers of one thread each.  [default: the cores]")
-@click.option("--prune", is_flag=True, help="Mask what the store has of recordings that are gone or have changed.")
-@click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.01, show_default=True,
-              help="Exit with 3 if a larger part of the recordings failed.")  # fmt: skip
-@click.option("--unchanged-exit-code", type=click.IntRange(0, 255), default=0, show_default=True, metavar="N",
-              help="scan, all: exit with N if nothing is new and the last run came to its report (99 skips an Airflow "
-              "task).")  # fmt: skip
-@click.option("--as-of", metavar="DATE", help="evaluate: the model that served then, at the end of a date; in UTC.")
-@click.option("--run-key", metavar="TEXT", help="promote: a name for this run, noted with its decision.")
-@click.option("--kept-exit-code", type=click.IntRange(0, 255), metavar="N",
-              help="promote: exit with N if the champion stays.  [default: 0]")  # fmt: skip
-@click.option("--to", metavar="VERSION", help="rollback: to this version.  [default: the champion before]")
-@click.option("--reason", metavar="TEXT", help="rollback: why, noted with the decision.")
-def main(
-    stage: str, corpus: str | None, out: str, config_file: Path | None, overrides: tuple[str, ...], cluster: str,
-    cluster_file: Path | None, executor: str, workers: int | None, prune: bool, max_failed_fraction: float,
-    unchanged_exit_code: int, **special: Any,
-) -> None:  # fmt: skip
-    """Turn a folder of recordings into a spoken-language classifier.
-
-    STAGE is all (the default), demo (synthesises its own corpus first), synthesise (does only that), scan, extract,
-    verify, train, evaluate, report or status; and, not in all: promote (the trained model serves if it is better than
-    the one that does), rollback, and compact (writes a store that grew as if it had been made at once). A stage whose
-    inputs, settings and outputs are unchanged is skipped; one that was interrupted continues. New recordings in the
-    corpus are added to what is there.
-    """
-    special = _of_stage(stage, special)
-    output = OutputFolder.at(out)
-    if output.compacted.complete.exists():
-        from pipeline.extraction import compact  # noqa: PLC0415 a rare case: one was killed in its last moments
-
-        compact.swap(output)
-    if stage == "rollback":
-        roll_back(output, **special)
-        return
-    if stage == "status":
-        show_status(output)
-        return
-    config = load(RunConfig, config_file, overrides)
-    profile = load_profile(cluster, cluster_file)
-    corpus = str(output.demo_corpus) if stage in WITH_CORPUS else corpus and str(folder_at(corpus))
-    stages = {"all": list(STAGES), "demo": list(STAGES), "synthesise": []}.get(stage, [stage])
+@contextmanager
+def _started(options: Options, profile: ClusterProfile) -> Iterator[LazyExecutor]:
+    """Yield the executor, which starts with the first task, and stop it in the end."""
     with ExitStack() as stack:
-        run = Run(
-            output, config, _prepare(output, config, corpus, stage),
-            start=lambda: stack.enter_context(_executor(executor, profile, workers)),
-            corpus=corpus, recheck=stage == "verify", prune=prune, price_per_core_hour=profile.price_per_core_hour,
-            **special,
-        )  # fmt: skip
-        if stage in WITH_CORPUS:
-            from pipeline.demo import synthesise  # noqa: PLC0415 only a demo needs what synthesises it
-
-            synthesise.make_corpus(output, config.demo, run.executor)
-        execute(run, stages)
-    _check_failures(output, max_failed_fraction)
-    if stage in FIRST and not run.state.changed and complete(run):
-        sys.exit(unchanged_exit_code)
+        yield LazyExecutor(lambda: stack.enter_context(_executor(options, profile)))
 
 
-def _executor(kind: str, profile: ClusterProfile, workers: int | None) -> Executor:
-    if kind == "serial":
+def _executor(options: Options, profile: ClusterProfile) -> Executor:
+    if options.executor == "serial":
         return SerialExecutor()
     from pipeline.runtime.dask_executor import DaskExecutor  # noqa: PLC0415 Dask takes a second to load
 
-    return DaskExecutor(profile, workers)
+    return DaskExecutor(profile, options.workers)
+
+
+def _synthesise(run: Run) -> None:
+    from pipeline.demo import synthesise as corpus  # noqa: PLC0415 only a demo needs it
+
+    corpus.make_corpus(run.output, run.config.demo, run.executor())
+
+
+def _execute(options: Options, stage: str, *, recheck: bool = False) -> int:
+    with _prepared(options, recheck=recheck) as run:
+        stages.execute(run, [stage])
+    return _exit_code(run, options)
+
+
+def _exit_code(run: Run, options: Options, unchanged: int = 0) -> int:
+    """Return the exit code of a run that came to its end; `unchanged` is that of a run with nothing to do."""
+    if run.output.ledger.exists():
+        from pipeline.extraction import ledger  # noqa: PLC0415
+
+        rows = read_parquet(run.output.ledger)
+        if ledger.failed_fraction(rows) > options.max_failed_fraction:
+            log.error(
+                "done, but %d of %d recordings failed, more than --max-failed-fraction %g allows; see %s for the "
+                "reasons", ledger.counts(rows)["failed"], len(rows), options.max_failed_fraction, run.output.ledger,
+            )  # fmt: skip
+            return EXIT_TOO_MANY_FAILED
+    return unchanged if not run.record.changed and stages.complete(run) else 0
 
 
 def command_line() -> None:
-    """Run `main`, and turn what can go wrong into one line and an exit code."""
+    """Run `main`, and exit with its code; an error that the user can fix is one line."""
     set_up_logging()
     interrupts.set_up()
     try:
-        main.main(prog_name="python -m pipeline.run", standalone_mode=False)
+        code = main.main(prog_name=PROGRAM, standalone_mode=False)
     except click.ClickException as error:
-        log.error("%s (see --help)", error.format_message())
-        sys.exit(UsageError.exit_code)
+        log.error("%s", explain(error, main))
+        code = UsageError.exit_code
     except PipelineError as error:
         log.error("%s", error)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         interrupts.settled()
         log.error("interrupted; the same command continues")
-        sys.exit(interrupts.EXIT_INTERRUPTED)
+        code = interrupts.EXIT_INTERRUPTED
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        log.error("%s%s; mend that and run the same command again", place, error.strerror or error)
-        sys.exit(PipelineError.exit_code)
+        log.error("%s%s; fix that and run the same command again", place, error.strerror or error)
+        code = PipelineError.exit_code
+    sys.exit(code)
 
 
 if __name__ == "__main__":

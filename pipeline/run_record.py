@@ -1,99 +1,216 @@
-"""run.json: what each stage was given, what it wrote, and so whether it has to run again."""
+"""run.json: the settings of an output folder, and what each stage did with which inputs."""
 
-import json
 import platform
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any
+from typing import Any, Final
 
 import xxhash
+from pydantic import AwareDatetime, BaseModel, ConfigDict, SerializeAsAny, ValidationError, field_validator
 from upath import UPath
 
 from pipeline.errors import UsageError
 from pipeline.outputs import OutputFolder
 from pipeline.storage import write_atomically
 
-LIBRARIES = (
+LIBRARIES: Final = (
     "dask", "distributed", "keras", "librosa", "numpy", "scipy", "soundfile", "soxr", "tensorflow", "xarray", "zarr",
 )  # fmt: skip
 
 
+class StageRecord(BaseModel):
+    """What a stage did last.
+
+    `key` is a digest of its inputs and settings. `outputs` maps files, relative to the output folder, to digests of
+    their content; None stands for a file that did not exist. `wall_s` is the duration in seconds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    finished_at: AwareDatetime
+    outputs: Mapping[str, str | None]
+    wall_s: float | None = None
+
+
+class ScanRecord(StageRecord):
+    """The manifest: its recordings, the files that are not audio, appends, and recordings masked by `--prune`."""
+
+    recordings: int | None = None
+    ignored_files: int | None = None
+    appends: int | None = None
+    masked: int | None = None
+
+
+class ExtractRecord(StageRecord):
+    """The last extraction and its cost.
+
+    `recordings` counts by status. `shards_new` of `shards` were written, with `audio_s_new` seconds of audio.
+    `busy_s` is the time of all workers. A recording counts in `bytes_read` as often as it was read. Lost workers and
+    retries are None if the scheduler did not report them.
+    """
+
+    recordings: Mapping[str, int] = {}
+    shards: int | None = None
+    shards_new: int | None = None
+    audio_s_new: float | None = None
+    busy_s: float | None = None
+    workers: int | None = None
+    bytes_read: int | None = None
+    bytes_written: int | None = None
+    lost_workers: int | None = None
+    retries: int | None = None
+    dashboard: str | None = None
+    audio_h_per_core_h: float | None = None
+    price_per_1000_audio_h: float | None = None
+
+
+class VerifyRecord(StageRecord):
+    """How many shards were verified."""
+
+    shards: int | None = None
+
+
+class CompactRecord(StageRecord):
+    """What the last compaction removed, and how many sequences it wrote."""
+
+    appends: int | None = None
+    masked: int | None = None
+    sequences: int | None = None
+
+
+class TrainRecord(StageRecord):
+    """One model's training: epochs, the best of them (counted from 1), and means over the epochs.
+
+    `input_wait` is the fraction of the training time that was spent waiting for input.
+    """
+
+    epochs: int | None = None
+    best_epoch: int | None = None
+    parameters: int | None = None
+    steps_per_s: float | None = None
+    input_wait: float | None = None
+
+
+class EvaluateRecord(StageRecord):
+    """One model's accuracies, as fractions; per frame only if the model classifies frames."""
+
+    frame_accuracy: float | None = None
+    sequence_accuracy: float | None = None
+    recording_accuracy: float | None = None
+
+
+RECORDS: Final[Mapping[str, type[StageRecord]]] = {
+    "scan": ScanRecord,
+    "extract": ExtractRecord,
+    "verify": VerifyRecord,
+    "compact": CompactRecord,
+    "train": TrainRecord,
+    "evaluate": EvaluateRecord,
+    "report": StageRecord,
+}
+
+
+class RunFile(BaseModel):
+    """The content of run.json; `stages` is keyed by stage, or STAGE/MODEL for the stages that run once per model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    corpus: str | None = None
+    config: Mapping[str, Any] = {}
+    config_hash: str | None = None
+    versions: Mapping[str, str] = {}
+    stages: Mapping[str, SerializeAsAny[StageRecord]]
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _typed(cls, stages: Any) -> Any:
+        if not isinstance(stages, Mapping):
+            return stages
+        return {name: _type_of(name).model_validate(stage) for name, stage in stages.items()}
+
+
+def _type_of(stage: str) -> type[StageRecord]:
+    """Return the type of a stage's record; raises ValueError for a stage that does not exist."""
+    kind = stage.partition("/")[0]
+    if kind not in RECORDS:
+        raise ValueError(f"there is no stage {kind!r}")
+    return RECORDS[kind]
+
+
+def read(output: OutputFolder) -> RunFile:
+    """Return the content of run.json, empty if there is no such file; raises UsageError for one that is damaged."""
+    try:
+        return RunFile.model_validate_json(output.run.read_bytes())
+    except FileNotFoundError:
+        return RunFile(stages={})
+    except ValidationError:
+        raise UsageError(
+            f"{output.run} is not the record of a run; delete it: every stage is then checked anew"
+        ) from None
+
+
 class RunRecord:
-    """The record of an output folder, read when made and written after each change."""
+    """The record of an output folder: read on creation, and written after each change."""
 
     def __init__(self, output: OutputFolder) -> None:
         self._output = output
-        self._content: dict[str, Any] = {"stages": {}}
+        self._file = read(output)
         self.changed = False
-        """Whether a stage did anything since then."""
-        if output.run.exists():
-            self._content = _read(output.run)
+        """Whether a stage has done anything since then."""
 
     @property
-    def stages(self) -> Mapping[str, Mapping[str, Any]]:
-        """What each stage last did, by its name."""
-        stages: dict[str, dict[str, Any]] = self._content["stages"]
-        return stages
+    def stages(self) -> Mapping[str, StageRecord]:
+        """What each stage did last, by name."""
+        return self._file.stages
 
-    def describe(self, **facts: Any) -> None:
-        """Record facts about the run as a whole, beside the versions of Python and the libraries.
+    def describe(self, *, corpus: str | None, config: Mapping[str, Any], config_hash: str) -> None:
+        """Record the settings of this run, and the versions of Python and the libraries.
 
-        A fact that is None is not known to this run, and stays as an earlier one gave it.
+        Without a corpus, that of an earlier run is kept. Raises OSError if run.json cannot be written.
         """
-        versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
-        known = {name: self._content.get(name) if fact is None else fact for name, fact in facts.items()}
-        self._content = {**known, "versions": versions, "stages": self._content["stages"]}
-        self._write()
+        self._write(
+            corpus=corpus or self._file.corpus, config=config, config_hash=config_hash,
+            versions={"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},
+        )  # fmt: skip
 
     def unchanged(self, stage: str, key: str) -> bool:
-        """Whether `stage` has run with the same inputs and settings (`key`), and its files are as it left them."""
+        """Whether `stage` has run with these inputs and settings (`key`), and its outputs are as it left them."""
         found = self.stages.get(stage)
-        if found is None or found["key"] != key:
+        if found is None or found.key != key:
             return False
-        return all(_digest(self._output.root / name) == digest for name, digest in found["outputs"].items())
+        return all(_digest(self._output.root / name) == digest for name, digest in found.outputs.items())
 
-    def record(self, stage: str, key: str, outputs: Iterable[UPath], **facts: Any) -> None:
-        """Record that `stage` is done, with the files that prove it and what else is worth knowing."""
+    def finish(self, stage: str, key: str, outputs: Iterable[UPath], **facts: Any) -> None:
+        """Record that `stage` is done: the digests of its outputs, and the `facts` of its record's type."""
         self.changed = True
-        self._content["stages"][stage] = {
-            "key": key,
-            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "outputs": self._digests(outputs),
-            **facts,
-        }
-        self._write()
+        record = _type_of(stage)(
+            key=key, finished_at=datetime.now(UTC).replace(microsecond=0), outputs=self._digests(outputs), **facts
+        )
+        self._write(stages={**self.stages, stage: record})
 
     def confirm(self, stage: str, key: str, outputs: Iterable[UPath]) -> None:
-        """Record that `stage` has nothing to do for `key` either; what it did last stays on record."""
+        """Record that `stage` has nothing to do for `key` either; the facts of its last run are kept."""
         done = self.stages.get(stage)
         if done is None:
-            self.record(stage, key, outputs)
+            self.finish(stage, key, outputs)
             return
-        self._content["stages"][stage] = {**done, "key": key, "outputs": self._digests(outputs)}
-        self._write()
+        kept = done.model_copy(update={"key": key, "outputs": self._digests(outputs)})
+        self._write(stages={**self.stages, stage: kept})
 
     def _digests(self, outputs: Iterable[UPath]) -> dict[str, str | None]:
         prefix = len(self._output.root.parts)
         return {"/".join(path.parts[prefix:]): _digest(path) for path in outputs}
 
-    def _write(self) -> None:
-        write_atomically(self._output.run, json.dumps(self._content, indent=1, ensure_ascii=False).encode())
+    def _write(self, **changes: Any) -> None:
+        self._file = self._file.model_copy(update=changes)
+        write_atomically(self._output.run, self._file.model_dump_json(indent=1, exclude_none=False).encode())
 
 
 def _digest(path: UPath) -> str | None:
-    """Return the digest of a file, or None where there is none."""
+    """Return the digest of a file's content, or None if there is no such file."""
     try:
         return xxhash.xxh3_128_hexdigest(path.read_bytes())
     except FileNotFoundError:
         return None
-
-
-def _read(path: UPath) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
-        raise UsageError(f"{path} is not the record of a run; delete it: every stage is then checked anew")
-    return content

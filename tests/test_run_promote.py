@@ -121,10 +121,10 @@ def test_rollback_and_the_model_that_served_before(out: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    (("train", "--to", "abc"), "--to abc is an option of rollback, not of train"),
-    (("--run-key", "x"), "--run-key x is an option of promote, not of all"),
-    (("evaluate", "--kept-exit-code", "99"), "--kept-exit-code 99 is an option of promote, not of evaluate"),
-    (("promote", "--as-of", "2026-01-01"), "--as-of 2026-01-01 is an option of evaluate, not of promote"),
+    (("train", "--to", "abc"), "--to is an option of rollback, not of train"),
+    (("--run-key", "x"), "--run-key is an option of promote, not of all"),
+    (("evaluate", "--kept-exit-code", "99"), "--kept-exit-code is an option of promote, not of evaluate"),
+    (("promote", "--as-of", "2026-01-01"), "--as-of is an option of evaluate, not of promote"),
     (("evaluate", "--as-of", "yesterday"), "--as-of yesterday: write a date (2026-01-31) or a time"),
     (("promote",), "the model lstm is not trained yet; run train first, or choose another by --set promotion.model=…"),
     (("promote", "--set=promotion.model=rnn"), "promotion.model = 'rnn': input should be 'ann' or 'lstm'"),

@@ -1,14 +1,13 @@
 """run.json: what it says of stages, when a stage has to run again, and what is said when it is damaged."""
 
 import json
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UsageError
 from pipeline.outputs import OutputFolder
-from pipeline.run_record import RunRecord
+from pipeline.run_record import RunRecord, ScanRecord
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def recorded(output: OutputFolder) -> Path:
     outputs = [output.root / "manifest.parquet", output.root / "models" / "ä.keras"]
     for path in outputs:
         path.write_bytes(b"content")
-    RunRecord(output).record("scan", "key", outputs, recordings=3)
+    RunRecord(output).finish("scan", "key", outputs, recordings=3)
     return Path(str(outputs[1]))
 
 
@@ -44,9 +43,10 @@ def test_recorded_stage_is_unchanged_for_its_key_alone(output: OutputFolder) -> 
 def test_record_holds_facts_and_paths_below_the_folder(output: OutputFolder) -> None:
     recorded(output)
     stage = RunRecord(output).stages["scan"]
-    assert (stage["key"], stage["recordings"]) == ("key", 3)
-    assert list(stage["outputs"]) == ["manifest.parquet", "models/ä.keras"]
-    assert datetime.fromisoformat(stage["finished_at"]).tzinfo is not None
+    assert isinstance(stage, ScanRecord)
+    assert (stage.key, stage.recordings) == ("key", 3)
+    assert list(stage.outputs) == ["manifest.parquet", "models/ä.keras"]
+    assert stage.finished_at.tzinfo is not None
 
 
 def test_moved_folder_is_unchanged(output: OutputFolder, tmp_path: Path) -> None:
@@ -66,14 +66,14 @@ def test_missing_output_is_a_change(output: OutputFolder) -> None:
 
 
 def test_stage_without_outputs_depends_on_its_key(output: OutputFolder) -> None:
-    RunRecord(output).record("verify", "key", [])
+    RunRecord(output).finish("verify", "key", [])
     assert RunRecord(output).unchanged("verify", "key")
 
 
 def test_output_that_was_never_written_stays_unwritten(output: OutputFolder) -> None:
     state = RunRecord(output)
-    state.record("report", "key", [output.root / "none"])
-    assert state.stages["report"]["outputs"] == {"none": None}
+    state.finish("report", "key", [output.root / "none"])
+    assert state.stages["report"].outputs == {"none": None}
     assert state.unchanged("report", "key")
     (output.root / "none").write_bytes(b"")
     assert not state.unchanged("report", "key")
@@ -81,18 +81,18 @@ def test_output_that_was_never_written_stays_unwritten(output: OutputFolder) -> 
 
 def test_recording_again_replaces_a_stage_and_keeps_the_others(output: OutputFolder) -> None:
     state = RunRecord(output)
-    state.record("scan", "one", [], recordings=3)
-    state.record("verify", "key", [])
-    state.record("scan", "two", [])
+    state.finish("scan", "one", [], recordings=3)
+    state.finish("verify", "key", [])
+    state.finish("scan", "two", [])
     found = RunRecord(output)
     assert found.unchanged("scan", "two")
     assert found.unchanged("verify", "key")
-    assert "recordings" not in found.stages["scan"]
+    assert found.stages["scan"] == ScanRecord(key="two", finished_at=found.stages["scan"].finished_at, outputs={})
 
 
 def test_description_names_versions_and_keeps_stages(output: OutputFolder) -> None:
-    RunRecord(output).record("scan", "key", [])
-    RunRecord(output).describe(corpus="Größe", config={"seed": 1})
+    RunRecord(output).finish("scan", "key", [])
+    RunRecord(output).describe(corpus="Größe", config={"seed": 1}, config_hash="c0ffee")
     content = json.loads(output.run.read_text(encoding="utf-8"))
     assert (content["corpus"], content["config"]) == ("Größe", {"seed": 1})
     assert {"python", "librosa", "numpy", "zarr", "tensorflow", "dask"} <= set(content["versions"])
@@ -102,13 +102,15 @@ def test_description_names_versions_and_keeps_stages(output: OutputFolder) -> No
 def test_state_behind_a_url(memory_url: str) -> None:
     output = OutputFolder.at(memory_url)
     output.manifest.write_bytes(b"content")
-    RunRecord(output).record("scan", "key", [output.manifest])
+    RunRecord(output).finish("scan", "key", [output.manifest])
     assert RunRecord(output).unchanged("scan", "key")
     output.manifest.write_bytes(b"contenu")
     assert not RunRecord(output).unchanged("scan", "key")
 
 
-@pytest.mark.parametrize("content", [b"", b'{"stages": {', b"\xff\xfe", b"{}", b"[]", b"null", b'{"stages": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b'{"stages": {', b"\xff\xfe", b"{}", b"[]", b"null", b'{"stages": 1}', b'{"stages": {"fly": {}}}']
+)
 def test_damaged_file_is_named_with_the_remedy(output: OutputFolder, content: bytes) -> None:
     output.run.write_bytes(content)
     with pytest.raises(UsageError) as error:

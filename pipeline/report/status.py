@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Column, Table
 
-from pipeline import storage
+from pipeline import run_record, storage
 from pipeline.config import PipelineConfig
 from pipeline.corpus import manifest as manifests
 from pipeline.errors import UsageError
 from pipeline.extraction import ledger, lifecycle
 from pipeline.extraction.plan import Plan
 from pipeline.outputs import OutputFolder
-from pipeline.run_record import RunRecord
 from pipeline.store import records
 
 if TYPE_CHECKING:
@@ -43,8 +42,8 @@ def show(output: OutputFolder, history: "History", console: Console) -> None:
     if history.decisions:
         console.print(f"champion    {history.standing()}", soft_wrap=True)
     table = Table("stage", "finished at", "seconds", box=None, pad_edge=False)
-    for name, stage in RunRecord(output).stages.items():
-        table.add_row(name, stage["finished_at"], f"{stage.get('wall_s', 0):.1f}")
+    for name, stage in run_record.read(output).stages.items():
+        table.add_row(name, f"{stage.finished_at:%Y-%m-%d %H:%M:%S}", f"{stage.wall_s or 0:.1f}")
     console.print(table)
     if history.decisions:
         console.print(_decisions(history))

@@ -24,6 +24,7 @@ from tests.support.appending import (
     CONFIG,
     SHARD,
     check_contract,
+    extracted,
     features_by_place,
     killed_at_each_step,
     ledger_of,
@@ -108,9 +109,9 @@ def test_only_new_headers_are_read_and_only_new_recordings_decoded(
     state = run(corpus, out)
     new = set(manifest_of(out)["uri"]) - old
     assert (sorted(probed), set(decoded)) == (sorted(new), new)
-    facts = state.stages["extract"]
-    assert facts["shards_new"] == facts["shards"] - len(old) * 7 // SHARD
-    assert facts["audio_s_new"] == pytest.approx(6 * 8 * 0.1)
+    facts = extracted(state)
+    assert facts.shards_new == (facts.shards or 0) - len(old) * 7 // SHARD
+    assert facts.audio_s_new == pytest.approx(6 * 8 * 0.1)
 
 
 def test_a_store_that_grew_holds_what_one_run_gives(corpus: Path, out: Path, tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_scan_of_a_corpus_in_another_place_reads_no_header(
     monkeypatch.setattr(scan, "read_header", None)
     state = run(moved, out)
     assert set(manifest_of(out)["uri"].str.startswith(str(moved))) == {True}
-    assert state.stages["extract"]["shards_new"] > 0 or store_bytes(out) == before
+    assert extracted(state).shards_new or store_bytes(out) == before
     assert store_bytes(out) == before
 
 
@@ -332,9 +333,9 @@ def test_a_grown_plan_is_the_earlier_one_and_more(found: list[tuple[str, str | N
             assert new[full].segments[: len(old[full].segments)] == old[full].segments
             assert full in new.changeable() or new.sequences == old.sequences
     position = 0
-    for shard in Plan(tables[-1], CONFIG):
-        for segment in shard.segments:
-            assert shard.start + segment.place == position
+    for planned in Plan(tables[-1], CONFIG):
+        for segment in planned.segments:
+            assert planned.start + segment.place == position
             position += segment.count
     assert position == tables[-1]["sequences"].sum()
 

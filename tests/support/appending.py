@@ -14,10 +14,11 @@ from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
 from pipeline.extraction import compact
 from pipeline.outputs import OutputFolder
 from pipeline.run_config import RunConfig
-from pipeline.run_record import RunRecord
+from pipeline.run_context import LazyExecutor, Run
+from pipeline.run_record import ExtractRecord, RunRecord
 from pipeline.runtime.executor import SerialExecutor
 from pipeline.schema import SPLITS
-from pipeline.stages import Run, execute
+from pipeline.stages import execute
 from tests.conftest import Killed, noise
 
 CONFIG = PipelineConfig(
@@ -42,10 +43,17 @@ def run(corpus: Path, out: Path, *stages: str, prune: bool = False, config: Pipe
     state = RunRecord(output)
     settings = RunConfig.model_validate(config.model_dump())
     execute(
-        Run(output, settings, state, SerialExecutor, str(corpus), recheck=False, prune=prune),
+        Run(output, settings, state, LazyExecutor(SerialExecutor), str(corpus), prune=prune),
         list(stages or ("scan", "extract")),
     )
     return state
+
+
+def extracted(record: RunRecord) -> ExtractRecord:
+    """The record of the last extraction."""
+    found = record.stages["extract"]
+    assert isinstance(found, ExtractRecord)
+    return found
 
 
 def killed_at_each_step(

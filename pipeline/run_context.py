@@ -1,0 +1,91 @@
+"""What every stage of a run gets: the output folder, the settings, the record, and where tasks run."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from upath import UPath
+
+from pipeline.config import digest
+from pipeline.corpus import manifest
+from pipeline.errors import UsageError
+from pipeline.outputs import OutputFolder
+from pipeline.run_config import RunConfig
+from pipeline.run_record import RunRecord
+from pipeline.runtime.executor import Executor
+
+log = logging.getLogger("pipeline.stages")
+
+Facts = Mapping[str, Any]
+"""The facts of a stage's record in run.json, see `run_record`."""
+
+
+class LazyExecutor:
+    """The executor of a run: started by the first stage that has work for it, and stopped before the models train."""
+
+    def __init__(self, start: Callable[[], Executor]) -> None:
+        self._start = start
+        self._executor: Executor | None = None
+
+    def __call__(self) -> Executor:
+        """Return the executor, started if it was not."""
+        if self._executor is None:
+            self._executor = self._start()
+        return self._executor
+
+    def release(self) -> None:
+        """Stop what was started, so that training has the cores; the next task starts it again."""
+        if self._executor is not None:
+            self._executor.close()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage gets. With `recheck` no stage is skipped; with `prune` missing recordings are masked."""
+
+    output: OutputFolder
+    config: RunConfig
+    record: RunRecord
+    executor: LazyExecutor
+    corpus: str | None
+    recheck: bool = False
+    prune: bool = False
+    price_per_core_hour: float | None = None
+
+    def perform(
+        self, stage: str, key: str, outputs: Iterable[UPath], work: Callable[[], Facts], *, complete: bool = True
+    ) -> bool:
+        """Do `work` and record it, unless `stage` has done it for this `key`; return whether it was done.
+
+        `complete` is false if the stage knows of missing work that the record does not show.
+        """
+        if not self.recheck and complete and self.record.unchanged(stage, key):
+            log.info("%s: unchanged, nothing to do", stage)
+            return False
+        log.info("%s: begins", stage)
+        started_s = time.perf_counter()
+        facts = work()
+        self.record.finish(stage, key, outputs, **{"wall_s": time.perf_counter() - started_s, **facts})
+        return True
+
+    def manifest(self) -> pd.DataFrame:
+        """Return the manifest; raises UsageError if there is none, or one of an earlier version."""
+        if not self.output.manifest.exists():
+            raise UsageError(f"--out {self.output.root}: there is no manifest yet; run scan first")
+        return manifest.read(self.output)
+
+    def speakers(self) -> NDArray[np.int64]:
+        """Return a number for the speaker of each row of the manifest: (row,)."""
+        return manifest.speaker_codes(self.manifest())
+
+    def store_key(self) -> str:
+        """Return a digest of the finished store; raises UsageError if there is none."""
+        extracted = self.record.stages.get("extract")
+        if extracted is None:
+            raise UsageError(f"--out {self.output.root}: nothing is extracted yet; run extract first")
+        return digest([extracted.key, dict(extracted.outputs)])
