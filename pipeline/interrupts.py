@@ -1,4 +1,4 @@
-"""Interrupts: Ctrl-C and SIGTERM, which end a run wherever it is."""
+"""Ctrl-C and SIGTERM: they end a run at any point, with the right exit code."""
 
 import os
 import signal
@@ -11,25 +11,25 @@ from multiprocessing import resource_tracker
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
-AGAIN_AFTER_S = 0.05
+RESEND_AFTER_S = 0.05
 
 
 def set_up() -> None:
-    """Have SIGTERM exit with EXIT_TERMINATED, and neither it nor Ctrl-C be lost in code that cannot raise.
+    """Exit with EXIT_TERMINATED on SIGTERM, and make sure that no signal is lost.
 
-    Python raises a signal's exception wherever its main thread is; inside a finaliser it drops it with "Exception
-    ignored", and the run would go on. Such a signal is sent again a moment later.
+    Python raises the exception of a signal wherever its main thread is. Inside a finaliser it drops the exception
+    with "Exception ignored", and the run would continue. Such a signal is sent again a moment later.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    sys.unraisablehook = _again
+    sys.unraisablehook = _resend_dropped
 
 
 def settled() -> None:
-    """Let nothing but the exit code end the run from now on.
+    """Make sure that the run ends with its exit code, whatever signal arrives from now on.
 
-    A Ctrl-C that was sent again may come after the one that ends the run. And one that fell into code made from text,
-    as of a dataclass, would have Python end `python -m` by the signal in place of the exit code; the next such code
-    has it forget that (run_eval_code_obj of CPython's pythonrun.c).
+    A resent Ctrl-C may arrive after the one that ends the run. Besides, CPython (3.11) remembers a Ctrl-C that
+    arrived in code compiled from text, such as a dataclass, and ends `python -m` by the signal instead of the exit
+    code; running any such code clears that memory (run_eval_code_obj in pythonrun.c).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exec("")  # noqa: S102
@@ -39,30 +39,30 @@ def _terminate(*_: object) -> None:
     sys.exit(EXIT_TERMINATED)
 
 
-def _again(dropped: "sys.UnraisableHookArgs") -> None:
+def _resend_dropped(dropped: "sys.UnraisableHookArgs") -> None:
     if issubclass(dropped.exc_type, KeyboardInterrupt):
-        _send_again(signal.SIGINT)
+        _resend(signal.SIGINT)
     elif issubclass(dropped.exc_type, SystemExit):
-        _send_again(signal.SIGTERM)
+        _resend(signal.SIGTERM)
     else:
         sys.__unraisablehook__(dropped)
 
 
-def _send_again(signum: signal.Signals) -> None:
-    timer = threading.Timer(AGAIN_AFTER_S, os.kill, [os.getpid(), signum])
+def _resend(signum: signal.Signals) -> None:
+    timer = threading.Timer(RESEND_AFTER_S, os.kill, [os.getpid(), signum])
     timer.daemon = True
     timer.start()
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Keep Ctrl-C, which a terminal sends to every process of a command, for this process alone.
+    """Keep Ctrl-C from the processes started in this context, and delay it for this process until the context ends.
 
-    Processes inherit the mask of the thread that starts them, so workers that start here never see it, and neither
-    do those that replace them. This process has it when the context ends: a cluster of which half is started cannot
-    be closed in peace.
+    A terminal sends Ctrl-C to every process of a command. Processes inherit the signal mask of the thread that starts
+    them, so workers started here never receive it, nor do their replacements. The delay lets a cluster finish
+    starting, because a half-started one cannot be closed cleanly.
     """
-    resource_tracker.ensure_running()  # started later, it would lift the mask
+    resource_tracker.ensure_running()  # if started later, it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
