@@ -17,13 +17,13 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 
+from model import bundle as bundle_module
 from model import checkpoint as checkpoint_module
 from model import train as train_module
-from model.bundle import load_model
+from model.bundle import load_model, version_of
 from model.config import AnnConfig, LstmConfig
 from model.data.store_reader import Block, Store
 from model.loader import frame_dataset, sequence_dataset
-from model.registry.registry import version_of
 from model.train import train
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
@@ -238,7 +238,7 @@ def test_a_training_cut_short_between_two_writes_repeats_that_epoch_alone(
 ) -> None:
     # key, labels, then state, model and history of each epoch: the cut is before the second epoch's model or history
     written: list[str] = []
-    write_atomically = train_module.write_atomically
+    write_atomically = checkpoint_module.write_atomically
 
     def write_or_cut(path: Any, content: bytes) -> None:
         if len(written) == writes:
@@ -255,7 +255,7 @@ def test_a_training_cut_short_between_two_writes_repeats_that_epoch_alone(
 
     monkeypatch.setattr(Store, "shuffled_blocks", noted)
     with monkeypatch.context() as patch:
-        for module in (train_module, checkpoint_module):
+        for module in (bundle_module, checkpoint_module):
             patch.setattr(module, "write_atomically", write_or_cut)
         with pytest.raises(PowerCutError):
             train(output, "lstm", LSTM, SEED, "key")
