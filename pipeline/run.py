@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Final
 
 import click
@@ -215,7 +215,7 @@ def _record(output: OutputFolder, config: RunConfig, corpus: str | None) -> RunR
 def _started(options: Options, profile: ClusterProfile) -> Iterator[LazyExecutor]:
     """Yield the executor, which starts with the first task, and stop it in the end."""
     with ExitStack() as stack:
-        yield LazyExecutor(lambda: stack.enter_context(_executor(options, profile)))
+        yield LazyExecutor(lambda: stack.enter_context(closing(_executor(options, profile))))
 
 
 def _executor(options: Options, profile: ClusterProfile) -> Executor:

@@ -15,7 +15,7 @@ from pipeline.features.audio import AudioError, read_header
 from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
-from pipeline.runtime.executor import Executor
+from pipeline.runtime.executor import Executor, completed
 from pipeline.schema import SPLITS
 
 HEADERS_PER_TASK = 512
@@ -63,8 +63,9 @@ def _headers(uris: pd.Series, output: OutputFolder, executor: Executor) -> pd.Da
     preflight.check(executor, output, uris)
     batches = (uris.iloc[start : start + HEADERS_PER_TASK] for start in range(0, len(uris), HEADERS_PER_TASK))
     found = []
-    with track("scan", len(uris), "headers", executor.dashboard) as progress:
-        for headers in executor.run(probe_headers, batches):
+    with track("scan", len(uris), "headers", executor.monitor.dashboard) as progress:
+        for done in completed(executor.run(probe_headers, batches)):
+            headers = done.result
             found.append(headers)
             progress.advance(len(headers), failed=int(headers["error"].notna().sum()))
     return pd.concat(found)

@@ -9,7 +9,7 @@ from pipeline.demo.speech import Recording, recordings, write
 from pipeline.errors import UsageError
 from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
-from pipeline.runtime.executor import Executor
+from pipeline.runtime.executor import Executor, completed
 from pipeline.storage import is_local, write_atomically
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ def make_corpus(output: OutputFolder, config: DemoConfig, executor: Executor) ->
     if not missing:
         log.info("demo: the corpus is there already")
         return
-    with track("demo", len(missing), "recordings", executor.dashboard) as progress:
-        for _ in executor.run(partial(_write, root=root, config=config), missing):
+    with track("demo", len(missing), "recordings", executor.monitor.dashboard) as progress:
+        for _ in completed(executor.run(partial(_write, root=root, config=config), missing)):
             progress.advance(audio_s=config.utterance_s)
 
 

@@ -22,7 +22,7 @@ from pipeline.extraction.plan import Plan, Segment, Shard
 from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
-from pipeline.runtime.executor import Executor
+from pipeline.runtime.executor import Executor, completed
 from pipeline.storage import is_local, write_atomically
 from pipeline.store import feature_store, records
 from pipeline.store.records import RecordingOutcome
@@ -75,8 +75,9 @@ def compact(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, k
     extract.open_store(beside, new, plan)
     pending = lifecycle.unfinished(beside, plan)
     work = partial(move_shard, out=str(output.root), config=config)
-    with track("compact", len(pending), "shards", executor.dashboard) as progress:
-        for _ in executor.run(work, _moves(table, storage.read_parquet(output.ledger), new, plan, pending)):
+    with track("compact", len(pending), "shards", executor.monitor.dashboard) as progress:
+        moves = _moves(table, storage.read_parquet(output.ledger), new, plan, pending)
+        for _ in completed(executor.run(work, moves)):
             progress.advance()
     extract.finish(beside, new, plan)
     write_atomically(beside.complete, b"")

@@ -25,7 +25,7 @@ from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
 from pipeline.runtime.code_upload import FEATURE_LIBRARIES
-from pipeline.runtime.executor import Executor
+from pipeline.runtime.executor import Executor, completed
 from pipeline.schema import SCHEMA_VERSION, SPLITS, flag_attributes
 from pipeline.storage import write_atomically
 from pipeline.store import feature_store, records
@@ -78,7 +78,7 @@ def extract(
     pending = lifecycle.unfinished(output, plan)
     if len(pending) < len(plan):
         log.info("extract: %d of %d shards are finished already", len(plan) - len(pending), len(plan))
-    board, count = ExtractionCounters(), 0
+    counters, workers = ExtractionCounters(), 0
     lost: int | None = None
     retries: int | None = None
     dashboard: str | None = None
@@ -86,49 +86,39 @@ def extract(
         if len(pending):
             check_memory(executor, config)
             preflight.check(executor, output, table["uri"])
-            stack.enter_context(executor.performance_report(output.performance))
-            _extract(output, table, plan, pending, executor, board)
-            write_atomically(output.series, executor.series_csv() or board.series_csv())
-            count, dashboard = executor.workers, executor.dashboard
-            lost, retries = executor.lost_workers_and_retries() or (None, None)
+            monitor = executor.monitor
+            stack.enter_context(monitor.performance_report(output.performance))
+            _extract(output, table, plan, pending, executor)
+            write_atomically(output.series, monitor.series_csv())
+            counters, workers, dashboard = monitor.counters, executor.workers, monitor.dashboard
+            lost, retries = monitor.lost_workers_and_retries() or (None, None)
         finish(output, table, plan)
         # Dask's report is of the work, not part of it
         wall_s = time.perf_counter() - started_s
     return ExtractionSummary(
-        shards=len(plan), shards_new=len(pending), audio_s_new=board.audio_s, busy_s=board.busy_s, wall_s=wall_s,
-        workers=count, bytes_read=board.bytes_read, bytes_written=board.bytes_written, lost_workers=lost,
-        retries=retries, dashboard=dashboard,
+        shards=len(plan), shards_new=len(pending), audio_s_new=counters.audio_s, busy_s=counters.busy_s,
+        wall_s=wall_s, workers=workers, bytes_read=counters.bytes_read, bytes_written=counters.bytes_written,
+        lost_workers=lost, retries=retries, dashboard=dashboard,
     )  # fmt: skip
 
 
 def _extract(
-    output: OutputFolder,
-    table: pd.DataFrame,
-    plan: Plan,
-    pending: NDArray[np.int64],
-    executor: Executor,
-    board: ExtractionCounters,
+    output: OutputFolder, table: pd.DataFrame, plan: Plan, pending: NDArray[np.int64], executor: Executor
 ) -> None:
-    """Have the pending shards extracted, and say what happens to the board, to the page and to the terminal."""
-
-    def tell(*events: Mapping[str, Any]) -> None:
-        timed = [{**event, "time_s": time.time()} for event in events]
-        for event in timed:
-            board.add(event)
-        executor.tell(*timed)
-
+    """Extract the pending shards, and report each to the monitor and to the terminal."""
+    monitor = executor.monitor
     work = partial(run_task, out=str(output.root), config=plan.config)
-    tell({"kind": "begin", "stage": "extract", "shards": len(plan), "done": len(plan) - len(pending)})
+    monitor.report({"kind": "begin", "stage": "extract", "shards": len(plan), "done": len(plan) - len(pending)})
     try:
-        with track("extract", len(pending), "shards", executor.dashboard) as progress:
+        with track("extract", len(pending), "shards", monitor.dashboard) as progress:
             tasks = plan.tasks(pending, lambda: executor.workers)
-            for done in executor.run_attributed(work, tasks):
+            for done in completed(executor.run(work, tasks)):
                 events = [_event(summary, done.worker, table, plan) for summary in done.result]
-                tell(*(event.to_dict() for event in events))
+                monitor.report(*(event.to_dict() for event in events))
                 for event, summary in zip(events, done.result, strict=True):
                     progress.advance(audio_s=event.audio_s, failed=summary.failed)
     finally:
-        tell({"kind": "end"})
+        monitor.report({"kind": "end"})
 
 
 def _event(summary: ShardSummary, worker: str, table: pd.DataFrame, plan: Plan) -> ShardEvent:

@@ -13,7 +13,7 @@ from pipeline.extraction.plan import Plan
 from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
-from pipeline.runtime.executor import Executor
+from pipeline.runtime.executor import Executor, completed
 from pipeline.store import feature_store, records
 
 
@@ -38,8 +38,9 @@ def verify(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, ex
         )
     preflight.check(executor, output)
     damaged: list[Damage] = []
-    with track("verify", len(plan), "shards", executor.dashboard) as progress:
-        for damage in executor.run(partial(check_shard, out=str(output.root)), range(len(plan))):
+    with track("verify", len(plan), "shards", executor.monitor.dashboard) as progress:
+        for done in completed(executor.run(partial(check_shard, out=str(output.root)), range(len(plan)))):
+            damage = done.result
             damaged += [damage] if damage.arrays else []
             progress.advance(failed=bool(damage.arrays))
     if damaged:

@@ -107,20 +107,12 @@ class Dashboard(SchedulerPlugin):
 
     async def _tick(self) -> None:
         while True:
-            self._forget_submissions()
             workers = self.scheduler.workers.values()
             self.board.add({
                 "kind": "cluster", "workers": len(workers), "time_s": time.time(),
                 "memory_bytes": sum(worker.memory.process for worker in workers),
             })  # fmt: skip
             await asyncio.sleep(TICK_S)
-
-    def _forget_submissions(self) -> None:
-        """Clear Dask's notes of what was submitted: it keeps one a task for ever, which is not flat in a long run."""
-        spans = self.scheduler.extensions.get("spans")
-        for span in spans.spans.values() if spans else ():
-            if span.metadata:
-                span.metadata["collections"].clear()
 
 
 def _prefix(scheduler: Scheduler) -> str:

@@ -1,26 +1,165 @@
-"""The way to a scheduler that runs already: its security, and whether anybody answers there."""
+"""A session with a Dask cluster: start it or connect to it, upload the code, wait for workers, and leave it."""
 
 import asyncio
-from collections.abc import Mapping
+import logging
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from distributed import Security
-from distributed.comm.core import connect
+import dask.config
+from distributed import Client, Security
+from distributed.comm.core import CommClosedError, connect
 
 from pipeline.errors import PipelineError, UsageError, first_cause, in_one_line
+from pipeline.interrupts import held_back
+from pipeline.runtime.code_upload import UploadToScheduler, UploadToWorkers, packed
+from pipeline.runtime.dask_monitor import DaskMonitor
+from pipeline.runtime.profiles import ClusterProfile
+from pipeline.runtime.submission_notes import clear_submission_notes
 
-CONNECT_TIMEOUT_S = 5.0
-FILES = ("_file", "_cert", "_key")
+CONNECT_TIMEOUT_S: Final = 5.0
+WARN_EVERY_S: Final = 10.0
+LOOK_EVERY_S: Final = 2.0
+
+DASK_SETTINGS: dict[str, Any] = {
+    # by default glibc returns every freed block at once, which turns large NumPy temporaries into page faults
+    "distributed.nanny.pre-spawn-environ": {
+        "MALLOC_TRIM_THRESHOLD_": str(2**28),
+        "MALLOC_MMAP_THRESHOLD_": str(2**28),
+        "MALLOC_ARENA_MAX": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    },
+    # the profiler samples the stack of every task every 10 ms
+    "distributed.worker.profile.enabled": False,
+    # by default each process wakes up 50 times per second to check its event loop, and 10 times to check its memory
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.worker.memory.monitor-interval": "500ms",
+}
+
+log = logging.getLogger(__name__)
+
+
+class Workers:
+    """The workers of a cluster, looked up every LOOK_EVERY_S. Logs a warning while there are none."""
+
+    def __init__(self, client: Client, scheduler: str) -> None:
+        self._client, self._scheduler = client, scheduler
+        self._threads: dict[str, int] = {}
+        self._looked_s, self._warned_s = -math.inf, math.inf
+
+    def look(self) -> None:
+        """Look the workers up, if the last look is old enough; keep the scheduler's memory constant."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        self._threads = self._client.nthreads()
+        self._client.run_on_scheduler(clear_submission_notes)
+        if self._threads:
+            self._warned_s = now_s
+        elif now_s - self._warned_s > WARN_EVERY_S:
+            self._warned_s = now_s
+            self._warn()
+
+    def wait_for_one(self) -> None:
+        """Wait, for as long as it takes, until there is a worker."""
+        while not self._client.nthreads():
+            try:
+                self._client.wait_for_workers(1, timeout=WARN_EVERY_S)
+            except TimeoutError:
+                self._warn()
+
+    @property
+    def count(self) -> int:
+        """Number of workers at the last look."""
+        return len(self._threads)
+
+    @property
+    def threads(self) -> int:
+        """Number of threads of all workers at the last look."""
+        return sum(self._threads.values())
+
+    def _warn(self) -> None:
+        log.warning(
+            "the scheduler at %s has no worker; the run continues when one connects, Ctrl-C ends it", self._scheduler
+        )
+
+
+@dataclass(frozen=True)
+class DaskSession:
+    """An open connection to a cluster that has at least one worker."""
+
+    client: Client
+    scheduler: str
+    """Address of the scheduler."""
+    monitor: DaskMonitor
+    workers: Workers
+
+
+@contextmanager
+def open_session(profile: ClusterProfile, workers: int | None) -> Iterator[DaskSession]:
+    """Start the profile's cluster with `workers` workers, or connect to the one that is running.
+
+    At the end of the context the connection is closed, and a cluster that was started here is stopped. The loggers of
+    Dask, Tornado and asyncio stay quiet from the first session on: what fails is raised as an exception.
+    """
+    with ExitStack() as stack:
+        _set_log_levels(starting_or_stopping=True)
+        stack.enter_context(dask.config.set(DASK_SETTINGS))
+        with warnings.catch_warnings(), held_back():
+            # a second run on a machine finds the dashboard's port taken and gets another one
+            warnings.filterwarnings("ignore", message="Port .* is already in use")
+            client = stack.enter_context(_connect(profile, workers, stack))
+        stack.callback(_set_log_levels, starting_or_stopping=True)
+        _set_log_levels(starting_or_stopping=False)
+        scheduler = client.scheduler_info(n_workers=0)["address"]
+        if profile.ship_code:
+            archive = packed()
+            client.register_plugin(UploadToScheduler(archive))
+            client.register_plugin(UploadToWorkers(archive))
+        session = DaskSession(client, scheduler, DaskMonitor(client, scheduler), Workers(client, scheduler))
+        session.workers.wait_for_one()
+        yield session
+
+
+def _connect(profile: ClusterProfile, workers: int | None, stack: ExitStack) -> Client:
+    security = security_of(profile.security)
+    if profile.runs_already:
+        if workers is not None:
+            raise UsageError(f"--workers {workers}: the cluster runs already, with the workers that it has")
+        where: Any = profile.scheduler_address()
+        check_reachable(where, security)
+    else:
+        arguments = {"security": security} if security else {}
+        where = stack.enter_context(profile.start(workers, **arguments))
+    client: Client = Client(where, security=security, set_as_default=False, **profile.client)
+    return client
+
+
+def _set_log_levels(*, starting_or_stopping: bool) -> None:
+    """Show errors of Dask while tasks run, except repetitions of an error that is raised here as well."""
+    logging.getLogger("distributed").setLevel(logging.CRITICAL if starting_or_stopping else logging.ERROR)
+    for name in ("distributed.client", "tornado.application"):  # one line per result that a lost scheduler held
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if starting_or_stopping:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def security_of(settings: Mapping[str, Any]) -> Security | None:
-    """Return the security of a profile, None where it names none; raises UsageError where it cannot be used."""
+    """Return a profile's security, None for no settings; raises UsageError for settings that cannot be used."""
     if not settings:
         return None
     for name, value in settings.items():
         # a certificate may also be given as its text
-        if name.endswith(FILES) and "\n" not in str(value) and not Path(value).is_file():
+        if name.endswith(("_file", "_cert", "_key")) and "\n" not in str(value) and not Path(value).is_file():
             raise UsageError(f"--cluster: security: {name}: {value}: there is no such file")
     try:
         return Security(**settings)
@@ -29,18 +168,33 @@ def security_of(settings: Mapping[str, Any]) -> Security | None:
 
 
 def check_reachable(address: str, security: Security | None) -> None:
-    """Raise PipelineError where no scheduler answers; a Client that fails to start waits long, and not in silence."""
+    """Raise PipelineError where no scheduler answers within CONNECT_TIMEOUT_S.
 
-    async def ask() -> None:
+    A Client would retry for longer and log a traceback.
+    """
+
+    async def open_and_close() -> None:
         arguments = (security or Security()).get_connection_args("client")
         comm = await connect(address, timeout=CONNECT_TIMEOUT_S, **arguments)
         await comm.close()
 
     try:
-        asyncio.run(ask())
+        asyncio.run(open_and_close())
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         reason = in_one_line(first_cause(error))
         raise PipelineError(
             f"--cluster: no scheduler can be reached at {address}: {reason}; is it started, and are its address and "
             "the profile's security right?"
+        ) from error
+
+
+@contextmanager
+def scheduler_needed(address: str) -> Iterator[None]:
+    """Raise PipelineError where the scheduler at `address` is lost in the context."""
+    try:
+        yield
+    except (CancelledError, CommClosedError) as error:
+        raise PipelineError(
+            f"the scheduler at {address} is gone; start it again and run the same command again: finished shards are "
+            "kept"
         ) from error

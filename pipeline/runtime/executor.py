@@ -1,11 +1,13 @@
-"""Where tasks run. The plan does not know, and the bytes do not change."""
+"""Where tasks run: the interface of an executor, and the executor that runs tasks in this process."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from textwrap import shorten
+from typing import Generic, Literal, Protocol, TypeVar
 
-from upath import UPath
+from pipeline.errors import PipelineError
+from pipeline.monitoring.monitor import Monitor
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -15,63 +17,55 @@ THIS_PROCESS = "this process"
 
 @dataclass(frozen=True)
 class Done(Generic[R]):
-    """The result of a task, and the address of the worker that it ran on."""
+    """The result of a task, and the address of the worker that ran it."""
 
     result: R
     worker: str
 
 
+@dataclass(frozen=True)
+class Lost(Generic[T]):
+    """The item of a task that has no result, and why.
+
+    `crash`: every worker that ran the task died, `workers_lost` of them in a row.
+    """
+
+    item: T
+    reason: Literal["crash"]
+    workers_lost: int
+
+
 class Executor(Protocol):
-    """Runs a function over items; use it as a context manager."""
+    """Runs a function over items."""
 
     @property
     def workers(self) -> int:
-        """How many workers there are now."""
-        ...
-
-    def run(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Yield the results in the order in which they come; the first error of a task is raised."""
-        ...
-
-    def run_attributed(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[Done[R]]:
-        """As `run`, with the worker that each result comes from."""
-        ...
-
-    def on_each_worker(self, function: Callable[[], R]) -> dict[str, R | BaseException]:
-        """Call `function` once on each worker there is; return what it gave or raised, by the worker's address."""
+        """Number of workers now."""
         ...
 
     @property
-    def dashboard(self) -> str | None:
-        """Address of the page that shows the work, if there is one."""
+    def monitor(self) -> Monitor:
+        """Where the run is reported and can be watched."""
         ...
 
-    def tell(self, *events: Mapping[str, Any]) -> None:
-        """Pass events of `pipeline.monitoring.counters` on to the page that shows the work, if there is one."""
+    def run(self, function: Callable[[T], R], items: Iterable[T]) -> Generator[Done[R] | Lost[T], None, None]:
+        """Yield one outcome per item, in the order in which they arrive.
+
+        Items are taken as workers become free. An error that a task raises is raised here and ends the run; a task
+        whose workers died is yielded as `Lost`, and the run continues.
+        """
         ...
 
-    def lost_workers_and_retries(self) -> tuple[int, int] | None:
-        """Return how many workers were lost and how many tasks given out again since the last beginning, if known."""
-        ...
-
-    def series_csv(self) -> bytes | None:
-        """Return the series of the page, with the workers and their memory, if there is a page."""
-        ...
-
-    def performance_report(self, page: UPath) -> AbstractContextManager[None]:
-        """Write what the cluster knows of the work within the context as a page, unless it ends in an error."""
+    def on_each_worker(self, function: Callable[[], R]) -> dict[str, R | BaseException]:
+        """Call `function` once on each worker; return its result or its error by the worker's address."""
         ...
 
     def worker_memory_bytes(self) -> int | None:
-        """Return the memory limit of the smallest worker, if there is one."""
+        """Return the memory limit of the smallest worker, None where workers have no limit."""
         ...
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
-
     def close(self) -> None:
-        """Stop what was started; a later `run` starts it again."""
+        """Stop what was started; a later call starts it again."""
         ...
 
 
@@ -79,44 +73,35 @@ class SerialExecutor:
     """Runs tasks one after the other in this process."""
 
     workers = 1
-    dashboard = None
 
-    def run(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    def __init__(self) -> None:
+        self.monitor = Monitor()
+
+    def run(self, function: Callable[[T], R], items: Iterable[T]) -> Generator[Done[R] | Lost[T], None, None]:
         """Yield the results in the order of the items."""
-        yield from map(function, items)
-
-    def run_attributed(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[Done[R]]:
-        """As `run`, with this process as the worker."""
-        return (Done(result, THIS_PROCESS) for result in self.run(function, items))
+        for item in items:
+            yield Done(function(item), THIS_PROCESS)
 
     def on_each_worker(self, function: Callable[[], R]) -> dict[str, R | BaseException]:
-        """Call `function` here."""
+        """Call `function` in this process; its error is raised."""
         return {THIS_PROCESS: function()}
 
     def worker_memory_bytes(self) -> int | None:
-        """Return None: there is no limit but the machine's."""
+        """Return None: the machine is the only limit."""
         return None
-
-    def tell(self, *events: Mapping[str, Any]) -> None:
-        """Tell nobody: there is no page."""
-
-    def lost_workers_and_retries(self) -> tuple[int, int] | None:
-        """Return that nothing was lost."""
-        return 0, 0
-
-    def series_csv(self) -> bytes | None:
-        """Return None: there is no page."""
-        return None
-
-    def performance_report(self, page: UPath) -> AbstractContextManager[None]:  # noqa: ARG002 there is no cluster
-        """Write nothing."""
-        return nullcontext()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Nothing was started."""
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: nothing was started."""
+
+
+def completed(outcomes: Generator[Done[R] | Lost[T], None, None]) -> Iterator[Done[R]]:
+    """Yield the results of `Executor.run`; raise PipelineError at the first task that was lost."""
+    with closing(outcomes):
+        for outcome in outcomes:
+            if isinstance(outcome, Lost):
+                raise PipelineError(
+                    f"{shorten(str(outcome.item), 80)} killed {outcome.workers_lost} workers in a row, probably by "
+                    "running out of memory; give the workers more memory or make store.chunks_per_shard smaller, then "
+                    "run the same command again: finished shards are kept"
+                )
+            yield outcome

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,8 +17,8 @@ import numpy as np
 
 from pipeline.config import PipelineConfig
 from pipeline.outputs import OutputFolder
-from pipeline.runtime.dask_executor import DASK_SETTINGS
-from pipeline.runtime.executor import SerialExecutor
+from pipeline.runtime.dask_session import DASK_SETTINGS
+from pipeline.runtime.executor import THIS_PROCESS, Done, SerialExecutor
 from tests.benchmarks import corpus
 from tests.benchmarks.measure import ONE_THREAD, SPAWN, Contender, alternate, timed
 from tests.benchmarks.report import Table, comparison, memory
@@ -45,7 +45,7 @@ CAPTION = (
     "compute_and_store_features with Mfcc(num_ceps=40, num_filters=128), which stores one file per recording."
 )
 CLUSTERS_CAPTION = (
-    "The FLAC corpus above on other clusters: ours without the settings of dask_executor (Dask's settings), and ours "
+    "The FLAC corpus above on other clusters: ours without the settings of dask_session (Dask's settings), and ours "
     "on a `dask scheduler` with workers at 127.0.0.2 and 127.0.0.3 (other addresses). They take turns separately from "
     "the others, because each idle cluster uses a few percent of a core."
 )
@@ -104,12 +104,13 @@ class PoolExecutor(SerialExecutor):
     workers = WORKERS
 
     def __init__(self, pool: ProcessPoolExecutor) -> None:
+        super().__init__()
         self._pool = pool
 
-    def run(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """Yield the results as they come."""
+    def run(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any, None, None]:
+        """Yield the results as they arrive."""
         for future in as_completed([self._pool.submit(function, item) for item in items]):
-            yield future.result()
+            yield Done(future.result(), THIS_PROCESS)
 
 
 @contextmanager
@@ -125,9 +126,9 @@ def ours(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
 @contextmanager
 def with_dasks_settings(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
     """As `ours`, with what Dask does when nobody sets anything: its profiler, its allocator settings."""
-    from pipeline.runtime import dask_executor
+    from pipeline.runtime import dask_session
 
-    dask_executor.DASK_SETTINGS.clear()
+    dask_session.DASK_SETTINGS.clear()
     with ours(folder, scratch / "dask") as once:
         yield once
 

@@ -1,7 +1,6 @@
 """A plan of any length: its shards are submitted as workers become free, in memory that does not grow."""
 
 import os
-from collections.abc import Generator
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ import psutil
 from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.extraction.plan import MAX_SHARDS_OF_A_TASK, Plan, Task
 from pipeline.runtime.dask_executor import TASKS_PER_THREAD, DaskExecutor
+from pipeline.runtime.executor import completed
 from pipeline.runtime.profiles import load_profile
 
 SHARDS = 1_000_000
@@ -47,12 +47,12 @@ def test_a_million_shards_are_submitted_in_a_window_of_flat_memory() -> None:
     profile = local.model_copy(update={"kwargs": {**local.kwargs, "dashboard_address": "127.0.0.1:0"}})
     with DaskExecutor(profile, 2) as executor:
         results = executor.run(numbers, plan.tasks(np.arange(SHARDS), lambda: executor.workers))
-        assert isinstance(results, Generator)
-        done = next(results)
-        scheduler = executor._client.cluster.scheduler  # it is in this process, as the driver is
+        finished = completed(results)
+        done = next(finished).result
+        scheduler = executor.session.client.cluster.scheduler  # it is in this process, as the driver is
         before = process.memory_info().rss
         for _ in range(RUN):
-            done += next(results)
+            done += next(finished).result
             assert len(scheduler.tasks) <= 2 * TASKS_PER_THREAD * executor.workers
         assert process.memory_info().rss - before < GROWTH_BYTES
         results.close()

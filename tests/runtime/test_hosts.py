@@ -309,7 +309,7 @@ def test_all_workers_may_leave_and_others_come(
     wait_for_shards(out, 2, driver)
     told.end(signal.SIGTERM)
     killed.end(signal.SIGKILL)
-    driver.wait_for(f"the scheduler at {scheduler.address} has no worker; waiting goes on")
+    driver.wait_for(f"the scheduler at {scheduler.address} has no worker; the run continues when one connects")
     at_stall = finished_shards(out)
     assert at_stall < finished_shards(serial)
 
@@ -340,7 +340,7 @@ def test_a_worker_that_comes_later_and_does_not_fit_writes_nothing(
     if lacks == "code":
         assert code == 1, driver.text()
         last = driver.text().splitlines()[-1]
-        assert f"worker {late.address()} came with other code of this project or other libraries" in last
+        assert f"worker {late.address()} connected with other code of this project or other libraries" in last
     else:
         # Dask ends a worker that cannot read a task
         assert code == 0, driver.text()

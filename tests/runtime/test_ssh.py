@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from pipeline.runtime.dask_executor import DaskExecutor
+from pipeline.runtime.executor import completed
 from pipeline.runtime.profiles import DEFAULT_FILE, ClusterProfile
 from tests.support.clusters import HOST, Local, free_ports, run_watched, wait_until
 from tests.support.whole_system import DEADLINE_S, finished_shards, run, run_until, store_bytes
@@ -180,6 +181,6 @@ def test_a_worker_that_writes_megabytes_to_its_log_is_not_blocked(server: Server
         return sys.stderr.write(byte * 2**23)
 
     with DaskExecutor(ClusterProfile.model_validate(server.profile()), None) as executor:
-        assert list(executor.run(shout, "ab")) == [2**23, 2**23]
+        assert [done.result for done in completed(executor.run(shout, "ab"))] == [2**23, 2**23]
         server.look()
     assert server.left() == []

@@ -1,0 +1,69 @@
+"""Watching a run on a Dask cluster: the page /pipeline on the scheduler's dashboard, and Dask's own report."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from distributed import Client, performance_report
+from upath import UPath
+
+from pipeline.monitoring import dashboard
+from pipeline.monitoring.monitor import Monitor
+
+log = logging.getLogger(__name__)
+
+
+class DaskMonitor(Monitor):
+    """Passes events on to the page /pipeline, which needs this package on the scheduler.
+
+    Without the page, events are counted in this process alone, and lost workers are unknown.
+    """
+
+    def __init__(self, client: Client, scheduler: str) -> None:
+        """Add the page to the scheduler at the address `scheduler`, or log why that is impossible."""
+        super().__init__()
+        self._client = client
+        self._has_page = True
+        try:
+            client.register_plugin(dashboard.Dashboard())
+        except ImportError as error:
+            self._has_page = False
+            log.warning("the scheduler at %s has no page /pipeline: %s; install the project there", scheduler, error)
+
+    @property
+    def dashboard(self) -> str | None:
+        """Address of the page /pipeline, or of Dask's own dashboard where the scheduler has no such page."""
+        link = str(self._client.dashboard_link)
+        return link.removesuffix("/status") + "/pipeline" if self._has_page else link
+
+    def report(self, *events: Mapping[str, Any]) -> None:
+        """Count the events here and on the scheduler."""
+        super().report(*events)
+        if self._has_page:
+            with suppress(OSError):  # a lost scheduler is an error of the run itself
+                self._client.log_event(dashboard.TOPIC, events)
+
+    def lost_workers_and_retries(self) -> tuple[int, int] | None:
+        """Return the scheduler's counts, None where it has no page."""
+        if not self._has_page:
+            return None
+        counts: tuple[int, int] = self._client.run_on_scheduler(dashboard.lost_workers_and_retries)
+        return counts
+
+    def series_csv(self) -> bytes:
+        """Return the scheduler's series, which has workers and memory, or this process's where it has no page."""
+        if not self._has_page:
+            return super().series_csv()
+        series: bytes = self._client.run_on_scheduler(dashboard.series_csv)
+        return series
+
+    @contextmanager
+    def performance_report(self, page: UPath) -> Iterator[None]:
+        """Write Dask's performance report of the context to `page`, as one file that loads nothing from elsewhere."""
+        report = performance_report(str(page), mode="inline", storage_options=dict(page.storage_options))
+        with self._client.as_current():
+            report.__enter__()
+            yield
+            page.parent.mkdir(parents=True, exist_ok=True)
+            report.__exit__(None, None, None)
