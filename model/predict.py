@@ -17,10 +17,9 @@ from upath import UPath
 from model.bundle import DESCRIPTION, FILES, NETWORK, Bundle, BundleError, Description
 from model.registry import registry
 from model.tensorflow_setup import load_tensorflow
-from pipeline.config import FeatureConfig
 from pipeline.errors import UsageError
 from pipeline.features.audio import AudioError, read_blocks
-from pipeline.features.mfcc import mfcc
+from pipeline.features.frontend import BY_KIND, Frontend
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Classifier:
     """A trained model with the settings of the features that it takes."""
 
     bundle: Bundle
-    features: FeatureConfig
+    features: Frontend
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -41,7 +40,7 @@ class Classifier:
             if not (folder / file).exists():
                 raise UsageError(f"MODEL {folder / file} is missing; give a folder like OUT/models/lstm")
         try:
-            features = FeatureConfig.model_validate(Description.read(folder).features)
+            features = BY_KIND.validate(Description.read(folder).features)
             load_tensorflow()
             return cls(Bundle.load(folder), features)
         except ValidationError:
@@ -57,7 +56,7 @@ class Classifier:
         As in evaluation, it is the mean log posterior over the recording's sequences, normalised. Raises AudioError
         if the recording cannot be read or is shorter than one sequence.
         """
-        frames = mfcc(read_blocks(uri, self.features.sample_rate_hz), self.features).mfcc
+        frames = self.features.extract(read_blocks(uri, self.features.sample_rate_hz)).values
         timesteps = self.bundle.description.timesteps
         sequences = len(frames) // timesteps
         if not sequences:

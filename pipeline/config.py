@@ -12,54 +12,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UsageError
+from pipeline.features.frontend import BY_KIND, Frontend
+from pipeline.features.mfcc import Mfcc
+from pipeline.kinds import ByKind
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class FeatureConfig(BaseModel):
-    """MFCC parameters, with librosa's names and the unit in the key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sample_rate_hz: Annotated[int, Field(ge=1000, le=192_000)] = 16_000
-    window_s: Annotated[float, Field(gt=0, le=1)] = 0.025
-    hop_s: Annotated[float, Field(gt=0, le=1)] = 0.010
-    n_mels: Annotated[int, Field(ge=1, le=512)] = 128
-    n_mfcc: Annotated[int, Field(ge=1, le=512)] = 40
-    fmin_hz: Annotated[float, Field(ge=0)] = 0.0
-    fmax_hz: float | None = None
-    top_db: Annotated[float, Field(gt=0)] | None = 80.0
-    center: bool = True
-
-    @property
-    def n_fft(self) -> int:
-        """Samples in a window, which is also the length of the Fourier transform."""
-        return round(self.window_s * self.sample_rate_hz)
-
-    @property
-    def hop_length(self) -> int:
-        """Samples from one frame to the next."""
-        return round(self.hop_s * self.sample_rate_hz)
-
-    def frames(self, samples: int) -> int:
-        """Return how many frames librosa makes of `samples` samples."""
-        padding = 2 * (self.n_fft // 2) if self.center else 0
-        return max(0, 1 + (samples + padding - self.n_fft) // self.hop_length) if samples else 0
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.n_mfcc > self.n_mels:
-            raise ValueError(f"n_mfcc {self.n_mfcc} must not be larger than n_mels {self.n_mels}")
-        if self.hop_length < 1 or self.n_fft <= 1:
-            raise ValueError("window_s must hold at least 2 samples and hop_s at least 1")
-        if not math.isclose(self.hop_s * self.sample_rate_hz, self.hop_length, rel_tol=1e-6):
-            nearest_s = self.hop_length / self.sample_rate_hz
-            raise ValueError(f"hop_s {self.hop_s} is not a whole number of samples; the nearest is {nearest_s:.9g}")
-        if self.fmax_hz is not None and not self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
-            raise ValueError(f"fmax_hz {self.fmax_hz} must lie between fmin_hz and half of sample_rate_hz")
-        if not self.fmin_hz < self.sample_rate_hz / 2:
-            raise ValueError(f"fmin_hz {self.fmin_hz} must lie below half of sample_rate_hz")
-        return self
 
 
 class SplitConfig(BaseModel):
@@ -101,7 +58,7 @@ class PipelineConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
-    features: FeatureConfig = FeatureConfig()
+    features: Annotated[Frontend, BY_KIND] = Mfcc()
     split: SplitConfig = SplitConfig()
     store: StoreConfig = StoreConfig()
 
@@ -135,9 +92,7 @@ def load(schema: type[Model], file: Path | None, overrides: Iterable[str]) -> Mo
 
     Raises UsageError with the key, the value and what is allowed.
     """
-    layers: list[Mapping[str, Any]] = [schema().model_dump()]
-    if file is not None:
-        layers.append(_read_yaml(file))
+    layers: list[Mapping[str, Any]] = [{} if file is None else _read_yaml(file)]
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -146,15 +101,20 @@ def load(schema: type[Model], file: Path | None, overrides: Iterable[str]) -> Mo
             layers.append(toolz.assoc_in({}, key.split("."), yaml.safe_load(text)))
         except yaml.YAMLError:
             raise UsageError(f"--set {override}: the value is not YAML; quote it") from None
+    settings = _merged(schema().model_dump(), reduce(_merged, layers))
     try:
-        return schema.model_validate(reduce(_merged, layers))
+        return schema.model_validate(settings)
     except ValidationError as error:
-        raise UsageError(_explain(schema, error)) from None
+        raise UsageError(_explain(schema, settings, error)) from None
 
 
 def _merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `lower` with the values of `upper`, mapping by mapping."""
-    merged = dict(lower)
+    """Return `lower` with the values of `upper`, mapping by mapping.
+
+    The settings of one `kind` do not apply to another: an `upper` of another kind replaces `lower`.
+    """
+    same_kind = "kind" not in lower or "kind" not in upper or lower["kind"] == upper["kind"]
+    merged = dict(lower) if same_kind else {}
     for key, value in upper.items():
         below = merged.get(key)
         merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
@@ -173,23 +133,25 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
     return content
 
 
-def _explain(schema: type[BaseModel], error: ValidationError) -> str:
-    """One line for the first thing wrong, and how many more there are."""
+def _explain(schema: type[BaseModel], settings: Mapping[str, Any], error: ValidationError) -> str:
+    """Return one line for the first error, and the number of further errors."""
     first, *others = error.errors()
     key = ".".join(str(part) for part in first["loc"]) or "configuration"
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
-        allowed = ", ".join(_siblings(schema, first["loc"]))
+        allowed = ", ".join(_siblings(schema, settings, first["loc"]))
         return f"{key} = {first['input']!r}: there is no such key; allowed here: {allowed}{more}"
     message = first["msg"].removeprefix("Value error, ")
     value = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
     return f"{key}{value}: {message[0].lower()}{message[1:]}{more}"
 
 
-def _siblings(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Keys that are allowed beside the last part of `location`."""
+def _siblings(schema: type[BaseModel], settings: Mapping[str, Any], location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that are allowed beside the last part of `location`."""
     for part in location[:-1]:
-        annotation = schema.model_fields[str(part)].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        schema = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        field, settings = schema.model_fields[str(part)], settings[str(part)]
+        by_kind = next((item for item in field.metadata if isinstance(item, ByKind)), None)
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        models = (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        schema = by_kind.class_of(settings) if by_kind else next(models)
     return list(schema.model_fields)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import logging
+import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -165,8 +166,8 @@ def _of_another(
 
 def finish(output: OutputFolder, table: pd.DataFrame, plan: Plan) -> None:
     """Write what is known only when all shards are finished: statistics and ledger."""
-    indices = range(len(plan))
-    statistics = combine((records.read_record(output, i) for i in indices), plan.config.features.n_mfcc)
+    indices, size = range(len(plan)), math.prod(plan.config.features.dims.values())
+    statistics = combine((records.read_record(output, i) for i in indices), size)
     feature_store.seal(output, statistics.mean, statistics.std, statistics.count)
     storage.write_parquet(
         output.ledger, ledger.build(table, (records.read_record(output, i) for i in indices), plan.config)
@@ -175,6 +176,7 @@ def finish(output: OutputFolder, table: pd.DataFrame, plan: Plan) -> None:
 
 def _outline(table: pd.DataFrame, plan: Plan) -> feature_store.Outline:
     config = plan.config
+    of_features = config.features.variable_attributes
     return feature_store.Outline(
         features_shape=feature_shape(plan, config.features),
         sequences_per_chunk=config.store.sequences_per_chunk,
@@ -182,14 +184,14 @@ def _outline(table: pd.DataFrame, plan: Plan) -> feature_store.Outline:
         timestep_s=config.features.hop_s,
         attributes=_attributes(table, config),
         array_attributes={
-            "features": {"long_name": "mel-frequency cepstral coefficients", **_precision(config)},
+            **of_features,
+            "features": {**of_features["features"], **_precision(config)},
             "label": {"long_name": "language", **flag_attributes(manifest.labels(table))},
             "split": {"long_name": "split by speaker", **flag_attributes(SPLITS)},
             "recording": {"long_name": "row of manifest.parquet"},
             "start_frame": {"long_name": "first frame of the sequence within its recording"},
             "valid": {"long_name": "false where the recording failed or fell short"},
             "timestep": {"long_name": "time from the start of the sequence", "units": "s"},
-            "mfcc": {"long_name": "coefficient number"},
             "train_count": {"long_name": "frames of valid training sequences"},
         },
         compressed=config.store.mantissa_bits is not None,

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.config import FeatureConfig, PipelineConfig
+from pipeline.config import PipelineConfig
 from pipeline.corpus import manifest as manifests
+from pipeline.features.frontend import Frontend
 from pipeline.schema import SPLITS
 
 MIN_SHARDS_OF_A_LONG_RECORDING = 3
@@ -177,7 +178,8 @@ def projected_bytes(config: PipelineConfig) -> int:
     less than the spectrogram did, which is gone by then, and compressing them makes none larger than 16 bytes a chunk.
     """
     frames = config.store.sequences_per_shard * config.store.timesteps
-    return 4 * frames * (3 * config.features.n_mfcc + 2 * config.features.n_mels) + BLOCKS_BYTES
+    stored = 4 * math.prod(config.features.dims.values())
+    return frames * (3 * stored + config.features.bytes_per_frame()) + BLOCKS_BYTES
 
 
 BLOCKS_BYTES = 64 * 2**20
@@ -188,6 +190,6 @@ def frames_of(segment: Segment, timesteps: int) -> tuple[int, int]:
     return segment.first * timesteps, (segment.first + segment.count) * timesteps
 
 
-def feature_shape(plan: Plan, features: FeatureConfig) -> tuple[int, int, int]:
+def feature_shape(plan: Plan, features: Frontend) -> tuple[int, int, int]:
     """Return the shape of the store's features: (sequence, timestep, mfcc)."""
-    return plan.sequences, plan.config.store.timesteps, features.n_mfcc
+    return plan.sequences, plan.config.store.timesteps, math.prod(features.dims.values())

@@ -6,8 +6,8 @@ import numpy as np
 
 from pipeline.config import PipelineConfig
 from pipeline.extraction.plan import Segment, frames_of
-from pipeline.features.audio import AudioError, Samples, read_blocks
-from pipeline.features.mfcc import Frames, RecordingFeatures, mfcc, mfcc_blocks, peak
+from pipeline.features.audio import AudioError, read_blocks
+from pipeline.features.framing import Frames, RecordingFeatures, Samples
 
 
 class SharedRecording:
@@ -25,10 +25,10 @@ class SharedRecording:
         self._failure: str | None = None
         self._frames = self.bytes_read = 0
         self._blocks: Iterator[Frames] | None = None
-        self._rest = np.empty((0, self._config.n_mfcc), np.float32)
+        self._rest = np.empty((0, *self._config.dims.values()), np.float32)
 
     def take(self, start: int, stop: int) -> RecordingFeatures:
-        """Return frames [start, stop) as `features.mfcc` does; `start` is where the call before stopped."""
+        """Return frames [start, stop) as `Frontend.extract` does; `start` is where the call before stopped."""
         if self._failure:
             raise AudioError(self._failure)
         try:
@@ -47,11 +47,11 @@ class SharedRecording:
 
     def _from(self, start: int) -> Iterator[Frames]:
         if self._stop - start <= self._most_held:
-            extract = mfcc(self._samples(), self._config, start, self._stop)
+            extract = self._config.extract(self._samples(), start, self._stop)
             self._frames = extract.recording_frames
-            return iter((extract.mfcc,))
-        peak_db, self._frames = peak(self._samples(), self._config)
-        return mfcc_blocks(self._samples(), self._config, peak_db, start)
+            return iter((extract.values,))
+        self._frames, blocks = self._config.stream(self._samples, start)
+        return blocks
 
     def _samples(self) -> Iterator[Samples]:
         self.bytes_read += self._first.size_bytes

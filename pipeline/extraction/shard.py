@@ -13,7 +13,6 @@ from pipeline.errors import PipelineError
 from pipeline.extraction.plan import Segment, Shard, frames_of
 from pipeline.extraction.recording_reader import Shared, SharedRecording
 from pipeline.features.audio import AudioError, read_blocks
-from pipeline.features.mfcc import mfcc
 from pipeline.outputs import OutputFolder
 from pipeline.schema import SPLITS
 from pipeline.store import feature_store, records
@@ -27,7 +26,7 @@ def empty(shard: Shard, config: PipelineConfig) -> Arrays:
     """Return the arrays of a shard in which nothing is valid yet, features with whatever was in memory."""
     count, timesteps = shard.stop - shard.start, config.store.timesteps
     arrays: Arrays = {name: np.zeros(count, dtype) for name, dtype in feature_store.SEQUENCE_ARRAYS.items()}
-    arrays["features"] = np.empty((count, timesteps, config.features.n_mfcc), np.float32)
+    arrays["features"] = np.empty((count, timesteps, *config.features.dims.values()), np.float32)
     return arrays
 
 
@@ -102,13 +101,14 @@ def _fill_segment(
         if shared:
             extract = shared.take(start, stop)
         else:
-            extract = mfcc(read_blocks(segment.uri, config.features.sample_rate_hz), config.features, start, stop)
+            blocks = read_blocks(segment.uri, config.features.sample_rate_hz)
+            extract = config.features.extract(blocks, start, stop)
     except AudioError as error:
         return RecordingOutcome(segment.recording, "failed", str(error), 0, 0)
-    written = len(extract.mfcc) // timesteps
+    written = len(extract.values) // timesteps
     rows = slice(segment.place, segment.place + written)
-    frames = feature_store.rounded(extract.mfcc[: written * timesteps], config.store.mantissa_bits)
-    arrays["features"][rows] = frames.reshape(written, timesteps, config.features.n_mfcc)
+    frames = feature_store.rounded(extract.values[: written * timesteps], config.store.mantissa_bits)
+    arrays["features"][rows] = frames.reshape(written, timesteps, *frames.shape[1:])
     arrays["valid"][rows] = True
     if written == segment.count:
         return RecordingOutcome(segment.recording, "ok", "", extract.recording_frames, written)

@@ -10,12 +10,10 @@ import miniaudio
 import numpy as np
 import soundfile
 import soxr
-from numpy.typing import NDArray
 from upath import UPath
 
+from pipeline.features.framing import Samples
 from pipeline.storage import is_local
-
-Samples = NDArray[np.float32]
 
 BLOCK_S = 10.0
 RESAMPLED_AT_ONCE = 2**15

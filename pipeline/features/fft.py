@@ -1,8 +1,8 @@
-"""The power spectrum of eight windows at once: a mixed-radix Fourier transform over lanes, compiled by Numba.
+"""The power spectrum of eight windows at once: a mixed-radix fast Fourier transform, compiled by Numba.
 
-Stockham's self-sorting form (Van Loan, Computational Frameworks for the Fast Fourier Transform, section 1.7): a pass
-for each factor of the length, from one buffer to the other. A complex array of n values is a flat float64 one of
-n × 2 × LANES: eight real parts, eight imaginary parts, and so on.
+Stockham's self-sorting form (Van Loan, Computational Frameworks for the Fast Fourier Transform, section 1.7): one pass
+for each factor of the length, from one buffer to the other. A complex array of n values for eight windows is a float64
+array (n × 2 × LANES,): the eight real parts of a value, its eight imaginary parts, and so on.
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,12 @@ RADIX_4, RADIX_5 = 4, 5
 
 @dataclass(frozen=True)
 class Transform:
-    """Tables for windows of one length.
+    """Tables of the transform for windows of one length, n_fft.
 
-    An even length is transformed as half as many complex values, an odd one as values without imaginary parts.
-    `roots` (n, 2) and `split` (n + 1, 2) are cosines and sines; `factors` multiply to n.
+    For an even n_fft, even and odd samples are transformed as the real and imaginary parts of n = n_fft / 2 complex
+    values; for an odd one, the samples are n = n_fft complex values without imaginary parts. The product of `factors`
+    is n. `roots` (n, 2) and `split` (n_fft // 2 + 1, 2) float64 hold the real and imaginary parts of exp(-2πi·k/n) and
+    exp(-2πi·k/n_fft).
     """
 
     factors: Integers
@@ -35,13 +37,13 @@ class Transform:
 
     @classmethod
     def of(cls, n_fft: int) -> "Transform":
-        """Make the tables for windows of `n_fft` samples; prime factors above 5 cost their square."""
+        """Return the tables for windows of `n_fft` samples; a prime factor p above 5 takes time proportional to p²."""
         n = n_fft // 2 if n_fft % 2 == 0 else n_fft
         return cls(np.array(_factors(n), np.int64), _circle(n, n), _circle(n_fft, n_fft // 2 + 1))
 
 
 def _factors(n: int) -> list[int]:
-    """Return fours, then the primes in rising order; their product is `n`."""
+    """Return factors whose product is `n`: fours first, then primes in rising order."""
     found = []
     for factor in (RADIX_4, *range(2, n + 1)):
         while n % factor == 0:
@@ -51,14 +53,17 @@ def _factors(n: int) -> list[int]:
 
 
 def _circle(n: int, count: int) -> Floats:
-    """Return the first `count` of exp(-2πi·k/n) as (count, 2)."""
+    """Return exp(-2πi·k/n) for k < `count` as (count, 2) float64: real and imaginary parts."""
     angle = -2 * np.pi * np.arange(count) / n
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 @njit(cache=True, error_model="numpy")
 def load_windows(samples: NDArray[np.float32], first: int, hop: int, window: Floats, out: Floats) -> None:
-    """Write eight windows, `hop` samples apart from sample `first` on, into the complex array `out`."""
+    """Write eight windows into the complex array `out`; they begin at sample `first` and are `hop` samples apart.
+
+    `window` (n_fft,) holds the weights.
+    """
     if len(window) % 2 == 0:
         for i in range(len(window)):
             store(out, i * LANES, window[i] * gather(samples, first + i, hop))
@@ -72,7 +77,10 @@ def load_windows(samples: NDArray[np.float32], first: int, hop: int, window: Flo
 def power_spectrum(
     x: Floats, y: Floats, n_fft: int, factors: Integers, roots: Floats, split: Floats, out: Floats
 ) -> None:
-    """Write the (n_fft // 2 + 1) × LANES powers of the windows in `x` into `out`; `x` and `y` are both overwritten."""
+    """Write the powers of the windows in `x` into `out`, (bin × LANES,) with n_fft // 2 + 1 bins.
+
+    `x` and `y` are complex arrays, which are both overwritten; `factors`, `roots` and `split` are a `Transform`.
+    """
     n, stride = len(roots), 1
     for radix in factors:
         if radix == RADIX_4:
@@ -91,12 +99,14 @@ def power_spectrum(
 
 @njit(cache=True, error_model="numpy")
 def _put(y, place, real, imaginary, cosine, sine):  # type: ignore[no-untyped-def] # vectors have no Python type
+    """Write a complex value times a root, cosine + i × sine."""
     store(y, place, cosine * real - sine * imaginary)
     store(y, place + LANES, cosine * imaginary + sine * real)
 
 
 @njit(cache=True, error_model="numpy")
 def _pass_4(x: Floats, y: Floats, n: int, stride: int, roots: Floats) -> None:
+    """Write one pass, of radix 4, from `x` into `y`: `stride` interleaved transforms of length `n`."""
     parts = n // 4
     step = len(roots) // n
     apart, between = 2 * stride * parts * LANES, 2 * stride * LANES
@@ -120,6 +130,7 @@ def _pass_4(x: Floats, y: Floats, n: int, stride: int, roots: Floats) -> None:
 
 @njit(cache=True, error_model="numpy")
 def _pass_5(x: Floats, y: Floats, n: int, stride: int, roots: Floats) -> None:
+    """Write one pass, of radix 5; arguments as for `_pass_4`."""
     parts = n // 5
     step = len(roots) // n
     apart, between = 2 * stride * parts * LANES, 2 * stride * LANES
@@ -137,7 +148,7 @@ def _pass_5(x: Floats, y: Floats, n: int, stride: int, roots: Floats) -> None:
             cr, ci = load(x, a + 2 * apart), load(x, a + 2 * apart + LANES)
             dr, di = load(x, a + 3 * apart), load(x, a + 3 * apart + LANES)
             er, ei = load(x, a + 4 * apart), load(x, a + 4 * apart + LANES)
-            # sums and differences of the conjugate pairs
+            # sums and differences of the inputs whose roots are conjugate
             tr1, ti1, d1r, d1i = br + er, bi + ei, br - er, bi - ei
             tr2, ti2, d2r, d2i = cr + dr, ci + di, cr - dr, ci - di
             store(y, o, ar + tr1 + tr2)
@@ -154,6 +165,7 @@ def _pass_5(x: Floats, y: Floats, n: int, stride: int, roots: Floats) -> None:
 
 @njit(cache=True, error_model="numpy")
 def _pass_any(x: Floats, y: Floats, radix: int, n: int, stride: int, roots: Floats) -> None:
+    """Write one pass, of any radix, by the definition of the discrete Fourier transform."""
     parts, length = n // radix, len(roots)
     step, turn = length // n, length // radix
     for p in range(parts):
@@ -176,7 +188,10 @@ def _pass_any(x: Floats, y: Floats, radix: int, n: int, stride: int, roots: Floa
 
 @njit(cache=True, error_model="numpy")
 def _powers_of_halves(x: Floats, split: Floats, out: Floats) -> None:
-    """Take apart the transforms of even and odd samples, which were transformed as real and imaginary parts."""
+    """Write the powers for an even length, from the transform of even samples + i × odd samples.
+
+    The transforms of even and odd samples are separated by symmetry, and joined by the roots in `split`.
+    """
     n = len(split) - 1
     real, imaginary = load(x, 0), load(x, LANES)
     store(out, 0, (real + imaginary) * (real + imaginary))
@@ -192,6 +207,7 @@ def _powers_of_halves(x: Floats, split: Floats, out: Floats) -> None:
 
 @njit(cache=True, error_model="numpy")
 def _powers_of_complex(x: Floats, out: Floats, count: int) -> None:
+    """Write the squared magnitudes of the first `count` complex values of `x`."""
     for k in range(count):
         real, imaginary = load(x, 2 * k * LANES), load(x, (2 * k + 1) * LANES)
         store(out, k * LANES, real * real + imaginary * imaginary)

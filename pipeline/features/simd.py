@@ -1,8 +1,11 @@
-"""Eight float64 side by side as one Numba value: arithmetic on eight frames at once.
+"""A Numba type of eight float64 values, for arithmetic on eight frames at once (SIMD).
 
-LLVM turns a value into one AVX-512 register, two of AVX or four of SSE. Numba's own loops over such short arrays are
-not vectorised, because it cannot know that the arrays do not overlap. Each lane is computed by the same IEEE
-operations whatever the registers, so the bits of a frame depend neither on its lane nor on the processor.
+LLVM compiles a value to one AVX-512 register, two AVX registers or four SSE registers. Numba does not vectorise loops
+over arrays this short, because it cannot exclude that the arrays overlap. Every lane undergoes the same IEEE
+operations, whatever the registers: the bits of a frame depend neither on its lane nor on the processor.
+
+The type is defined with Numba's extension API (numba.extending) and generates LLVM code with llvmlite; both may change
+between releases. Written against Numba 0.68 and llvmlite 0.50; tests/features/test_fft.py covers it.
 """
 
 import operator
@@ -16,8 +19,8 @@ from numba.extending import intrinsic, models, overload, register_model
 from numpy.typing import NDArray
 
 LANES = 8
-ALIGNMENT = 64
-"""Bytes: a vector that lies across two cache lines costs twice."""
+CACHE_LINE_BYTES = 64
+"""Loading a vector that spans two cache lines takes twice as long."""
 
 _INDEX = ir.IntType(32)
 _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
@@ -38,10 +41,10 @@ class _Model(models.PrimitiveModel):  # type: ignore[misc] # numba has no types
         super().__init__(manager, frontend_type, _DOUBLES)
 
 
-def aligned(values: int) -> NDArray[np.float64]:
-    """Return an uninitialised (values,) float64 array that vectors can be loaded from without crossing lines."""
-    raw = np.empty(values + ALIGNMENT // 8, np.float64)
-    skipped = -raw.ctypes.data % ALIGNMENT // 8
+def empty_cache_aligned(values: int) -> NDArray[np.float64]:
+    """Return an uninitialised (values,) float64 array that begins at a cache line."""
+    raw = np.empty(values + CACHE_LINE_BYTES // 8, np.float64)
+    skipped = -raw.ctypes.data % CACHE_LINE_BYTES // 8
     return raw[skipped : skipped + values]
 
 
@@ -51,7 +54,7 @@ def _data(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
 
 @intrinsic
 def load(_: Any, array: Any, index: Any) -> Any:
-    """Return the eight values of a flat float64 or float32 `array` from `index`."""
+    """Return the eight values at `index` of a float64 or float32 array of one dimension; bounds are not checked."""
     vector, align = (_DOUBLES, 8) if array.dtype == types.float64 else (_FLOATS, 4)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -64,7 +67,7 @@ def load(_: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def store(_: Any, array: Any, index: Any, value: Any) -> Any:
-    """Write eight values to a flat float64 or float32 `array` from `index`."""
+    """Write eight values at `index` of a float64 or float32 array of one dimension; bounds are not checked."""
     vector, align = (_DOUBLES, 8) if array.dtype == types.float64 else (_FLOATS, 4)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -78,7 +81,7 @@ def store(_: Any, array: Any, index: Any, value: Any) -> Any:
 
 @intrinsic
 def gather(_: Any, array: Any, index: Any, stride: Any) -> Any:
-    """Return the eight values of a flat float32 `array` at `index`, `index + stride` and so on."""
+    """Return the eight values at `index`, `index + stride` … of a float32 array of one dimension."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data, place = _data(context, builder, signature.args[0], arguments[0]), arguments[1]
@@ -93,7 +96,7 @@ def gather(_: Any, array: Any, index: Any, stride: Any) -> Any:
 
 @intrinsic
 def scatter(_: Any, array: Any, index: Any, stride: Any, value: Any) -> Any:
-    """Write eight values to a flat float32 `array` at `index`, `index + stride` and so on."""
+    """Write eight values at `index`, `index + stride` … of a float32 array of one dimension."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data, place = _data(context, builder, signature.args[0], arguments[0]), arguments[1]
@@ -108,7 +111,7 @@ def scatter(_: Any, array: Any, index: Any, stride: Any, value: Any) -> Any:
 
 @intrinsic
 def splat(_: Any, number: Any) -> Any:
-    """Return a float64 in all lanes."""
+    """Return `number`, a float64, in all lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         undefined = ir.Constant(_DOUBLES, ir.Undefined)
@@ -120,7 +123,7 @@ def splat(_: Any, number: Any) -> Any:
 
 @intrinsic
 def maximum(_: Any, a: Any, b: Any) -> Any:
-    """Return the larger value, lane by lane."""
+    """Return the larger of two values, lane by lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
@@ -129,7 +132,7 @@ def maximum(_: Any, a: Any, b: Any) -> Any:
 
 
 def _overload(operation: Callable[..., Any], instruction: str) -> None:
-    """Define a binary operator for two vectors, and for a number and a vector."""
+    """Define a binary operator for two vectors, and for a float and a vector, by an instruction of llvmlite."""
 
     @intrinsic
     def vectors(_: Any, a: Any, b: Any) -> Any:

@@ -203,22 +203,20 @@ def _truncate_files(folder: Path) -> None:
 def warm(uri: str) -> int:
     """Load in a worker what a task needs: libraries, tables and the compiled kernel."""
     import pipeline.extraction.task  # noqa: F401
-    from pipeline.config import FeatureConfig
     from pipeline.features.audio import read_blocks
-    from pipeline.features.mfcc import mfcc
+    from pipeline.features.mfcc import Mfcc
 
-    config = FeatureConfig()
-    return len(mfcc(read_blocks(uri, config.sample_rate_hz), config).mfcc)
+    config = Mfcc()
+    return len(config.extract(read_blocks(uri, config.sample_rate_hz)).values)
 
 
 @contextmanager
 def floor(folder: Path) -> Iterator[Callable[[], float]]:
     """Decoding and kernel, each alone: what `WORKERS` cores do that do nothing else, on the recordings of one copy."""
-    from pipeline.config import FeatureConfig
     from pipeline.features.audio import read_blocks
-    from pipeline.features.mfcc import mfcc
+    from pipeline.features.mfcc import Mfcc
 
-    config = FeatureConfig()
+    config = Mfcc()
     paths = [str(path) for path in _files(folder) if path.parent.name.endswith("-0000")]
 
     def once() -> float:
@@ -226,7 +224,7 @@ def floor(folder: Path) -> Iterator[Callable[[], float]]:
         for path in paths:
             blocks: list[Any] = []
             busy_s += timed(lambda: blocks.extend(read_blocks(path, config.sample_rate_hz)))  # noqa: B023
-            busy_s += timed(lambda: mfcc(blocks, config))  # noqa: B023
+            busy_s += timed(lambda: config.extract(blocks))  # noqa: B023
             audio_s += sum(len(block) for block in blocks) / config.sample_rate_hz
         return WORKERS * audio_s / busy_s
 

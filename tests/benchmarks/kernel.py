@@ -79,13 +79,12 @@ def _per_frame(mfcc: Callable[[], NDArray[np.floating]]) -> Callable[[], float]:
 @contextmanager
 def ours(path: Path) -> Iterator[Callable[[], float]]:
     """The kernel of `pipeline.features`, given blocks as when a file is read."""
-    from pipeline.config import FeatureConfig
     from pipeline.features.audio import BLOCK_S
-    from pipeline.features.mfcc import mfcc
+    from pipeline.features.mfcc import Mfcc
 
-    samples, config = _minute(path), FeatureConfig()
+    samples, config = _minute(path), Mfcc()
     blocks = np.split(samples, range(int(BLOCK_S * 16_000), len(samples), int(BLOCK_S * 16_000)))
-    yield _per_frame(lambda: mfcc(blocks, config).mfcc)
+    yield _per_frame(lambda: config.extract(blocks).values)
 
 
 @contextmanager

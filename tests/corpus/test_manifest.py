@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from pipeline import storage
-from pipeline.config import FeatureConfig, PipelineConfig, SplitConfig, StoreConfig
+from pipeline.config import PipelineConfig, SplitConfig, StoreConfig
 from pipeline.corpus import manifest
 from pipeline.errors import UsageError
+from pipeline.features.mfcc import Mfcc
 from pipeline.schema import MANIFEST_COLUMNS, SPLITS
 from tests.conftest import Probe, make_manifest, make_probe
 
@@ -206,7 +207,7 @@ def test_runs_of_the_splits_tile_the_store(found: list[tuple[str, str | None, in
 
 
 def test_columns_and_types_are_the_contract() -> None:
-    config = PipelineConfig(features=FeatureConfig(sample_rate_hz=8000), store=StoreConfig(timesteps=10))
+    config = PipelineConfig(features=Mfcc(sample_rate_hz=8000), store=StoreConfig(timesteps=10))
     probes = [make_probe("de/anna/0.wav", 44_100, 44_100), make_probe("en/x.wav", error="the file is empty")]
     probes += [make_probe("en/y.wav")]
     table = make_manifest(probes, config).set_index("recording_id")

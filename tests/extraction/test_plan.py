@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from pipeline import storage
-from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
+from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus import manifest
 from pipeline.extraction.plan import (  # fmt: skip
     MAX_SHARDS_OF_A_TASK,
@@ -23,6 +23,7 @@ from pipeline.extraction.plan import (  # fmt: skip
     frames_of,
     projected_bytes,
 )
+from pipeline.features.mfcc import Mfcc
 from pipeline.schema import SPLITS
 from tests.conftest import make_manifest, make_probe
 
@@ -159,7 +160,7 @@ def test_duration_is_that_of_the_frames_stored() -> None:
 
 
 def test_shape_is_sequences_timesteps_coefficients() -> None:
-    config = PipelineConfig(features=FeatureConfig(n_mfcc=13), store=StoreConfig(timesteps=7))
+    config = PipelineConfig(features=Mfcc(n_mfcc=13), store=StoreConfig(timesteps=7))
     plan = Plan(table_of([16_000], config), config)
     assert feature_shape(plan, config.features) == (plan.sequences, 7, 13)
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import xarray as xr
 
-from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
+from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus import manifest
 from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.scan import probe_headers
@@ -19,8 +19,8 @@ from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import extract, recording_reader, shard, task
 from pipeline.extraction.plan import Plan, Task
 from pipeline.extraction.task import ShardSummary, run_task
-from pipeline.features import mfcc
 from pipeline.features.audio import read, read_blocks
+from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
 from pipeline.schema import SPLITS
 from pipeline.store import feature_store, records
@@ -33,7 +33,7 @@ SPEAKERS = {"de": {"anna": 2, "bert": 1, "cara": 1}, "en": {"dora": 1, "emil": 1
 def configuration(chunks_per_shard: int = 2) -> PipelineConfig:
     """Shards of 8 sequences of 10 frames; a recording of a second has 10."""
     return PipelineConfig(
-        features=FeatureConfig(n_mels=40, n_mfcc=13),
+        features=Mfcc(n_mels=40, n_mfcc=13),
         store=StoreConfig(timesteps=10, sequences_per_chunk=4, chunks_per_shard=chunks_per_shard),
     )
 
@@ -98,7 +98,7 @@ def work(corpus: Path, tmp_path: Path) -> Work:
 
 def expected(path: Path, config: PipelineConfig) -> np.ndarray:
     """The features of a whole recording, (sequence, timestep, mfcc)."""
-    found = mfcc.mfcc([read(str(path), 16_000)], config.features).mfcc
+    found = config.features.extract([read(str(path), 16_000)]).values
     count = len(found) // config.store.timesteps
     return found[: count * config.store.timesteps].reshape(count, config.store.timesteps, -1)
 

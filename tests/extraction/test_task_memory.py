@@ -19,7 +19,6 @@ from pipeline.corpus import manifest
 from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.scan import probe_headers
 from pipeline.extraction import extract, plan, task
-from pipeline.features.mfcc import mfcc
 from pipeline.outputs import OutputFolder
 
 def peak_bytes():
@@ -30,7 +29,7 @@ recordings = list_recordings(sys.argv[1]).recordings
 table = manifest.build(recordings, probe_headers(recordings["uri"]), config)
 shards = plan.Plan(table, config)
 extract.open_store(output, table, shards)
-mfcc([numpy.zeros(16_000, numpy.float32)], config.features)  # compiles, or loads what was compiled
+config.features.extract([numpy.zeros(16_000, numpy.float32)])  # compiles, or loads what was compiled
 idle = peak_bytes()
 task.run_task(plan.Task(tuple(shards)), out=str(output.root), config=config)
 print(peak_bytes() - idle, plan.projected_bytes(config))

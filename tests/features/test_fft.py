@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.features.fft import Transform, load_windows, power_spectrum
-from pipeline.features.simd import ALIGNMENT, LANES, aligned
+from pipeline.features.simd import CACHE_LINE_BYTES, LANES, empty_cache_aligned
 from tests.conftest import noise
 
 
 def spectra(samples: NDArray[np.float32], hop: int, window: NDArray[np.float64]) -> NDArray[np.float64]:
     """Powers of the first eight windows: (LANES, bin)."""
     tables = Transform.of(len(window))
-    x, y = (aligned(2 * LANES * len(tables.roots)) for _ in range(2))
-    out = aligned(LANES * (len(window) // 2 + 1))
+    x, y = (empty_cache_aligned(2 * LANES * len(tables.roots)) for _ in range(2))
+    out = empty_cache_aligned(LANES * (len(window) // 2 + 1))
     load_windows(samples, 0, hop, window, x)
     power_spectrum(x, y, len(window), tables.factors, tables.roots, tables.split, out)
     return out.reshape(-1, LANES).T.copy()
@@ -46,4 +46,4 @@ def test_factors_multiply_to_the_length_that_is_transformed(n_fft: int) -> None:
 
 
 def test_buffers_begin_on_a_cache_line() -> None:
-    assert [aligned(size).ctypes.data % ALIGNMENT for size in (1, 7, 800)] == [0, 0, 0]
+    assert [empty_cache_aligned(size).ctypes.data % CACHE_LINE_BYTES for size in (1, 7, 800)] == [0, 0, 0]

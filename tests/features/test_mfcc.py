@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.config import FeatureConfig
-from pipeline.features import mfcc as mfcc_module
-from pipeline.features.audio import Samples
-from pipeline.features.mfcc import FRAMES_PER_BLOCK, LOG_FLOOR, mfcc, mfcc_blocks, peak
+from pipeline.features import mfcc_kernel
+from pipeline.features.framing import FRAMES_PER_BLOCK, Samples
+from pipeline.features.mfcc import Mfcc
+from pipeline.features.mfcc_kernel import LOG_FLOOR
 from tests.conftest import noise
 
 # librosa says so of every recording shorter than a window, and pads it as the contract asks
@@ -21,29 +21,29 @@ SHORT = "ignore:n_fft=.* is too large for input signal:UserWarning"
 # both sides take the same filters; a band without a bin is at the floor in both
 EMPTY = "ignore:Empty filters detected in mel frequency basis:UserWarning"
 
-DEFAULT = FeatureConfig()
-SMALL = FeatureConfig(sample_rate_hz=8000, window_s=0.004, hop_s=0.001, n_mels=6, n_mfcc=4)
-ODD = FeatureConfig(sample_rate_hz=8000, window_s=33 / 8000, hop_s=7 / 8000, n_mels=6, n_mfcc=4)
-GAPS = FeatureConfig(sample_rate_hz=8000, window_s=0.004, hop_s=0.005, n_mels=6, n_mfcc=4)
+DEFAULT = Mfcc()
+SMALL = Mfcc(sample_rate_hz=8000, window_s=0.004, hop_s=0.001, n_mels=6, n_mfcc=4)
+ODD = Mfcc(sample_rate_hz=8000, window_s=33 / 8000, hop_s=7 / 8000, n_mels=6, n_mfcc=4)
+GAPS = Mfcc(sample_rate_hz=8000, window_s=0.004, hop_s=0.005, n_mels=6, n_mfcc=4)
 NOT_CENTRED = SMALL.model_copy(update={"center": False})
 CUT_CONFIGS = {"small": SMALL, "odd window": ODD, "hop beyond window": GAPS, "not centred": NOT_CENTRED}
 
 
-def features_of(samples: Samples, config: FeatureConfig = DEFAULT) -> NDArray[np.float32]:
+def features_of(samples: Samples, config: Mfcc = DEFAULT) -> NDArray[np.float32]:
     """Features of a recording in one block: (frame, mfcc) float32."""
-    return mfcc([samples], config).mfcc
+    return config.extract([samples]).values
 
 
-def log_mel_blocks(blocks: Iterable[Samples], config: FeatureConfig) -> Iterator[NDArray[np.float32]]:
+def log_mel_blocks(blocks: Iterable[Samples], config: Mfcc) -> Iterator[NDArray[np.float32]]:
     """The log-mel spectrogram as (frame, n_mels) blocks."""
-    return (log_mel[:, :frames].T for log_mel, frames in mfcc_module.log_mel_blocks(blocks, config))
+    return (log_mel[:, :frames].T for log_mel, frames in mfcc_kernel.log_mel_blocks(blocks, config))
 
 
 def signal(key: str, samples: int) -> Samples:
     return noise(key, samples).astype(np.float32)
 
 
-def reference(samples: Samples, config: FeatureConfig) -> NDArray[np.float32]:
+def reference(samples: Samples, config: Mfcc) -> NDArray[np.float32]:
     """What librosa makes of it: (frame, mfcc) float32."""
     if not config.center and len(samples) < config.n_fft:
         return np.zeros((0, config.n_mfcc), np.float32)
@@ -63,7 +63,7 @@ def reference(samples: Samples, config: FeatureConfig) -> NDArray[np.float32]:
 
 
 @st.composite
-def configs(draw: st.DrawFn) -> FeatureConfig:
+def configs(draw: st.DrawFn) -> Mfcc:
     rate = draw(st.sampled_from([8000, 11_025, 16_000, 22_050, 44_100, 48_000]))
     # powers of two, primes and powers of odd ones, and anything between
     lengths = st.sampled_from([2, 3, 64, 128, 256, 512, 1024, 2048, 31, 127, 401, 997, 27, 81, 243, 441, 625, 1155])
@@ -71,7 +71,7 @@ def configs(draw: st.DrawFn) -> FeatureConfig:
     hop = draw(st.one_of(st.integers(40, 400), st.integers(n_fft, 2 * n_fft), st.integers(1, 40)))
     n_mels = draw(st.one_of(st.integers(1, 60), st.sampled_from([80, 127, 128, 255])))
     fmin_hz = draw(st.sampled_from([0.0, 20.0, 300.0]))
-    return FeatureConfig(
+    return Mfcc(
         sample_rate_hz=rate,
         window_s=n_fft / rate,
         hop_s=hop / rate,
@@ -129,7 +129,7 @@ def test_features_equal_the_call_that_the_contract_names(samples: int) -> None:
 @pytest.mark.filterwarnings(EMPTY)
 @settings(max_examples=150)
 @given(configs(), st.one_of(st.integers(1, 40), st.integers(41, 9000)), st.sampled_from([1.0, 1e-2, 1e-4]))
-def test_features_equal_librosa_for_any_parameters(config: FeatureConfig, samples: int, gain: float) -> None:
+def test_features_equal_librosa_for_any_parameters(config: Mfcc, samples: int, gain: float) -> None:
     y = signal("any", samples) * np.float32(gain)
     np.testing.assert_allclose(features_of(y, config), reference(y, config), atol=1e-3, rtol=0)
 
@@ -146,7 +146,7 @@ def test_features_equal_librosa_for_any_parameters(config: FeatureConfig, sample
 )
 def test_features_of_any_signal_equal_librosa_in_one_piece_or_many(
     make: Callable[[int, float], NDArray[np.float64]],
-    config: FeatureConfig,
+    config: Mfcc,
     samples: int,
     value: float,
     cuts: list[float],
@@ -155,7 +155,7 @@ def test_features_of_any_signal_equal_librosa_in_one_piece_or_many(
     found = features_of(y, config)
     np.testing.assert_allclose(found, reference(y, config), atol=1e-3, rtol=0)
     blocks = np.split(y, sorted(int(cut * samples) for cut in cuts))
-    np.testing.assert_array_equal(mfcc(blocks, config).mfcc, found)
+    np.testing.assert_array_equal(config.extract(blocks).values, found)
 
 
 @pytest.mark.parametrize("frequency_hz", [50, 440, 1000, 3999, 7900])
@@ -175,9 +175,9 @@ def test_features_across_block_boundaries_equal_librosa() -> None:
 @pytest.mark.filterwarnings(EMPTY)
 @settings(max_examples=150)
 @given(configs(), st.integers(0, 5000))
-def test_frames_are_as_many_as_the_configuration_computes(config: FeatureConfig, samples: int) -> None:
-    extract = mfcc([signal("frames", samples)], config)
-    assert extract.recording_frames == len(extract.mfcc) == config.frames(samples)
+def test_frames_are_as_many_as_the_configuration_computes(config: Mfcc, samples: int) -> None:
+    found = config.extract([signal("frames", samples)])
+    assert found.recording_frames == len(found.values) == config.frames(samples)
     if samples:
         assert config.frames(samples) == len(reference(signal("frames", samples), config))
 
@@ -205,14 +205,14 @@ def test_any_cut_into_blocks_gives_the_same_bits(name: str, data: st.DataObject)
     cuts = sorted(data.draw(st.lists(st.one_of(near_a_block, st.integers(0, samples)), max_size=12)))
     y = signal("cut", samples)
     blocks = np.split(y, np.clip(cuts, 0, samples))
-    whole, pieces = mfcc([y], config), mfcc(blocks, config)
+    whole, pieces = config.extract([y]), config.extract(blocks)
     assert pieces.recording_frames == whole.recording_frames == config.frames(samples) > 2 * FRAMES_PER_BLOCK - 10
-    np.testing.assert_array_equal(pieces.mfcc, whole.mfcc)
+    np.testing.assert_array_equal(pieces.values, whole.values)
 
 
 def test_single_samples_as_blocks_give_the_same_bits() -> None:
     y = signal("samples", 300)
-    np.testing.assert_array_equal(mfcc(list(y.reshape(-1, 1)), SMALL).mfcc, features_of(y, SMALL))
+    np.testing.assert_array_equal(SMALL.extract(list(y.reshape(-1, 1))).values, features_of(y, SMALL))
 
 
 SLICED = signal("slice", 3 * FRAMES_PER_BLOCK * SMALL.hop_length + 123)
@@ -226,23 +226,23 @@ positions = st.one_of(st.sampled_from(EDGES), st.integers(0, len(SLICED_FEATURES
 def test_any_slice_equals_the_slice_of_the_whole(start: int, stop: int | None) -> None:
     if stop is not None:
         start, stop = min(start, stop), max(start, stop)
-    extract = mfcc([SLICED], SMALL, start, stop)
-    np.testing.assert_array_equal(extract.mfcc, SLICED_FEATURES[start:stop])
-    assert extract.recording_frames == len(SLICED_FEATURES)
+    found = SMALL.extract([SLICED], start, stop)
+    np.testing.assert_array_equal(found.values, SLICED_FEATURES[start:stop])
+    assert found.recording_frames == len(SLICED_FEATURES)
 
 
 @settings(max_examples=50)
 @given(positions)
-def test_blocks_with_the_peak_known_beforehand_have_the_same_bits(start: int) -> None:
-    peak_db, frames = peak([SLICED], SMALL)
+def test_a_stream_has_the_bits_of_the_whole_from_any_frame(start: int) -> None:
+    frames, blocks = SMALL.stream(lambda: [SLICED], start)
     assert frames == len(SLICED_FEATURES)
-    parts = [np.zeros((0, SMALL.n_mfcc), np.float32), *mfcc_blocks([SLICED], SMALL, peak_db, start)]
+    parts = [np.zeros((0, SMALL.n_mfcc), np.float32), *blocks]
     np.testing.assert_array_equal(np.concatenate(parts), SLICED_FEATURES[start:])
 
 
 def test_slices_of_neighbours_join_to_the_whole() -> None:
     edges = [0, 20, 1000, 1040, 2048, 3000, None]
-    parts = [mfcc([SLICED], SMALL, start or 0, stop).mfcc for start, stop in itertools.pairwise(edges)]
+    parts = [SMALL.extract([SLICED], start or 0, stop).values for start, stop in itertools.pairwise(edges)]
     np.testing.assert_array_equal(np.concatenate(parts), SLICED_FEATURES)
 
 
@@ -255,7 +255,7 @@ def test_features_of_one_call_leave_those_of_another_alone() -> None:
 
 @pytest.mark.parametrize("top_db", [80.0, None])
 def test_silence_is_the_floor_in_every_band(top_db: float | None) -> None:
-    config = FeatureConfig(top_db=top_db)
+    config = Mfcc(top_db=top_db)
     found = features_of(np.zeros(16_000, np.float32), config)
     assert found.shape == (101, 40)
     # 10·log10(1e-10) = -100 in 128 bands is one constant, and only the first coefficient sees it
@@ -265,9 +265,9 @@ def test_silence_is_the_floor_in_every_band(top_db: float | None) -> None:
 
 def test_no_samples_give_no_frames() -> None:
     for blocks in ([], [np.zeros(0, np.float32)]):
-        extract = mfcc(blocks, DEFAULT)
-        assert extract.mfcc.shape == (0, 40)
-        assert extract.recording_frames == 0
+        found = DEFAULT.extract(blocks)
+        assert found.values.shape == (0, 40)
+        assert found.recording_frames == 0
 
 
 def test_impulse_in_the_middle_of_a_window_has_a_flat_spectrum() -> None:
@@ -305,13 +305,13 @@ def test_floor_follows_a_peak_in_another_block(where: str) -> None:
     y = np.concatenate([loud, quiet] if where == "before" else [quiet, loud])
     # a hundred frames in the middle, more than a block away from either end
     start, stop = 3 * FRAMES_PER_BLOCK // 2, 3 * FRAMES_PER_BLOCK // 2 + 100
-    found = mfcc([y], DEFAULT, start, stop).mfcc
+    found = DEFAULT.extract([y], start, stop).values
     # everything quiet is below the floor, which is one constant for all bands
     np.testing.assert_allclose(found[:, 1:], 0, atol=1e-3)
     np.testing.assert_allclose(found, reference(y, DEFAULT)[start:stop], atol=1e-3, rtol=0)
     peak_db = max(block.max() for block in log_mel_blocks([y], DEFAULT))
     np.testing.assert_allclose(found[:, 0], (peak_db - 80) * np.sqrt(128), rtol=1e-6)
-    assert np.abs(mfcc([quiet], DEFAULT, start, stop).mfcc[:, 1:]).max() > 1
+    assert np.abs(DEFAULT.extract([quiet], start, stop).values[:, 1:]).max() > 1
 
 
 def test_blocks_are_read_once_and_one_at_a_time() -> None:

@@ -10,8 +10,9 @@ import pytest
 import soundfile
 import xarray as xr
 
-from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
+from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.extraction import compact
+from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
 from pipeline.run_config import RunConfig
 from pipeline.run_context import LazyExecutor, Run
@@ -22,7 +23,7 @@ from pipeline.stages import execute
 from tests.conftest import Killed, noise
 
 CONFIG = PipelineConfig(
-    features=FeatureConfig(n_mfcc=13), store=StoreConfig(timesteps=10, sequences_per_chunk=4, chunks_per_shard=2)
+    features=Mfcc(n_mfcc=13), store=StoreConfig(timesteps=10, sequences_per_chunk=4, chunks_per_shard=2)
 )
 SHARD = CONFIG.store.sequences_per_shard
 

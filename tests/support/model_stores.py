@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from model.bundle import Description
-from pipeline.config import FeatureConfig, PipelineConfig, StoreConfig
+from pipeline.config import PipelineConfig, StoreConfig
+from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
 from pipeline.schema import SCHEMA_VERSION, SPLITS, flag_attributes
 from pipeline.store import feature_store
@@ -49,7 +50,7 @@ def config(
 ) -> PipelineConfig:
     """Return the configuration that a store of this shape would have been extracted with."""
     return PipelineConfig(
-        features=FeatureConfig(n_mfcc=coefficients),
+        features=Mfcc(n_mfcc=coefficients),
         store=StoreConfig(
             timesteps=timesteps,
             sequences_per_chunk=sequences_per_chunk,
@@ -151,5 +152,5 @@ def write(
 def describe(folder: UPath, level: Literal["frame", "sequence"], languages: Sequence[str] = LANGUAGES,
              timesteps: int = TIMESTEPS, **features: Any) -> None:  # fmt: skip
     """Write the labels.json of a model of these stores; `features` are settings in which it differs from them."""
-    taken = {**FeatureConfig(n_mfcc=COEFFICIENTS).model_dump(), **features}
+    taken = {**Mfcc(n_mfcc=COEFFICIENTS).model_dump(), **features}
     Description(labels=tuple(languages), level=level, timesteps=timesteps, features=taken).write(folder)
