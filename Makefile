@@ -1,24 +1,30 @@
-# Every target needs nothing before it but python3, make and a C library.
-#   make run                       the demo, to its report
-#   make run CORPUS=… OUT=…        your recordings
-#   make dags [CORPUS=… OUT=…]     the nightly run on Apache Airflow, in a browser; without a corpus on the demo's
-#   make test                      lint, types, import laws, all tests
-#   make bench                     measures ours beside others, writes docs/benchmarks.md (half an hour, 4 GB more)
+# Every target installs what it needs; only Python 3.11, 3.12 or 3.13, make and a C library must be there.
+#   make run                       run the demo
+#   make run CORPUS=… OUT=…        run on your recordings
+#   make dags [CORPUS=… OUT=…]     start the nightly run on Apache Airflow, by default on the demo's corpus
+#   make test                      linter, types, import rules, all tests
+#   make test-fast                 the tests that need no whole runs, clusters or training: under two minutes
+#   make docs                      build the documentation into build/docs
+#   make bench                     compare with other software, write docs/benchmarks.md (half an hour, 4 GB)
 #   make bench ARGS='kernel --rounds 9'
 
-PYTHON ?= python3
+# python3 if TensorFlow supports its version, otherwise the newest supported Python that is installed
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,\
+    $(shell $(python) -c '$(SUPPORTED)' 2>/dev/null && echo $(python))) python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= $(if $(CORPUS),out/run,out/demo)
 ARGS   ?=
 AIRFLOW := $(VENV)-airflow/bin/python
 
-.PHONY: install run airflow dags dags-soak test test-python test-dags lint bench clean
+.PHONY: install run airflow dags dags-soak test test-fast test-python test-dags lint docs bench clean
 
 install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+	@$(PYTHON) -c '$(SUPPORTED)' || { echo >&2 \
+	    'Python 3.11, 3.12 or 3.13 is needed (TensorFlow supports no other): make PYTHON=path/to/python'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
@@ -28,7 +34,7 @@ run: install
 
 airflow: $(VENV)-airflow/installed
 
-# Airflow in an environment of its own: it and TensorFlow hold each other back
+# a separate environment: Airflow and TensorFlow need different versions of the same packages
 $(VENV)-airflow/installed: constraints-airflow.txt
 	$(PYTHON) -m venv $(VENV)-airflow
 	$(AIRFLOW) -m pip install --quiet --disable-pip-version-check --constraint constraints-airflow.txt \
@@ -45,18 +51,26 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# side by side, for the tests of scheduled runs wait for the clock most of the time
+# at the same time: the tests of scheduled runs mostly wait for the clock
 test: lint airflow
 	$(MAKE) --jobs 2 test-python test-dags
 
 test-python: install
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+test-fast: install
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
 test-dags: install airflow
 	$(AIRFLOW) -m pytest -c tests/dags/pytest.toml tests/dags
 
-dags-soak: install airflow # an hour; make dags-soak ARGS=--minutes=5
+# one hour; make dags-soak ARGS=--minutes=5
+dags-soak: install airflow
 	$(AIRFLOW) -m tests.dags.soak $(ARGS)
+
+docs: install
+	$(BIN)/mkdocs build --quiet --strict
+	@echo 'The documentation is in build/docs/index.html'
 
 bench: $(VENV)-bench/installed
 	$(VENV)-bench/bin/python -m tests.benchmarks $(ARGS)

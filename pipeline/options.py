@@ -1,5 +1,6 @@
 """The options that the stages of the command line share, and how a stage becomes a command."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -8,8 +9,9 @@ from typing import Any, Final
 
 import click
 
-PROGRAM: Final = "python -m pipeline.run"
-
+CONSOLE_COMMAND: Final = "spoken-language-pipeline"
+PROGRAM: Final = CONSOLE_COMMAND if Path(sys.argv[0]).name == CONSOLE_COMMAND else "python -m pipeline.run"
+"""How the command line was called, for help texts and messages."""
 
 Command = Callable[..., int | None]
 Decorator = Callable[[Any], Any]
@@ -36,8 +38,8 @@ SHARED: Final = (
     click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings in YAML."),
     click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="One setting; repeatable."),
     click.option("--cluster", default="local", show_default=True, metavar="PROFILE",
-                 help="A profile of cluster.yaml."),
-    click.option("--cluster-file", type=click.Path(path_type=Path), help="Another file of profiles."),
+                 help="A profile of ./cluster.yaml or of the file that comes with the package."),
+    click.option("--cluster-file", type=click.Path(path_type=Path), help="Take the profile from this file."),
     click.option("--executor", type=click.Choice(["dask", "serial"]), default="dask", show_default=True,
                  help="Run tasks on the cluster, or in this process."),
     click.option("--workers", type=click.IntRange(min=1), help="Dask workers, one thread each.  [default: all cores]"),

@@ -1,4 +1,4 @@
-"""The command line: `python -m pipeline.run`."""
+"""The command line: `python -m pipeline.run`, also installed as `spoken-language-pipeline`."""
 
 import logging
 import sys
@@ -181,15 +181,15 @@ def _prepared(
     """Read the settings and check the output folder; yield the run, and stop its executor in the end."""
     output = _output(options)
     config = load(RunConfig, options.config_file, options.overrides)
-    profile = load_profile(options.cluster, options.cluster_file)
+    profile = None if options.executor == "serial" else load_profile(options.cluster, options.cluster_file)
     corpus = str(output.demo_corpus) if demo else options.corpus and str(folder_at(options.corpus))
     if not makes_folder and not output.root.exists():
         raise UsageError(f"--out {output.root}: there is no such folder; run scan first, which creates it")
     record = _record(output, config, corpus)
-    with _started(options, profile) as executor:
+    with _started(profile, options.workers) as executor:
         yield Run(
             output, config, record, executor, corpus, recheck=recheck, prune=prune,
-            price_per_core_hour=profile.price_per_core_hour,
+            price_per_core_hour=profile.price_per_core_hour if profile else None,
         )  # fmt: skip
 
 
@@ -212,18 +212,19 @@ def _record(output: OutputFolder, config: RunConfig, corpus: str | None) -> RunR
 
 
 @contextmanager
-def _started(options: Options, profile: ClusterProfile) -> Iterator[LazyExecutor]:
+def _started(profile: ClusterProfile | None, workers: int | None) -> Iterator[LazyExecutor]:
     """Yield the executor, which starts with the first task, and stop it in the end."""
     with ExitStack() as stack:
-        yield LazyExecutor(lambda: stack.enter_context(closing(_executor(options, profile))))
+        yield LazyExecutor(lambda: stack.enter_context(closing(_executor(profile, workers))))
 
 
-def _executor(options: Options, profile: ClusterProfile) -> Executor:
-    if options.executor == "serial":
+def _executor(profile: ClusterProfile | None, workers: int | None) -> Executor:
+    """Return the cluster of a profile; without a profile, tasks run in this process."""
+    if profile is None:
         return SerialExecutor()
     from pipeline.runtime.dask_executor import DaskExecutor  # noqa: PLC0415 Dask takes a second to load
 
-    return DaskExecutor(profile, options.workers)
+    return DaskExecutor(profile, workers)
 
 
 def _synthesise(run: Run) -> None:

@@ -15,7 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from pipeline.errors import PipelineError, UsageError, first_cause, in_one_line
 
-DEFAULT_FILE = Path(__file__).parents[2] / "cluster.yaml"
+WORKING_FILE: Final = Path("cluster.yaml")
+DEFAULT_FILE: Final = Path(__file__).with_name("cluster.yaml")
+"""The profiles that come with the package; in a checkout a link to the cluster.yaml at its top."""
+
 ADDRESS_VARIABLE: Final = "DASK_SCHEDULER_ADDRESS"
 EXTRAS: Final = {"asyncssh": "ssh", "dask_jobqueue": "slurm", "dask_kubernetes": "kubernetes"}
 """Which extra of this project installs the package that a profile needs."""
@@ -135,11 +138,22 @@ async def _let_them_print(cluster: Any) -> None:
 
 
 def load_profile(name: str, file: Path | None) -> ClusterProfile:
-    """Return the profile `name` of `file` (by default the cluster.yaml of this project)."""
-    path = file or DEFAULT_FILE
+    """Return the profile `name` of `file`, by default of ./cluster.yaml or, if that has none, of the package's."""
+    files = [file] if file else [path for path in (WORKING_FILE, DEFAULT_FILE) if path.exists()]
+    names: list[str] = []
+    for path in files:
+        profiles = _read_profiles(path)
+        if name in profiles:
+            return profiles[name]
+        names += [other for other in profiles if other not in names]
+    places = " or ".join(str(path) for path in files)
+    raise UsageError(f"--cluster {name}: no such profile in {places}; there are: {', '.join(names)}")
+
+
+def _read_profiles(path: Path) -> dict[str, ClusterProfile]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        profiles = TypeAdapter(dict[str, ClusterProfile]).validate_python(content)
+        return TypeAdapter(dict[str, ClusterProfile]).validate_python(content)
     except OSError as error:
         raise UsageError(f"--cluster-file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -150,6 +164,3 @@ def load_profile(name: str, file: Path | None) -> ClusterProfile:
         allowed = ", ".join(field.alias or key for key, field in ClusterProfile.model_fields.items())
         message = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"--cluster-file {path}: {key}: {message}; allowed: {allowed}") from None
-    if name not in profiles:
-        raise UsageError(f"--cluster {name}: no such profile in {path}; there are: {', '.join(profiles)}")
-    return profiles[name]

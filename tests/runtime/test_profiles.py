@@ -192,7 +192,17 @@ def test_profile_is_frozen() -> None:
 def test_unknown_profile_is_answered_with_those_there_are(tmp_path: Path) -> None:
     file = written(tmp_path, MINE)
     assert refusal("slurm", file) == f"--cluster slurm: no such profile in {file}; there are: mine, bare"
+
+
+def test_the_working_folder_comes_before_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     assert refusal("none", None).startswith(f"--cluster none: no such profile in {DEFAULT_FILE}; there are: local")
+    (tmp_path / "cluster.yaml").write_text("local: {kwargs: {host: 10.0.0.1}}\nmine: {address: null}")
+    assert load_profile("local", None).kwargs == {"host": "10.0.0.1"}
+    assert load_profile("slurm", None).class_ == "SLURMCluster"
+    message = refusal("none", None)
+    places = f"cluster.yaml or {DEFAULT_FILE}; there are: local, mine, scheduler"
+    assert message.startswith(f"--cluster none: no such profile in {places}")
 
 
 def test_unknown_key_is_answered_with_those_allowed(tmp_path: Path) -> None:
