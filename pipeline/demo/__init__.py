@@ -1,5 +1,5 @@
-"""The demo's synthetic corpus.
+"""The synthetic corpus of the demo.
 
-- `synthesise`: writing the corpus
+- `synthesise`: the files of the corpus
 - `speech`: the sounds of three invented languages
 """

@@ -1,7 +1,9 @@
 """Features: decoding a recording and computing its frames, block by block.
 
 - `audio`: decoding, downmixing and resampling
-- `mfcc`: MFCCs equal to librosa's
-- `fft`: the Fourier transform of several frames at once
-- `simd`: vector instructions for Numba
+- `frontend`: the protocol and the table of front ends, which turn samples into frames of features
+- `framing`: cutting a recording into overlapping frames
+- `mfcc`: the front end of MFCCs equal to librosa's; `mfcc_kernel` computes them
+- `fft`: the Fourier transform of eight frames at once
+- `simd`: vectors for Numba
 """
