@@ -47,7 +47,7 @@ class Mfcc(Framing):
         }
 
     def bytes_per_frame(self) -> int:
-        """Return the size of a frame of the log-mel spectrogram in float32, and as much for its blocks' edges."""
+        """Return twice the size of a frame of the log-mel spectrogram, which `extract` holds; half is reserve."""
         return 2 * 4 * self.n_mels
 
     def extract(self, blocks: Iterable[Samples], start: int = 0, stop: int | None = None) -> RecordingFeatures:

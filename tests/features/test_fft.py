@@ -1,4 +1,4 @@
-"""The transform over lanes: NumPy's power spectrum for windows of any length, and the same bits in every lane."""
+"""The transform of eight windows: NumPy's power spectrum for any window length, and equal bits in every lane."""
 
 import numpy as np
 import pytest

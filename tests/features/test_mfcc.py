@@ -1,4 +1,4 @@
-"""Features: librosa's numbers, the same bits however a recording is cut, and signals whose features are known."""
+"""MFCCs: equal to librosa's, equal bits for every division into blocks, and signals with known features."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -16,9 +16,9 @@ from pipeline.features.mfcc import Mfcc
 from pipeline.features.mfcc_kernel import LOG_FLOOR
 from tests.conftest import noise
 
-# librosa says so of every recording shorter than a window, and pads it as the contract asks
+# librosa warns about every recording shorter than a window, and pads it as the contract requires
 SHORT = "ignore:n_fft=.* is too large for input signal:UserWarning"
-# both sides take the same filters; a band without a bin is at the floor in both
+# librosa and the kernel use the same filters; a band without a bin is at the floor in both
 EMPTY = "ignore:Empty filters detected in mel frequency basis:UserWarning"
 
 DEFAULT = Mfcc()
@@ -44,7 +44,7 @@ def signal(key: str, samples: int) -> Samples:
 
 
 def reference(samples: Samples, config: Mfcc) -> NDArray[np.float32]:
-    """What librosa makes of it: (frame, mfcc) float32."""
+    """librosa's MFCCs: (frame, mfcc) float32."""
     if not config.center and len(samples) < config.n_fft:
         return np.zeros((0, config.n_mfcc), np.float32)
     power = librosa.feature.melspectrogram(
@@ -65,7 +65,7 @@ def reference(samples: Samples, config: Mfcc) -> NDArray[np.float32]:
 @st.composite
 def configs(draw: st.DrawFn) -> Mfcc:
     rate = draw(st.sampled_from([8000, 11_025, 16_000, 22_050, 44_100, 48_000]))
-    # powers of two, primes and powers of odd ones, and anything between
+    # powers of two, primes, powers of odd primes, and numbers between them
     lengths = st.sampled_from([2, 3, 64, 128, 256, 512, 1024, 2048, 31, 127, 401, 997, 27, 81, 243, 441, 625, 1155])
     n_fft = draw(st.one_of(lengths, st.integers(2, 1200)))
     hop = draw(st.one_of(st.integers(40, 400), st.integers(n_fft, 2 * n_fft), st.integers(1, 40)))
@@ -195,7 +195,7 @@ def test_features_of_a_loud_tone_in_faint_noise_equal_librosa(frequency_hz: int,
 @given(data=st.data())
 def test_any_cut_into_blocks_gives_the_same_bits(name: str, data: st.DataObject) -> None:
     config = CUT_CONFIGS[name]
-    # a little more or less than two blocks and a part, so that the last windows fall in all possible ways
+    # two blocks, a few samples less, or a part more: the last window ends at any distance from a block's edge
     samples = 2 * FRAMES_PER_BLOCK * config.hop_length + data.draw(st.integers(-40, 2000))
     near_a_block = st.builds(
         lambda block, offset: block * FRAMES_PER_BLOCK * config.hop_length + offset,
@@ -258,7 +258,7 @@ def test_silence_is_the_floor_in_every_band(top_db: float | None) -> None:
     config = Mfcc(top_db=top_db)
     found = features_of(np.zeros(16_000, np.float32), config)
     assert found.shape == (101, 40)
-    # 10·log10(1e-10) = -100 in 128 bands is one constant, and only the first coefficient sees it
+    # -100 dB in all 128 bands: only the first coefficient is not zero
     np.testing.assert_allclose(found[:, 0], -100 * np.sqrt(128), rtol=1e-6)
     np.testing.assert_allclose(found[:, 1:], 0, atol=1e-4)
 
@@ -276,7 +276,7 @@ def test_impulse_in_the_middle_of_a_window_has_a_flat_spectrum() -> None:
     (log_mel,) = log_mel_blocks([y], DEFAULT)
     mel = librosa.filters.mel(sr=16_000, n_fft=400, n_mels=128)  # (n_mels, bin)
     np.testing.assert_allclose(log_mel[50], 10 * np.log10(mel.sum(axis=1)), atol=1e-3)
-    # windows reach 200 samples from their middle, so only the next frame on either side hears it too
+    # a window extends 200 samples from its middle: only the neighbouring frames contain the impulse too
     heard = np.flatnonzero((log_mel > 10 * np.log10(LOG_FLOOR)).any(axis=1))
     np.testing.assert_array_equal(heard, [49, 50, 51])
     np.testing.assert_allclose(log_mel[49], log_mel[51], atol=1e-2)
@@ -287,7 +287,7 @@ def test_tone_is_loudest_in_its_own_band(band: int) -> None:
     frequency_hz = librosa.mel_frequencies(130, fmin=0, fmax=8000)[band + 1]
     y = np.sin(2 * np.pi * frequency_hz * np.arange(16_000) / 16_000).astype(np.float32)
     (log_mel,) = log_mel_blocks([y], DEFAULT)
-    # the bins are 40 Hz apart, so in the low bands a neighbour may be nearer
+    # bins are 40 Hz apart: in the low bands, a neighbouring band may be nearer
     assert (np.abs(log_mel[2:-2].argmax(axis=1) - band) <= (1 if frequency_hz < 1000 else 0)).all()
     assert (log_mel[2:-2].max(axis=1) - np.median(log_mel[2:-2], axis=1) > 40).all()
 
@@ -306,7 +306,7 @@ def test_floor_follows_a_peak_in_another_block(where: str) -> None:
     # a hundred frames in the middle, more than a block away from either end
     start, stop = 3 * FRAMES_PER_BLOCK // 2, 3 * FRAMES_PER_BLOCK // 2 + 100
     found = DEFAULT.extract([y], start, stop).values
-    # everything quiet is below the floor, which is one constant for all bands
+    # the quiet part is below the floor, which is the same in all bands
     np.testing.assert_allclose(found[:, 1:], 0, atol=1e-3)
     np.testing.assert_allclose(found, reference(y, DEFAULT)[start:stop], atol=1e-3, rtol=0)
     peak_db = max(block.max() for block in log_mel_blocks([y], DEFAULT))
