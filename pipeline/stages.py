@@ -89,7 +89,7 @@ def _extract_outputs(output: OutputFolder) -> list[UPath]:
 def extract_stage(run: Run) -> None:
     """Manifest → store and ledger."""
     table = run.manifest()
-    pending = lifecycle.unfinished(run.output, Plan(table, run.config.pipeline))
+    pending = lifecycle.pending_shards(run.output, Plan(table, run.config.pipeline))
 
     def work() -> Facts:
         from pipeline.extraction import extract, ledger  # noqa: PLC0415

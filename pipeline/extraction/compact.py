@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import schema, storage
 from pipeline.config import PipelineConfig
 from pipeline.corpus import manifest
 from pipeline.errors import PipelineError, UsageError
@@ -72,14 +72,14 @@ def compact(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, k
     beside = output.compacted
     _begin(beside, key)
     storage.write_parquet(beside.manifest, new)
-    extract.open_store(beside, new, plan)
-    pending = lifecycle.unfinished(beside, plan)
+    lifecycle.open_store(beside, new, plan)
+    pending = lifecycle.pending_shards(beside, plan)
     work = partial(move_shard, out=str(output.root), config=config)
     with track("compact", len(pending), "shards", executor.monitor.dashboard) as progress:
         moves = _moves(table, storage.read_parquet(output.ledger), new, plan, pending)
         for _ in completed(executor.run(work, moves)):
             progress.advance()
-    extract.finish(beside, new, plan)
+    lifecycle.finish(beside, new, plan)
     write_atomically(beside.complete, b"")
     swap(output)
     return plan.sequences
@@ -117,7 +117,7 @@ def move_shard(move: Move, *, out: str, config: PipelineConfig) -> int:
         (origin.start, origin.start + segment.count)
         for segment, origin in zip(shard.segments, move.origins, strict=True)
     ]
-    stored = feature_store.read(old, spans, ("features", "valid"))
+    stored = feature_store.read(old, spans, schema.computed_names())
     for segment, origin, values in zip(shard.segments, move.origins, stored, strict=True):
         shard_arrays.describe(arrays, segment, config.store.timesteps)
         rows = slice(segment.place, segment.place + segment.count)

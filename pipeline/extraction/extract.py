@@ -1,36 +1,26 @@
 """The extract stage: manifest → store and ledger."""
 
-import importlib.metadata
 import logging
-import math
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import storage
 from pipeline.config import PipelineConfig
-from pipeline.corpus import manifest
-from pipeline.errors import PipelineError, UsageError
-from pipeline.extraction import ledger, lifecycle
-from pipeline.extraction.plan import Plan, feature_shape, projected_bytes
+from pipeline.errors import PipelineError
+from pipeline.extraction import lifecycle
+from pipeline.extraction.plan import Plan, projected_bytes
 from pipeline.extraction.task import ShardSummary, run_task
 from pipeline.monitoring.counters import ExtractionCounters, ShardEvent
 from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
-from pipeline.runtime.code_upload import FEATURE_LIBRARIES
 from pipeline.runtime.executor import Executor, completed
-from pipeline.schema import SCHEMA_VERSION, SPLITS, flag_attributes
 from pipeline.storage import write_atomically
-from pipeline.store import feature_store, records
-from pipeline.store.statistics import combine
 
 IDLE_WORKER_BYTES = 400 * 2**20
 """A Dask worker with the libraries loaded and the kernel compiled, which takes 140 MiB of it."""
@@ -75,8 +65,8 @@ def extract(
     """Write every shard of the plan that is not marked finished, then the statistics and the ledger."""
     started_s = time.perf_counter()
     plan = Plan(table, config)
-    open_store(output, table, plan)
-    pending = lifecycle.unfinished(output, plan)
+    lifecycle.open_store(output, table, plan)
+    pending = lifecycle.pending_shards(output, plan)
     if len(pending) < len(plan):
         log.info("extract: %d of %d shards are finished already", len(plan) - len(pending), len(plan))
     counters, workers = ExtractionCounters(), 0
@@ -93,7 +83,7 @@ def extract(
             write_atomically(output.series, monitor.series_csv())
             counters, workers, dashboard = monitor.counters, executor.workers, monitor.dashboard
             lost, retries = monitor.lost_workers_and_retries() or (None, None)
-        finish(output, table, plan)
+        lifecycle.finish(output, table, plan)
         # Dask's report is of the work, not part of it
         wall_s = time.perf_counter() - started_s
     return ExtractionSummary(
@@ -135,86 +125,6 @@ def _event(summary: ShardSummary, worker: str, table: pd.DataFrame, plan: Plan) 
         bytes_read=summary.bytes_read,
         bytes_written=summary.bytes_written,
     )
-
-
-def open_store(output: OutputFolder, table: pd.DataFrame, plan: Plan) -> None:
-    """Create the store, or make the one there is as long as a manifest that grew.
-
-    Raises UsageError for a store of another configuration or manifest.
-    """
-    found = records.attributes(output)
-    outline = _outline(table, plan)
-    wanted = outline.attributes
-    if found is None:
-        feature_store.create(output, outline)
-    elif found["config_hash"] != wanted["config_hash"]:
-        raise _of_another(output, "configuration", "config_hash", found, wanted)
-    elif found["manifest_digest"] != wanted["manifest_digest"]:
-        if not manifest.extends(table, found["manifest_digest"]):
-            raise _of_another(output, "manifest", "manifest_digest", found, wanted)
-        feature_store.extend(output, outline)
-
-
-def _of_another(
-    output: OutputFolder, what: str, key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> UsageError:
-    return UsageError(
-        f"--out {output.root} holds a store of another {what} ({key} {found[key]}, this run has {wanted[key]}); take "
-        f"another --out, or the {what} that it was made with"
-    )
-
-
-def finish(output: OutputFolder, table: pd.DataFrame, plan: Plan) -> None:
-    """Write what is known only when all shards are finished: statistics and ledger."""
-    indices, size = range(len(plan)), math.prod(plan.config.features.dims.values())
-    statistics = combine((records.read_record(output, i) for i in indices), size)
-    feature_store.seal(output, statistics.mean, statistics.std, statistics.count)
-    storage.write_parquet(
-        output.ledger, ledger.build(table, (records.read_record(output, i) for i in indices), plan.config)
-    )
-
-
-def _outline(table: pd.DataFrame, plan: Plan) -> feature_store.Outline:
-    config = plan.config
-    of_features = config.features.variable_attributes
-    return feature_store.Outline(
-        features_shape=feature_shape(plan, config.features),
-        sequences_per_chunk=config.store.sequences_per_chunk,
-        sequences_per_shard=config.store.sequences_per_shard,
-        timestep_s=config.features.hop_s,
-        attributes=_attributes(table, config),
-        array_attributes={
-            **of_features,
-            "features": {**of_features["features"], **_precision(config)},
-            "label": {"long_name": "language", **flag_attributes(manifest.labels(table))},
-            "split": {"long_name": "split by speaker", **flag_attributes(SPLITS)},
-            "recording": {"long_name": "row of manifest.parquet"},
-            "start_frame": {"long_name": "first frame of the sequence within its recording"},
-            "valid": {"long_name": "false where the recording failed or fell short"},
-            "timestep": {"long_name": "time from the start of the sequence", "units": "s"},
-            "train_count": {"long_name": "frames of valid training sequences"},
-        },
-        compressed=config.store.mantissa_bits is not None,
-    )
-
-
-def _precision(config: PipelineConfig) -> dict[str, str]:
-    """Return the attribute that tells a reader of rounded features so."""
-    bits = config.store.mantissa_bits
-    if bits is None:
-        return {}
-    return {"comment": f"rounded to {bits} bits of mantissa: relative error at most 2^-{bits + 1}"}
-
-
-def _attributes(table: pd.DataFrame, config: PipelineConfig) -> dict[str, object]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "config": config.model_dump(include=set(PipelineConfig.model_fields)),
-        "config_hash": config.store_hash,
-        "manifest_digest": manifest.digest(table),
-        "split_runs": manifest.split_runs(table),
-        "versions": {name: importlib.metadata.version(name) for name in FEATURE_LIBRARIES},
-    }
 
 
 def check_memory(executor: Executor, config: PipelineConfig) -> None:

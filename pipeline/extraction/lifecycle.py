@@ -1,27 +1,112 @@
-"""The backlog: which shards of a plan are still to be written."""
+"""The life of a store: created or extended, filled shard by shard, and finished with statistics and ledger."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline import storage
+from pipeline.config import PipelineConfig
+from pipeline.corpus import manifest as manifests
+from pipeline.errors import UsageError
+from pipeline.extraction import ledger
 from pipeline.extraction.plan import Plan, Shard
 from pipeline.outputs import OutputFolder
-from pipeline.store import records
+from pipeline.runtime.code_upload import FEATURE_LIBRARIES
+from pipeline.schema import SCHEMA_VERSION, SPLITS, flag_attributes
+from pipeline.store import feature_store, records
 from pipeline.store.records import ShardRecord
+from pipeline.store.statistics import combine
 
 
-def unfinished(output: OutputFolder, plan: Plan) -> NDArray[np.int64]:
-    """Return the shards that are not finished as `plan` has them, in rising order.
+def open_store(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None:
+    """Create the store, or extend the existing one to the length of `plan`.
 
-    Those are the shards without a record, and of those that an earlier manifest may have left otherwise the ones whose
-    record is not of the recordings that the plan puts there.
+    Raises UsageError for a store of another configuration, or of a manifest that `manifest` does not extend.
+    """
+    found = records.attributes(output)
+    outline = _outline(manifest, plan)
+    wanted = outline.attributes
+    if found is None:
+        feature_store.create(output, outline)
+    elif found["config_hash"] != wanted["config_hash"]:
+        raise _mismatch(output, "configuration", "config_hash", found, wanted)
+    elif found["manifest_digest"] != wanted["manifest_digest"]:
+        if not manifests.extends(manifest, found["manifest_digest"]):
+            raise _mismatch(output, "manifest", "manifest_digest", found, wanted)
+        feature_store.extend(output, outline)
+
+
+def _mismatch(
+    output: OutputFolder, what: str, key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> UsageError:
+    return UsageError(
+        f"--out {output.root} holds a store of another {what} ({key} {found[key]}, this run has {wanted[key]}); take "
+        f"another --out, or the {what} that it was made with"
+    )
+
+
+def pending_shards(output: OutputFolder, plan: Plan) -> NDArray[np.int64]:
+    """Return the shards of `plan` that still have to be written, in rising order.
+
+    These are the shards without a record, and those whose record lists other recordings than the plan does, because
+    it was written for an earlier manifest.
     """
     finished = records.finished(output)
-    outdated = {i for i in plan.changeable() & finished if not _is_of(records.read_record(output, i), plan[i])}
+    outdated = {i for i in plan.changeable() & finished if not _matches(records.read_record(output, i), plan[i])}
     return np.setdiff1d(np.arange(len(plan)), np.fromiter(finished - outdated, np.int64))
 
 
-def _is_of(record: ShardRecord, shard: Shard) -> bool:
+def _matches(record: ShardRecord, shard: Shard) -> bool:
     planned = [(segment.recording, segment.masked) for segment in shard.segments]
     return record.finished and planned == [
         (outcome.recording, outcome.reason if outcome.status == "filtered" else "") for outcome in record.outcomes
     ]
+
+
+def finish(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None:
+    """Write what depends on all shards: the statistics and the ledger."""
+    shards, (size,) = range(len(plan)), plan.config.features.dims.values()
+    statistics = combine((records.read_record(output, i) for i in shards), size)
+    feature_store.seal(output, statistics.mean, statistics.std, statistics.count)
+    rows = ledger.build(manifest, (records.read_record(output, i) for i in shards), plan.config)
+    storage.write_parquet(output.ledger, rows)
+
+
+def _outline(manifest: pd.DataFrame, plan: Plan) -> feature_store.Outline:
+    config = plan.config
+    of_features = config.features.variable_attributes
+    return feature_store.Outline(
+        sequences=plan.sequences,
+        timesteps=config.store.timesteps,
+        feature_dims=config.features.dims,
+        sequences_per_chunk=config.store.sequences_per_chunk,
+        sequences_per_shard=config.store.sequences_per_shard,
+        hop_s=config.features.hop_s,
+        attributes={
+            "schema_version": SCHEMA_VERSION,
+            "config": config.model_dump(include=set(PipelineConfig.model_fields)),
+            "config_hash": config.store_hash,
+            "manifest_digest": manifests.digest(manifest),
+            "split_runs": manifests.split_runs(manifest),
+            "versions": {name: importlib.metadata.version(name) for name in FEATURE_LIBRARIES},
+        },
+        variable_attributes={
+            **of_features,
+            "features": {**of_features["features"], **_precision(config)},
+            "label": flag_attributes(manifests.labels(manifest)),
+            "split": flag_attributes(SPLITS),
+        },
+        compressed=config.store.mantissa_bits is not None,
+    )
+
+
+def _precision(config: PipelineConfig) -> dict[str, str]:
+    """Return the attribute that states how features were rounded, if they were."""
+    bits = config.store.mantissa_bits
+    if bits is None:
+        return {}
+    return {"comment": f"rounded to {bits} bits of mantissa: relative error at most 2^-{bits + 1}"}

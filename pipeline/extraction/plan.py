@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from pipeline.config import PipelineConfig
 from pipeline.corpus import manifest as manifests
-from pipeline.features.frontend import Frontend
 from pipeline.schema import SPLITS
 
 MIN_SHARDS_OF_A_LONG_RECORDING = 3
@@ -188,8 +187,3 @@ BLOCKS_BYTES = 64 * 2**20
 def frames_of(segment: Segment, timesteps: int) -> tuple[int, int]:
     """Return the [start, stop) frames of the recording that `segment` needs."""
     return segment.first * timesteps, (segment.first + segment.count) * timesteps
-
-
-def feature_shape(plan: Plan, features: Frontend) -> tuple[int, int, int]:
-    """Return the shape of the store's features: (sequence, timestep, mfcc)."""
-    return plan.sequences, plan.config.store.timesteps, math.prod(features.dims.values())

@@ -1,13 +1,14 @@
-"""The arrays of one shard: filling them from recordings, reusing what is stored, and the shard's record."""
+"""The arrays of one shard: filled from recordings, or copied from what is stored; and the shard's record."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import schema
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.extraction.plan import Segment, Shard, frames_of
@@ -20,51 +21,93 @@ from pipeline.store.records import RecordingOutcome, ShardRecord
 from pipeline.store.statistics import add_frames
 
 Arrays = dict[str, NDArray[Any]]
+"""The variables over `sequence` of one shard, by name."""
+
+PLANNED: dict[str, Callable[[Segment, int], Any]] = {
+    "label": lambda segment, _: segment.label,
+    "split": lambda segment, _: segment.split,
+    "recording": lambda segment, _: segment.recording,
+    "start_frame": lambda segment, timesteps: np.arange(*frames_of(segment, timesteps), timesteps),
+}
+"""How each variable that is not computed follows from a segment, given the frames per sequence."""
+
+COMPUTED: dict[str, Callable[[NDArray[np.float32]], Any]] = {
+    "features": lambda features: features,
+    "valid": lambda _: True,
+}
+"""How each computed variable follows from the features of sequences: (sequence, timestep, feature) float32."""
 
 
 def empty(shard: Shard, config: PipelineConfig) -> Arrays:
-    """Return the arrays of a shard in which nothing is valid yet, features with whatever was in memory."""
-    count, timesteps = shard.stop - shard.start, config.store.timesteps
-    arrays: Arrays = {name: np.zeros(count, dtype) for name, dtype in feature_store.SEQUENCE_ARRAYS.items()}
-    arrays["features"] = np.empty((count, timesteps, *config.features.dims.values()), np.float32)
+    """Return the arrays of a shard without any valid sequence.
+
+    Variables over frames are uninitialised: `clear_invalid` sets what was not written.
+    """
+    (size,) = config.features.dims.values()
+    sizes = {"sequence": shard.stop - shard.start, "timestep": config.store.timesteps, schema.FEATURE: size}
+    arrays: Arrays = {}
+    for variable in schema.SEQUENCE_VARIABLES:
+        arrays[variable.name] = np.empty([sizes[dim] for dim in variable.dims], variable.dtype)
+        if "timestep" not in variable.dims:
+            arrays[variable.name].fill(variable.fill)
     return arrays
 
 
+def clear_invalid(arrays: Arrays) -> None:
+    """Set the computed variables of all invalid sequences to their fill values, in place."""
+    invalid = ~arrays["valid"]
+    for variable in schema.SEQUENCE_VARIABLES:
+        if variable.computed:
+            arrays[variable.name][invalid] = variable.fill
+
+
 def describe(arrays: Arrays, segment: Segment, timesteps: int) -> None:
-    """Write into the shard's arrays, in place, what the plan knows of a segment."""
+    """Write the variables that follow from the plan into the rows of a segment, in place."""
     rows = slice(segment.place, segment.place + segment.count)
-    arrays["label"][rows] = segment.label
-    arrays["split"][rows] = segment.split
-    arrays["recording"][rows] = segment.recording
-    arrays["start_frame"][rows] = np.arange(*frames_of(segment, timesteps), timesteps)
+    for name, value in PLANNED.items():
+        arrays[name][rows] = value(segment, timesteps)
 
 
-def keep(arrays: Arrays, shard: Shard, output: OutputFolder) -> dict[int, RecordingOutcome]:
-    """Copy what the store holds already of the shard into its arrays; return what became of it, by recording.
+def invalidate(shard: Shard, output: OutputFolder) -> dict[int, RecordingOutcome]:
+    """Reduce what is stored of `shard` to what can be reused; return the reusable outcomes by recording.
 
-    Before features are overwritten, the shard's record and its valid sequences are reduced to what is kept: a task
-    that is killed while it writes leaves an unfinished shard, and both readers and the next task know what is good.
-    Raises PipelineError where the store is not as it was written.
+    Reusable are recordings that the stored shard holds and that are in use now. The shard's record loses all others
+    and its checksums, then the others become invalid in the store. If the rewrite that follows is killed, the shard is
+    unfinished, readers see no overwritten sequence, and the next task reuses the same recordings. Returns {} for a
+    shard that was never written. Raises PipelineError where the store differs from its checksums.
     """
     record = records.find_record(output, shard.index)
     if record is None:
         return {}
     if record.finished and record.checksums != feature_store.checksums(output, shard.index):
         raise PipelineError(
-            f"{shard} of {output.store} differs from its checksums, so what it holds cannot be kept; delete its "
-            f"record {output.shard_record(shard.index)} and run the same command again: its recordings are read anew"
+            f"{shard} of {output.store} differs from its checksums and cannot be reused; delete its record "
+            f"{output.shard_record(shard.index)} and run the same command again: its recordings are read anew"
         )
     used = {segment.recording for segment in shard.segments if not segment.masked}
     kept = {o.recording: o for o in record.outcomes if o.recording in used and o.status != "filtered"}
     records.mark_finished(output, replace(record, checksums={}, outcomes=tuple(kept.values())))
-    (stored,) = feature_store.read(output, [(shard.start, shard.stop)], ("features", "valid"))
-    for segment in shard.segments:
-        if segment.recording in kept:
-            rows = slice(segment.place, segment.place + segment.count)
-            for name, values in stored.items():
-                arrays[name][rows] = values[rows]
-    feature_store.write_valid(output, shard.index, arrays["valid"])
+    (stored,) = feature_store.read(output, [(shard.start, shard.stop)], ("valid",))
+    valid = np.zeros_like(stored["valid"])
+    for rows in _rows(shard, kept):
+        valid[rows] = stored["valid"][rows]
+    feature_store.write_valid(output, shard.index, valid)
     return kept
+
+
+def reuse(arrays: Arrays, shard: Shard, output: OutputFolder, kept: Mapping[int, RecordingOutcome]) -> None:
+    """Copy the computed variables of the recordings in `kept` from the store into the shard's arrays, in place."""
+    if not kept:
+        return
+    (stored,) = feature_store.read(output, [(shard.start, shard.stop)], schema.computed_names())
+    for rows in _rows(shard, kept):
+        for name, values in stored.items():
+            arrays[name][rows] = values[rows]
+
+
+def _rows(shard: Shard, kept: Mapping[int, RecordingOutcome]) -> list[slice]:
+    """Return the rows of the shard that the recordings in `kept` fill."""
+    return [slice(s.place, s.place + s.count) for s in shard.segments if s.recording in kept]
 
 
 def fill(
@@ -74,7 +117,10 @@ def fill(
     shared: Shared,
     kept: Mapping[int, RecordingOutcome],
 ) -> tuple[tuple[RecordingOutcome, ...], list[tuple[int, float, float]]]:
-    """Write all segments into the shard's arrays; return what became of each, and the work that it took."""
+    """Write all segments that are not in `kept` into the shard's arrays, in place.
+
+    Returns the outcome of each segment, and the work it took: (recording, seconds of work, seconds of audio).
+    """
     outcomes, works = [], []
     for segment in shard.segments:
         describe(arrays, segment, config.store.timesteps)
@@ -94,7 +140,7 @@ def fill(
 def _fill_segment(
     arrays: Arrays, segment: Segment, config: PipelineConfig, shared: SharedRecording | None
 ) -> RecordingOutcome:
-    """Write the features of one segment into the shard's arrays, in place."""
+    """Write the computed variables of one segment into the shard's arrays, in place."""
     timesteps = config.store.timesteps
     start, stop = frames_of(segment, timesteps)
     try:
@@ -108,8 +154,9 @@ def _fill_segment(
     written = len(extract.values) // timesteps
     rows = slice(segment.place, segment.place + written)
     frames = feature_store.rounded(extract.values[: written * timesteps], config.store.mantissa_bits)
-    arrays["features"][rows] = frames.reshape(written, timesteps, *frames.shape[1:])
-    arrays["valid"][rows] = True
+    features = frames.reshape(written, timesteps, frames.shape[1])
+    for name, compute in COMPUTED.items():
+        arrays[name][rows] = compute(features)
     if written == segment.count:
         return RecordingOutcome(segment.recording, "ok", "", extract.recording_frames, written)
     reason = f"ends after {extract.recording_frames * config.features.hop_s:.2f} s, before the end its header names"
@@ -117,14 +164,14 @@ def _fill_segment(
 
 
 def record_of(
-    shard: Shard, arrays: Arrays, outcomes: tuple[RecordingOutcome, ...], checksums: dict[str, str]
+    shard: Shard, arrays: Arrays, outcomes: tuple[RecordingOutcome, ...], checksums: Mapping[str, str]
 ) -> ShardRecord:
-    """Return the record of a finished shard: what became of its recordings, checksums, and sums for statistics."""
+    """Return the record of a finished shard: its outcomes, checksums, and the sums over its training frames."""
     training = arrays["valid"] & (arrays["split"] == SPLITS.index("train"))
-    timesteps, coefficients = arrays["features"].shape[1:]
-    total, squares = np.zeros(coefficients), np.zeros(coefficients)
+    timesteps, size = arrays["features"].shape[1:]
+    total, squares = np.zeros(size), np.zeros(size)
     for start, stop in _runs(training):
-        add_frames(arrays["features"][start:stop].reshape(-1, coefficients), total, squares)
+        add_frames(arrays["features"][start:stop].reshape(-1, size), total, squares)
     return ShardRecord(
         index=shard.index,
         checksums=checksums,
@@ -141,4 +188,5 @@ def _runs(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _integers(sums: NDArray[np.float64]) -> tuple[int, ...]:
+    """Return sums in units of SUM_UNIT."""
     return tuple(round(value / records.SUM_UNIT) for value in sums.tolist())

@@ -11,7 +11,6 @@ from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
-import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from pipeline.config import PipelineConfig
@@ -81,9 +80,10 @@ def _extract_shard(shard: Shard, out: str, config: PipelineConfig, shared: Share
     already_read = sum(recording.bytes_read for recording in shared.values())
     arrays = shards.empty(shard, config)
     try:
-        kept = shards.keep(arrays, shard, output)
+        kept = shards.invalidate(shard, output)
+        shards.reuse(arrays, shard, output, kept)
         outcomes, works = shards.fill(arrays, shard, config, shared, kept)
-        arrays["features"][~arrays["valid"]] = np.nan
+        shards.clear_invalid(arrays)
         record = shards.record_of(shard, arrays, outcomes, feature_store.write_shard(output, shard.index, arrays))
         records.mark_finished(output, record)
     except OSError as error:

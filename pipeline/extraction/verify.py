@@ -31,7 +31,7 @@ def verify(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, ex
     Raises PipelineError that names what differs.
     """
     plan = Plan(table, config)
-    unfinished = len(lifecycle.unfinished(output, plan))
+    unfinished = len(lifecycle.pending_shards(output, plan))
     if unfinished or not output.ledger.exists():
         raise PipelineError(
             f"{output.root}: {unfinished} of {len(plan)} shards are not extracted yet; run extract first"

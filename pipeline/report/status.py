@@ -34,7 +34,7 @@ def show(output: OutputFolder, history: "History", console: Console) -> None:
         found = records.attributes(output)
         if found is not None:
             plan = Plan(manifest, PipelineConfig.model_validate(found["config"]))
-            left = len(lifecycle.unfinished(output, plan))
+            left = len(lifecycle.pending_shards(output, plan))
             console.print(f"shards      {len(plan) - left} of {len(plan)} finished")
     if output.ledger.exists():
         counts = ledger.counts(storage.read_parquet(output.ledger))

@@ -1,8 +1,8 @@
-"""The feature store: created once by the driver, filled by workers in whole shards, sealed by the driver."""
+"""The feature store: the driver creates and seals it, workers write it in whole shards."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,107 +13,129 @@ from numcodecs.bitround import BitRound
 from numpy.typing import NDArray
 from upath import UPath
 from zarr.abc.store import Store
-from zarr.core.array_spec import ArrayConfigParams
+from zarr.core.array_spec import ArrayConfigParams  # zarr 3.1: a type, not exported elsewhere
 from zarr.errors import ZarrUserWarning
 
+from pipeline import schema
 from pipeline.outputs import OutputFolder
+from pipeline.schema import FEATURE, Variable
 from pipeline.storage import is_local, write_atomically
 from pipeline.store.records import finished
 from pipeline.store.shard_codec import COMPRESSOR, encode
 
 Arrays = Mapping[str, NDArray[Any]]
 
-# the arrays over `sequence`, which the shards fill
-SEQUENCE_ARRAYS: dict[str, np.dtype[Any]] = {
-    "features": np.dtype("float32"),
-    "label": np.dtype("uint16"),
-    "split": np.dtype("uint8"),
-    "recording": np.dtype("uint32"),
-    "start_frame": np.dtype("uint32"),
-    "valid": np.dtype("bool"),
-}
-FILL_VALUES = {"features": np.nan}
-STATISTICS = ("train_mean", "train_std")
-# without it a chunk of one value leaves no object, and a missing object would not prove missing work
+# Without it a chunk of fill values is stored as no object, and a missing object would not prove missing work.
 WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What a store looks like before any shard is written.
+    """A store before any shard is written.
 
-    `features_shape` is (sequence, timestep, mfcc); `compressed` says whether features are.
+    `feature_dims` is the one dimension of a frame, name → size, such as {"mfcc": 40}; `hop_s` is the time from one
+    frame to the next; `compressed` concerns the features. `variable_attributes` are added to the attributes that the
+    schema gives a variable.
     """
 
-    features_shape: tuple[int, int, int]
+    sequences: int
+    timesteps: int
+    feature_dims: Mapping[str, int]
     sequences_per_chunk: int
     sequences_per_shard: int
-    timestep_s: float
+    hop_s: float
     attributes: Mapping[str, Any]
-    array_attributes: Mapping[str, Mapping[str, Any]]
+    variable_attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     compressed: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.feature_dims) != 1:
+            raise ValueError(f"a frame has one dimension, not {dict(self.feature_dims)}")
+
+    def dims(self, variable: Variable) -> tuple[str, ...]:
+        """Return the names of the dimensions of `variable`."""
+        return tuple(name for dim in variable.dims for name in (self.feature_dims if dim == FEATURE else (dim,)))
+
+    def shape(self, variable: Variable) -> tuple[int, ...]:
+        """Return the shape of `variable`."""
+        sizes = {"sequence": self.sequences, "timestep": self.timesteps, **self.feature_dims}
+        return tuple(sizes[dim] for dim in self.dims(variable))
+
+    def attributes_of(self, variable: Variable) -> dict[str, Any]:
+        """Return the attributes of `variable`."""
+        return {**variable.attributes(), **self.variable_attributes.get(variable.name, {})}
+
+    def indexes(self) -> Iterator[Variable]:
+        """Yield the index over each dimension of a frame: the numbers from 0."""
+        return (Variable(dim, "int32", (dim,), 0, f"{dim} number") for dim in self.feature_dims)
 
 
 def zarr_store(path: UPath, *, read_only: bool = False) -> Store:
     """Return the zarr store at `path`, a folder or any URL that fsspec opens."""
     if is_local(path):
         return zarr.storage.LocalStore(str(path), read_only=read_only)
-    # from_upath would take a file system whose connections belong to another event loop, or that has none
+    # from_upath would reuse a file system whose connections belong to another event loop, or that has none
     return zarr.storage.FsspecStore.from_url(
         str(path), storage_options=dict(path.storage_options), read_only=read_only
     )
 
 
 def create(output: OutputFolder, outline: Outline) -> None:
-    """Create the empty store, replacing one whose creation was cut short; attributes are written last.
+    """Create the empty store, replacing one whose creation was interrupted.
 
-    Records of shards that a store now gone held are cleared first.
+    Shard records of an earlier store are deleted first, and the attributes are written last: a store with attributes
+    is complete.
     """
     for index in finished(output):
         output.shard_record(index).unlink()
     group = zarr.create_group(zarr_store(output.store), zarr_format=3, overwrite=True)
-    sequences, timesteps, coefficients = outline.features_shape
-    for name, dtype in SEQUENCE_ARRAYS.items():
-        inner = (timesteps, coefficients) if name == "features" else ()
+    for variable in schema.SEQUENCE_VARIABLES:
+        shape = outline.shape(variable)
         group.create_array(
-            name,
-            shape=(sequences, *inner),
-            dtype=dtype,
-            chunks=(outline.sequences_per_chunk, *inner),
-            shards=(outline.sequences_per_shard, *inner),
-            # whole mantissas hardly compress, and all else is 12 bytes a sequence; so a chunk is read as it lies there
-            compressors=COMPRESSOR if name == "features" and outline.compressed else None,
-            fill_value=FILL_VALUES.get(name, 0),
-            dimension_names=("sequence", "timestep", "mfcc")[: 1 + len(inner)],
-            attributes=dict(outline.array_attributes.get(name, {})),
+            variable.name,
+            shape=shape,
+            dtype=variable.dtype,
+            chunks=(outline.sequences_per_chunk, *shape[1:]),
+            shards=(outline.sequences_per_shard, *shape[1:]),
+            # Unrounded features hardly compress, and all else is about 12 bytes per sequence: uncompressed chunks can
+            # be read straight into place.
+            compressors=COMPRESSOR if _is_compressed(variable, outline) else None,
+            fill_value=variable.fill,
+            dimension_names=outline.dims(variable),
+            attributes=outline.attributes_of(variable),
             config=WRITE_ALL,
         )
-    timestep = (np.arange(timesteps) * outline.timestep_s).astype(np.float32)
-    _small(group, "timestep", timestep, ("timestep",), outline)
-    _small(group, "mfcc", np.arange(coefficients, dtype=np.int32), ("mfcc",), outline)
-    for name in STATISTICS:
-        _small(group, name, np.full(coefficients, np.nan), ("mfcc",), outline)
-    _small(group, "train_count", np.array(0, np.int64), (), outline)
+    for variable in (*schema.SHARED_VARIABLES, *outline.indexes()):
+        values = np.full(outline.shape(variable), variable.fill, variable.dtype)
+        if variable.name == "timestep":
+            values = (np.arange(outline.timesteps) * outline.hop_s).astype(variable.dtype)
+        elif variable.name in outline.feature_dims:
+            values = np.arange(len(values), dtype=variable.dtype)
+        _create_unsharded(group, variable, values, outline)
     _consolidate(output).update_attributes(dict(outline.attributes))
 
 
-def extend(output: OutputFolder, outline: Outline) -> None:
-    """Make room for more sequences, and say what `outline` says of them; what is stored stays as it is.
+def _is_compressed(variable: Variable, outline: Outline) -> bool:
+    return variable.name == "features" and outline.compressed
 
-    Attributes are written last, with what readers open: until then they see the store as it was.
+
+def extend(output: OutputFolder, outline: Outline) -> None:
+    """Lengthen the store to `outline.sequences` and replace its attributes; stored sequences do not change.
+
+    Attributes and consolidated metadata, which readers open, are written last: until then readers see the old store.
     """
     group = zarr.open_group(zarr_store(output.store), mode="r+", use_consolidated=False)
-    for name in SEQUENCE_ARRAYS:
-        array = _array(group, name)
-        array.resize((outline.features_shape[0], *array.shape[1:]))
-        array.update_attributes(dict(outline.array_attributes.get(name, {})))
+    for variable in schema.SEQUENCE_VARIABLES:
+        array = _array(group, variable.name)
+        array.resize((outline.sequences, *array.shape[1:]))
+        array.update_attributes(outline.attributes_of(variable))
     _consolidate(output).update_attributes(dict(outline.attributes))
 
 
 def read(
     output: OutputFolder, spans: Iterable[tuple[int, int]], names: Iterable[str]
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield the values of some arrays of the sequences [start, stop) of each span."""
+    """Yield {name: values} of the variables `names` for the sequences [start, stop) of each span."""
     group = zarr.open_group(zarr_store(output.store, read_only=True), mode="r")
     arrays = {name: _array(group, name) for name in names}
     for start, stop in spans:
@@ -121,15 +143,15 @@ def read(
 
 
 def read_features(output: OutputFolder, start: int, stop: int) -> NDArray[np.float32]:
-    """Return the features of sequences [start, stop): (sequence, timestep, mfcc) float32."""
-    group = zarr.open_group(zarr_store(output.store, read_only=True), mode="r")
-    return np.asarray(_array(group, "features")[start:stop], np.float32)
+    """Return the features of sequences [start, stop): (sequence, timestep, feature) float32."""
+    (values,) = read(output, [(start, stop)], ("features",))
+    return np.asarray(values["features"], np.float32)
 
 
 def rounded(features: NDArray[np.float32], mantissa_bits: int | None) -> NDArray[np.float32]:
-    """Return float32 features with `mantissa_bits` bits of mantissa (1 to 23), or as they are with None.
+    """Return float32 features rounded to `mantissa_bits` bits of mantissa (1 to 23), unchanged if that is None.
 
-    Rounded to nearest, ties to even: the error is at most 2^-(mantissa_bits + 1) of a value. NaN and infinities stay.
+    Ties round to even: the relative error is at most 2^-(mantissa_bits + 1). NaN and infinities do not change.
     """
     if mantissa_bits is None:
         return features
@@ -139,46 +161,46 @@ def rounded(features: NDArray[np.float32], mantissa_bits: int | None) -> NDArray
 
 
 def write_shard(output: OutputFolder, index: int, arrays: Arrays) -> dict[str, str]:
-    """Write all arrays of shard `index`, and return the checksum of each stored object.
+    """Write all arrays of shard `index`; return {variable: checksum of its stored object}.
 
-    `arrays` holds for every name of SEQUENCE_ARRAYS the whole shard: `features` (sequence, timestep, mfcc), the
-    others (sequence,). Raises ValueError for anything that is not a whole shard, and OSError as the file system.
+    `arrays` holds the whole shard for each variable over `sequence`, in that variable's type. Raises ValueError for
+    anything but a whole shard, and OSError from the file system.
     """
     features = zarr.open_array(zarr_store(output.store, read_only=True), path="features", mode="r")
     start, stop = _bounds(features, index)
     chunk, shard = features.chunks[0], (features.shards or features.chunks)[0]
-    digests = {}
-    for name, path in _objects(output, index).items():
-        values, dtype = arrays[name], SEQUENCE_ARRAYS[name]
-        inner = features.shape[1:] if name == "features" else ()
-        if values.shape != (stop - start, *inner) or values.dtype != dtype:
+    places, checksums = objects(output, index), {}
+    for variable in schema.SEQUENCE_VARIABLES:
+        name, values = variable.name, arrays[variable.name]
+        inner = features.shape[1 : len(variable.dims)]
+        if values.shape != (stop - start, *inner) or values.dtype != variable.dtype:
             raise ValueError(f"{name} of shard {index}: {values.dtype} {values.shape} is not the whole shard")
         compressed = name == "features" and bool(features.compressors)
-        parts = encode(values, chunk, shard // chunk, FILL_VALUES.get(name, 0), compressed=compressed)
-        write_atomically(path, *parts)
-        digests[name] = _digest(parts)
-    return digests
+        parts = encode(values, chunk, shard // chunk, variable.fill, compressed=compressed)
+        write_atomically(places[name], *parts)
+        checksums[name] = _checksum(parts)
+    return checksums
 
 
-def _digest(parts: Iterable[bytes | memoryview]) -> str:
-    digest = xxhash.xxh3_128()
+def _checksum(parts: Iterable[bytes | memoryview]) -> str:
+    state = xxhash.xxh3_128()
     for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+        state.update(part)
+    return state.hexdigest()
 
 
 def write_valid(output: OutputFolder, index: int, valid: NDArray[np.bool_]) -> None:
-    """Write which sequences of shard `index` are valid: (sequence,) bool, for readers of a shard that changes."""
+    """Write which sequences of shard `index` are valid, (sequence,) bool, for readers while the shard is rewritten."""
     array = _array(zarr.open_group(zarr_store(output.store), mode="r+"), "valid").with_config(WRITE_ALL)
     array[slice(*_bounds(array, index))] = valid
 
 
 def checksums(output: OutputFolder, index: int) -> dict[str, str]:
-    """Return a digest of each stored object of shard `index`: {array: digest, or "missing"}."""
+    """Return {variable: checksum of its stored object, or "missing"} for shard `index`."""
     result = {}
-    for name, path in _objects(output, index).items():
+    for name, path in objects(output, index).items():
         try:
-            result[name] = _digest([path.read_bytes()])
+            result[name] = _checksum([path.read_bytes()])
         except FileNotFoundError:
             result[name] = "missing"
     return result
@@ -186,17 +208,22 @@ def checksums(output: OutputFolder, index: int) -> dict[str, str]:
 
 def stored_bytes(output: OutputFolder, index: int) -> int:
     """Return the size of all stored objects of shard `index`."""
-    return sum(path.stat().st_size for path in _objects(output, index).values())
+    return sum(path.stat().st_size for path in objects(output, index).values())
 
 
-def _objects(output: OutputFolder, index: int) -> dict[str, UPath]:
-    """Return where each array's object of shard `index` lies, by the keys that Zarr's format 3 has by default."""
-    inner = {"features": ("0", "0")}  # its other dimensions are one shard each
-    return {name: output.store.joinpath(name, "c", str(index), *inner.get(name, ())) for name in SEQUENCE_ARRAYS}
+def objects(output: OutputFolder, index: int) -> dict[str, UPath]:
+    """Return {variable: place of its object} for shard `index`, by the default chunk key of Zarr format 3.
+
+    A shard spans all dimensions but `sequence`, so its other indices are 0.
+    """
+    return {
+        variable.name: output.store.joinpath(variable.name, "c", str(index), *("0" for _ in variable.dims[1:]))
+        for variable in schema.SEQUENCE_VARIABLES
+    }
 
 
 def seal(output: OutputFolder, mean: NDArray[np.float64], std: NDArray[np.float64], count: int) -> None:
-    """Write the training statistics and clear what killed workers left: the last write to a store."""
+    """Write the training statistics, and delete what killed workers left: the last write to a store."""
     group = zarr.open_group(zarr_store(output.store), mode="r+", use_consolidated=False)
     _array(group, "train_mean")[:] = mean
     _array(group, "train_std")[:] = std
@@ -221,23 +248,23 @@ def _bounds(array: zarr.Array[Any], index: int) -> tuple[int, int]:
     return index * size, min((index + 1) * size, array.shape[0])
 
 
-def _small(group: zarr.Group, name: str, values: NDArray[Any], dims: Iterable[str], outline: Outline) -> None:
+def _create_unsharded(group: zarr.Group, variable: Variable, values: NDArray[Any], outline: Outline) -> None:
     array = group.create_array(
-        name,
+        variable.name,
         shape=values.shape,
         dtype=values.dtype,
         chunks=values.shape or "auto",
-        fill_value=np.nan if values.dtype.kind == "f" else 0,
-        dimension_names=tuple(dims),
-        attributes=dict(outline.array_attributes.get(name, {})),
+        fill_value=variable.fill,
+        dimension_names=outline.dims(variable),
+        attributes=outline.attributes_of(variable),
         config=WRITE_ALL,
     )
     array[...] = values
 
 
 def _consolidate(output: OutputFolder) -> zarr.Group:
-    """Put the metadata of all arrays into one object, so that opening a store is one read."""
+    """Copy the metadata of all arrays into one object, so that a store is opened with one read."""
     with warnings.catch_warnings():
-        # zarr warns that consolidated metadata is not yet in the specification; xarray warns where it is absent
+        # zarr warns that consolidated metadata is not in the specification yet; xarray warns where it is absent
         warnings.simplefilter("ignore", ZarrUserWarning)
         return zarr.consolidate_metadata(zarr_store(output.store))

@@ -1,4 +1,4 @@
-"""Training mean and standard deviation, combined from the shards' sums."""
+"""Mean and standard deviation of the training features, combined from the sums of the shards."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pipeline.store.records import SUM_UNIT, ShardRecord
 
 @dataclass(frozen=True)
 class Statistics:
-    """Over all frames of valid training sequences: `mean` and `std` are (mfcc,) float64, `count` is in frames."""
+    """Over all frames of valid training sequences: `mean` and `std` (feature,) float64, `count` in frames."""
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
@@ -21,7 +21,10 @@ class Statistics:
 
 @njit(cache=True)
 def add_frames(frames: NDArray[np.float32], total: NDArray[np.float64], squares: NDArray[np.float64]) -> None:
-    """Add (frame, mfcc) values and their squares to the sums (mfcc,), frame by frame, in one reading of memory."""
+    """Add (frame, feature) values to `total`, (feature,), and their squares to `squares`, frame by frame.
+
+    One pass over memory, in an order that does not depend on the machine.
+    """
     for i in range(frames.shape[0]):
         for k in range(frames.shape[1]):
             value = np.float64(frames[i, k])
@@ -29,19 +32,18 @@ def add_frames(frames: NDArray[np.float32], total: NDArray[np.float64], squares:
             squares[k] += value * value
 
 
-def combine(records: Iterable[ShardRecord], n_mfcc: int) -> Statistics:
-    """Combine the sums of all shards; NaN where there is no training frame.
+def combine(records: Iterable[ShardRecord], size: int) -> Statistics:
+    """Combine the sums of all shards, `size` features per frame; the result is NaN where there is no training frame.
 
-    The shards' sums are integers, so neither their order, nor whether they came in one run or several, makes any
-    difference.
+    The sums are integers, so the result depends neither on the order of the shards nor on how many runs wrote them.
     """
-    count, total, squares = 0, [0] * n_mfcc, [0] * n_mfcc
+    count, total, squares = 0, [0] * size, [0] * size
     for record in records:
         count += record.train_count
         total = [a + b for a, b in zip(total, record.train_sum, strict=True)]
         squares = [a + b for a, b in zip(squares, record.train_sum_squares, strict=True)]
     if not count:
-        return Statistics(np.full(n_mfcc, np.nan), np.full(n_mfcc, np.nan), 0)
+        return Statistics(np.full(size, np.nan), np.full(size, np.nan), 0)
     mean = np.array(total, np.float64) * (SUM_UNIT / count)
     square = np.array(squares, np.float64) * (SUM_UNIT / count)
     return Statistics(mean, np.sqrt(np.maximum(square - mean**2, 0)), count)

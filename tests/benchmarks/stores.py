@@ -28,12 +28,14 @@ def make(root: Path, train_shards: int, validation_shards: int = 0, *, links: bo
     edges = [SEQUENCES_PER_SHARD * count for count in (0, train_shards, shards)]
     runs = {split: [list(run)] for split, run in zip(SPLITS, pairwise(edges), strict=False) if run[0] < run[1]}
     outline = feature_store.Outline(
-        features_shape=(edges[-1], TIMESTEPS, N_MFCC),
+        sequences=edges[-1],
+        timesteps=TIMESTEPS,
+        feature_dims={"mfcc": N_MFCC},
         sequences_per_chunk=CONFIG.store.sequences_per_chunk,
         sequences_per_shard=SEQUENCES_PER_SHARD,
-        timestep_s=CONFIG.features.hop_s,
+        hop_s=CONFIG.features.hop_s,
         attributes={"schema_version": SCHEMA_VERSION, "config": CONFIG.model_dump(), "split_runs": runs},
-        array_attributes={"label": flag_attributes(LABELS), "split": flag_attributes(SPLITS)},
+        variable_attributes={"label": flag_attributes(LABELS), "split": flag_attributes(SPLITS)},
     )
     feature_store.create(output, outline)
     for index in range(shards):
@@ -67,10 +69,9 @@ def _shard(index: int) -> dict[str, NDArray]:
 
 
 def _link(output: OutputFolder, index: int) -> None:
-    for name in feature_store.SEQUENCE_ARRAYS:
-        chunks = Path(str(output.store), name, "c")
-        first = next(path for path in [chunks / "0", *(chunks / "0").rglob("*")] if path.is_file())
-        target = chunks / str(index) / first.relative_to(chunks / "0")
+    first = feature_store.objects(output, 0)
+    for name, path in feature_store.objects(output, index).items():
+        target = Path(str(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        os.link(first, target)
+        os.link(str(first[name]), target)

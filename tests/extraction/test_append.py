@@ -215,7 +215,7 @@ def test_a_damaged_shard_is_not_written_anew_from_what_it_holds(corpus: Path, ou
     content[0] ^= 1
     last.write_bytes(content)
     extend(corpus)
-    with pytest.raises(PipelineError, match="differs from its checksums, so what it holds cannot be kept; delete"):
+    with pytest.raises(PipelineError, match="differs from its checksums and cannot be reused; delete its record"):
         run(corpus, out)
     (out / "shards" / f"{int(last.parts[-3]):08d}.json").unlink()
     run(corpus, out)

@@ -19,11 +19,9 @@ from pipeline.extraction.plan import (  # fmt: skip
     Segment,
     Shard,
     Task,
-    feature_shape,
     frames_of,
     projected_bytes,
 )
-from pipeline.features.mfcc import Mfcc
 from pipeline.schema import SPLITS
 from tests.conftest import make_manifest, make_probe
 
@@ -157,12 +155,6 @@ def test_duration_is_that_of_the_frames_stored() -> None:
     config = configuration(timesteps=20)
     plan = Plan(table_of([], config), config)
     assert plan.duration_s(8) == pytest.approx(8 * 20 * 0.010)
-
-
-def test_shape_is_sequences_timesteps_coefficients() -> None:
-    config = PipelineConfig(features=Mfcc(n_mfcc=13), store=StoreConfig(timesteps=7))
-    plan = Plan(table_of([16_000], config), config)
-    assert feature_shape(plan, config.features) == (plan.sequences, 7, 13)
 
 
 @given(st.integers(1, 1000), st.integers(1, 50))

@@ -16,13 +16,13 @@ from pipeline.corpus import manifest
 from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.scan import probe_headers
 from pipeline.errors import PipelineError, UsageError
-from pipeline.extraction import extract, recording_reader, shard, task
+from pipeline.extraction import lifecycle, recording_reader, shard, task
 from pipeline.extraction.plan import Plan, Task
 from pipeline.extraction.task import ShardSummary, run_task
 from pipeline.features.audio import read, read_blocks
 from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
-from pipeline.schema import SPLITS
+from pipeline.schema import SEQUENCE_VARIABLES, SPLITS
 from pipeline.store import feature_store, records
 from pipeline.store.records import RecordingOutcome, ShardRecord
 from tests.conftest import make_corpus, noise
@@ -82,7 +82,7 @@ def prepared(corpus: Path, out: Path | str, config: PipelineConfig | None = None
     recordings = list_recordings(str(corpus)).recordings
     table = manifest.build(recordings, probe_headers(recordings["uri"]), settings)
     work = Work(OutputFolder.at(str(out)), table, Plan(table, settings))
-    extract.open_store(work.output, table, work.plan)
+    lifecycle.open_store(work.output, table, work.plan)
     return work
 
 
@@ -124,7 +124,7 @@ def test_store_of_rounded_features_is_the_exact_one_rounded(work: Work, corpus: 
     np.testing.assert_array_equal(found["features"], frames)
     assert np.abs(frames - exact["features"]).max() > 0
     assert found["features"].attrs["comment"] == "rounded to 6 bits of mantissa: relative error at most 2^-7"
-    for name in set(feature_store.SEQUENCE_ARRAYS) - {"features"}:
+    for name in {variable.name for variable in SEQUENCE_VARIABLES} - {"features"}:
         np.testing.assert_array_equal(found[name], exact[name])
     # the statistics are of what is stored
     training = frames[(found["valid"] & (found["split"] == SPLITS.index("train"))).to_numpy()].reshape(-1, 13)
@@ -134,7 +134,7 @@ def test_store_of_rounded_features_is_the_exact_one_rounded(work: Work, corpus: 
         feature_store.checksums(rounded.output, index) for index in range(len(rounded.plan))
     ]
     with pytest.raises(UsageError, match="holds a store of another configuration"):
-        extract.open_store(rounded.output, work.table, work.plan)
+        lifecycle.open_store(rounded.output, work.table, work.plan)
 
 
 def test_codes_are_those_of_the_manifest(work: Work) -> None:

@@ -18,7 +18,7 @@ from pipeline.config import PipelineConfig
 from pipeline.corpus import manifest
 from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.scan import probe_headers
-from pipeline.extraction import extract, plan, task
+from pipeline.extraction import lifecycle, plan, task
 from pipeline.outputs import OutputFolder
 
 def peak_bytes():
@@ -28,7 +28,7 @@ config, output = PipelineConfig(), OutputFolder.at(sys.argv[2])
 recordings = list_recordings(sys.argv[1]).recordings
 table = manifest.build(recordings, probe_headers(recordings["uri"]), config)
 shards = plan.Plan(table, config)
-extract.open_store(output, table, shards)
+lifecycle.open_store(output, table, shards)
 config.features.extract([numpy.zeros(16_000, numpy.float32)])  # compiles, or loads what was compiled
 idle = peak_bytes()
 task.run_task(plan.Task(tuple(shards)), out=str(output.root), config=config)

@@ -15,23 +15,22 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.outputs import OutputFolder
-from pipeline.schema import SPLITS, flag_attributes
+from pipeline.schema import SEQUENCE_VARIABLES, SPLITS, flag_attributes
 from pipeline.store import feature_store, records
-from pipeline.store.feature_store import SEQUENCE_ARRAYS, Outline, rounded
+from pipeline.store.feature_store import Outline, rounded
 from pipeline.store.records import RecordingOutcome, ShardRecord
 
 SEQUENCES, TIMESTEPS, COEFFICIENTS = 10, 3, 2
+DTYPES = {variable.name: variable.dtype for variable in SEQUENCE_VARIABLES}
 OUTLINE = Outline(
-    features_shape=(SEQUENCES, TIMESTEPS, COEFFICIENTS),
+    sequences=SEQUENCES,
+    timesteps=TIMESTEPS,
+    feature_dims={"mfcc": COEFFICIENTS},
     sequences_per_chunk=2,
     sequences_per_shard=4,
-    timestep_s=0.010,
+    hop_s=0.010,
     attributes={"schema_version": 1, "split_runs": {"train": [[0, 10]]}},
-    array_attributes={
-        "label": {"long_name": "language", **flag_attributes(["de", "en"])},
-        "split": flag_attributes(SPLITS),
-        "timestep": {"units": "s"},
-    },
+    variable_attributes={"label": flag_attributes(["de", "en"]), "split": flag_attributes(SPLITS)},
 )
 COMPRESSED = replace(OUTLINE, compressed=True)
 RECORD = ShardRecord(2, {"features": "ab"}, (RecordingOutcome(0, "ok", "", 31, 3),), 9, (1, -2), (3, 4))
@@ -47,7 +46,7 @@ def arrays_of(index: int, seed: int = 0) -> dict[str, NDArray[Any]]:
     """Random content of shard `index`; the last shard is half full."""
     count = min(4, SEQUENCES - 4 * index)
     rng = np.random.default_rng([seed, index])
-    arrays = {name: rng.integers(0, 2, count).astype(dtype) for name, dtype in SEQUENCE_ARRAYS.items()}
+    arrays = {name: rng.integers(0, 2, count).astype(dtype) for name, dtype in DTYPES.items()}
     arrays["features"] = rng.normal(size=(count, TIMESTEPS, COEFFICIENTS)).astype(np.float32)
     arrays["features"][0, 1] = np.nan
     return arrays
@@ -74,10 +73,10 @@ def objects(root: Path) -> dict[str, str]:
 @pytest.mark.parametrize("outline", [OUTLINE, COMPRESSED])
 def test_xarray_reads_what_was_written(tmp_path: Path, outline: Outline) -> None:
     dataset = opened(filled(tmp_path, outline))
-    for name in SEQUENCE_ARRAYS:
+    for name, dtype in DTYPES.items():
         expected = np.concatenate([arrays_of(index)[name] for index in range(3)])
         np.testing.assert_array_equal(dataset[name].to_numpy(), expected)
-        assert dataset[name].dtype == SEQUENCE_ARRAYS[name]
+        assert dataset[name].dtype == dtype
 
 
 def test_store_has_the_dimensions_and_types_of_the_contract(tmp_path: Path) -> None:
@@ -129,7 +128,7 @@ def test_nothing_is_valid_before_it_is_written(tmp_path: Path) -> None:
 
 def test_arrays_are_sharded_alike_and_chunks_are_inside(tmp_path: Path) -> None:
     group = zarr.open_group(str(created(tmp_path).store), mode="r")
-    for name in SEQUENCE_ARRAYS:
+    for name in DTYPES:
         array = group[name]
         assert isinstance(array, zarr.Array)
         assert array.metadata.zarr_format == 3
@@ -171,13 +170,13 @@ def test_creating_twice_gives_an_empty_store(tmp_path: Path) -> None:
 
 
 def test_store_larger_than_any_disk_opens(tmp_path: Path) -> None:
-    outline = Outline((10**9, 20, 40), 256, 4096, 0.010, OUTLINE.attributes, {})
+    outline = replace(OUTLINE, sequences=10**9, sequences_per_chunk=256, sequences_per_shard=4096)
     dataset = xr.open_zarr(str(created(tmp_path, outline).store), chunks=None)
     assert dataset.sizes["sequence"] == 10**9
     assert np.isnan(dataset["features"][10**9 - 1].to_numpy()).all()
 
 
-@pytest.mark.parametrize("name", SEQUENCE_ARRAYS)
+@pytest.mark.parametrize("name", DTYPES)
 def test_part_of_a_shard_is_refused(tmp_path: Path, name: str) -> None:
     output, arrays = created(tmp_path), arrays_of(0)
     arrays[name] = arrays[name][:2]
@@ -185,7 +184,7 @@ def test_part_of_a_shard_is_refused(tmp_path: Path, name: str) -> None:
         feature_store.write_shard(output, 0, arrays)
 
 
-@pytest.mark.parametrize("name", SEQUENCE_ARRAYS)
+@pytest.mark.parametrize("name", DTYPES)
 def test_other_type_is_refused(tmp_path: Path, name: str) -> None:
     output, arrays = created(tmp_path), arrays_of(0)
     arrays[name] = np.zeros(arrays[name].shape, np.int64)
@@ -207,12 +206,12 @@ def test_shard_outside_the_store_is_refused(tmp_path: Path, index: int) -> None:
 @pytest.mark.parametrize("content", [np.nan, 0.0])
 def test_shard_of_one_value_leaves_all_objects(tmp_path: Path, content: float) -> None:
     output = created(tmp_path)
-    arrays = {name: np.zeros(4, dtype) for name, dtype in SEQUENCE_ARRAYS.items()}
+    arrays = {name: np.zeros(4, dtype) for name, dtype in DTYPES.items()}
     arrays["features"] = np.full((4, TIMESTEPS, COEFFICIENTS), content, np.float32)
     checksums = feature_store.write_shard(output, 1, arrays)
-    assert set(checksums) == set(SEQUENCE_ARRAYS)
+    assert set(checksums) == set(DTYPES)
     assert "missing" not in checksums.values()
-    for name in SEQUENCE_ARRAYS:
+    for name in DTYPES:
         stored = [path for path in (tmp_path / "features.zarr" / name / "c").rglob("*") if path.is_file()]
         assert len(stored) == 1
         assert stored[0].stat().st_size > 0
@@ -228,13 +227,15 @@ def test_features_are_stored_as_they_are(tmp_path: Path) -> None:
 
 
 def test_rounded_features_take_less_room(tmp_path: Path) -> None:
-    shape = (512, 20, 40)
-    noise = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    noise = np.random.default_rng(0).normal(size=(512, 20, 40)).astype(np.float32)
+    shape = {"sequences": 512, "timesteps": 20, "feature_dims": {"mfcc": 40}}
     sizes = {}
     for bits in (None, 23, 7):
-        outline = Outline(shape, 256, 512, 0.010, OUTLINE.attributes, {}, compressed=bits is not None)
+        outline = replace(
+            OUTLINE, **shape, sequences_per_chunk=256, sequences_per_shard=512, compressed=bits is not None
+        )
         output = created(tmp_path / str(bits), outline)
-        arrays = {name: np.ones(512, dtype) for name, dtype in SEQUENCE_ARRAYS.items()}
+        arrays = {name: np.ones(512, dtype) for name, dtype in DTYPES.items()}
         arrays["features"] = rounded(noise, bits)
         feature_store.write_shard(output, 0, arrays)
         np.testing.assert_array_equal(feature_store.read_features(output, 0, 512), arrays["features"])
@@ -292,7 +293,7 @@ def test_checksums_are_those_of_the_objects_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("outline", [OUTLINE, COMPRESSED])
-@pytest.mark.parametrize("name", SEQUENCE_ARRAYS)
+@pytest.mark.parametrize("name", DTYPES)
 def test_one_flipped_bit_changes_one_checksum(tmp_path: Path, name: str, outline: Outline) -> None:
     output = filled(tmp_path, outline)
     before = feature_store.checksums(output, 1)
@@ -333,16 +334,14 @@ def test_seal_writes_statistics_and_clears_what_killed_workers_left(tmp_path: Pa
     output = filled(tmp_path)
     leftover = tmp_path / "features.zarr/features/c/0/0/0.1234.partial"
     leftover.write_bytes(b"half")
-    before = {name: feature_store.checksums(output, index)[name] for index in range(3) for name in SEQUENCE_ARRAYS}
+    before = {name: feature_store.checksums(output, index)[name] for index in range(3) for name in DTYPES}
     feature_store.seal(output, np.array([1.5, -2.5]), np.array([0.5, 0.25]), 27)
     dataset = opened(output)
     np.testing.assert_array_equal(dataset["train_mean"], [1.5, -2.5])
     np.testing.assert_array_equal(dataset["train_std"], [0.5, 0.25])
     assert dataset["train_count"] == 27
     assert not leftover.exists()
-    assert before == {
-        name: feature_store.checksums(output, index)[name] for index in range(3) for name in SEQUENCE_ARRAYS
-    }
+    assert before == {name: feature_store.checksums(output, index)[name] for index in range(3) for name in DTYPES}
 
 
 def test_statistics_are_unknown_before_the_seal(tmp_path: Path) -> None:
@@ -364,7 +363,7 @@ def test_two_stores_of_the_same_content_have_equal_bytes(tmp_path: Path, outline
     for name in ("a", "b"):
         feature_store.seal(filled(tmp_path / name, outline), np.zeros(2), np.ones(2), 1)
     assert objects(tmp_path / "a") == objects(tmp_path / "b")
-    assert len(objects(tmp_path / "a")) > len(SEQUENCE_ARRAYS) * 3
+    assert len(objects(tmp_path / "a")) > len(DTYPES) * 3
 
 
 def test_store_behind_a_url_has_the_bytes_of_one_in_a_folder(tmp_path: Path, memory_url: str) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
-from pipeline.store.feature_store import SEQUENCE_ARRAYS
+from pipeline.schema import SEQUENCE_VARIABLES, Variable
 from pipeline.store.shard_codec import COMPRESSOR, encode
 
 
@@ -31,7 +31,7 @@ def written_by_zarr(values: np.ndarray, chunk: int, chunks: int, fill: object, *
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.sampled_from(list(SEQUENCE_ARRAYS)),
+    variable=st.sampled_from(SEQUENCE_VARIABLES),
     chunk=st.integers(1, 7),
     chunks=st.integers(1, 5),
     missing=st.integers(0, 20),
@@ -39,13 +39,12 @@ def written_by_zarr(values: np.ndarray, chunk: int, chunks: int, fill: object, *
     seed=st.integers(0, 99),
 )
 def test_the_bytes_are_those_of_zarr(
-    name: str, chunk: int, chunks: int, missing: int, compressed: bool, seed: int
+    variable: Variable, chunk: int, chunks: int, missing: int, compressed: bool, seed: int
 ) -> None:
     rows = max(1, chunk * chunks - missing)
-    inner = (3, 2) if name == "features" else ()
-    fill = np.nan if name == "features" else 0
-    values = np.random.default_rng(seed).integers(0, 2, (rows, *inner)).astype(SEQUENCE_ARRAYS[name])
-    compressed = compressed and name == "features"
+    inner, fill = (3, 2)[: len(variable.dims) - 1], variable.fill
+    values = np.random.default_rng(seed).integers(0, 2, (rows, *inner)).astype(variable.dtype)
+    compressed = compressed and variable.name == "features"
     found = b"".join(encode(values, chunk, chunks, fill, compressed=compressed))
     assert found == written_by_zarr(values, chunk, chunks, fill, compressed=compressed)
 

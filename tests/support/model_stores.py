@@ -75,10 +75,12 @@ def create(
     settings = config(timesteps, coefficients, sequences_per_chunk, chunks_per_shard, mantissa_bits)
     sequences = max(stop for runs in split_runs.values() for _, stop in runs)
     outline = feature_store.Outline(
-        features_shape=(sequences, timesteps, coefficients),
+        sequences=sequences,
+        timesteps=timesteps,
+        feature_dims=settings.features.dims,
         sequences_per_chunk=settings.store.sequences_per_chunk,
         sequences_per_shard=settings.store.sequences_per_shard,
-        timestep_s=settings.features.hop_s,
+        hop_s=settings.features.hop_s,
         attributes={
             "schema_version": SCHEMA_VERSION,
             "config": settings.model_dump(),
@@ -87,7 +89,7 @@ def create(
             "split_runs": {name: [list(run) for run in split_runs.get(name, ())] for name in SPLITS},
             "versions": {},
         },
-        array_attributes={"label": flag_attributes(languages), "split": flag_attributes(SPLITS)},
+        variable_attributes={"label": flag_attributes(languages), "split": flag_attributes(SPLITS)},
         compressed=mantissa_bits is not None,
     )
     output = OutputFolder.at(str(root))
