@@ -38,7 +38,7 @@ def sequence_dataset(
         for block in blocks():
             yield block.features, block.label
 
-    return _batches(generate, (source.timesteps, source.n_mfcc), batch_size, _sequences(source, split))
+    return _batches(generate, (source.timesteps, source.n_features), batch_size, _sequences(source, split))
 
 
 def frame_dataset(
@@ -60,7 +60,7 @@ def frame_dataset(
 
     def generate() -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         for block in blocks():
-            frames = block.features.reshape(-1, source.n_mfcc)
+            frames = block.features.reshape(-1, source.n_features)
             label = np.repeat(block.label, source.timesteps)
             if shuffle:
                 order = np.random.default_rng([seed, *block.index[:1].tolist()]).permutation(len(frames))
@@ -68,7 +68,7 @@ def frame_dataset(
             yield frames, label
 
     items = _sequences(source, split)
-    return _batches(generate, (source.n_mfcc,), batch_size, items and items * source.timesteps)
+    return _batches(generate, (source.n_features,), batch_size, items and items * source.timesteps)
 
 
 def reason(error: tf.errors.OpError) -> Exception:
@@ -79,7 +79,7 @@ def reason(error: tf.errors.OpError) -> Exception:
 
 def _sequences(store: Store, split: str) -> int | None:
     """Return how many sequences a pass gives; of a trainer's part that is another number in each epoch."""
-    return None if store.sharded else int(store.label_counts(split).sum())
+    return None if store.is_part else int(store.label_counts(split).sum())
 
 
 def _batches(

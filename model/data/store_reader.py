@@ -2,9 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,28 +13,31 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from model.data.array_reader import open_arrays
+from pipeline.errors import UsageError
 from pipeline.schema import flag_names
 
 POOL_CHUNKS = 16
-"""Chunks mixed at a time. Recordings lie in random order in the store, so a pool of chunks drawn at random is a fair
-sample of the split, and reading stays sequential within a chunk."""
+"""Chunks that are mixed at a time. Recordings are stored in random order, so a pool of chunks drawn at random is a
+fair sample of the split, and each chunk is still read sequentially."""
 
 ALIGNMENT = 64
-"""Bytes; TensorFlow copies arrays that begin elsewhere."""
+"""Bytes; TensorFlow copies arrays that begin at another multiple."""
 
 
 @dataclass(frozen=True)
 class Block:
     """Valid sequences that were read together.
 
-    `features` (sequence, timestep, mfcc) float32; `label` (sequence,) int64; `recording` (sequence,) uint32, the row
-    of the manifest; `index` (sequence,) int64, the place in the store.
+    `features` (sequence, timestep, feature) float32; `label` (sequence,) int64; `recording` (sequence,) uint32, the
+    row of the manifest; `index` (sequence,) int64, the place in the store; `extra`: the further variables that the
+    store was opened with, by name.
     """
 
     features: NDArray[np.float32]
     label: NDArray[np.int64]
     recording: NDArray[np.uint32]
     index: NDArray[np.int64]
+    extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -49,39 +52,48 @@ def _aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 class Store:
-    """A feature store opened for reading. Holds metadata alone."""
+    """A feature store opened for reading; holds only metadata.
 
-    def __init__(self, uri: str) -> None:
-        with xr.open_zarr(uri, chunks=None) as dataset:  # Dask would list every chunk of a store in memory
+    `extra` names further variables over `sequence` that each block is to hold. Raises UsageError for a variable that
+    the store does not have.
+    """
+
+    def __init__(self, uri: str, extra: Sequence[str] = ()) -> None:
+        with xr.open_zarr(uri, chunks=None) as dataset:  # with chunks Dask would list every chunk of the store
             self.labels = flag_names(dataset["label"].attrs)
             self.split_runs: dict[str, list[list[int]]] = dataset.attrs["split_runs"]
             self.attributes: dict[str, Any] = dict(dataset.attrs)
             self.train_mean: NDArray[np.float64] = dataset["train_mean"].to_numpy()
             self.train_std: NDArray[np.float64] = dataset["train_std"].to_numpy()
-            self.timesteps, self.n_mfcc = dataset.sizes["timestep"], dataset.sizes["mfcc"]
+            self.timesteps, self.n_features = dataset["features"].shape[1:]
+            there = sorted(str(name) for name, array in dataset.items() if array.dims == ("sequence",))
+        for name in extra:
+            if name not in there:
+                raise UsageError(f"{uri} has no variable {name} over sequence; it has {', '.join(there)}")
         self.uri = uri
-        self._arrays = open_arrays(uri, UPath(uri), ("features", "label", "recording", "valid"))
+        self._extra = tuple(extra)
+        self._arrays = open_arrays(uri, UPath(uri), ("features", "label", "recording", "valid", *extra))
         self.sequences_per_chunk = self._arrays["features"].chunk_size
-        self._part = (0, 1)
+        self._index, self._of = 0, 1
 
-    def shard(self, index: int, count: int) -> "Store":
-        """Return the store as trainer `index` of `count` sees it: every `count`-th chunk of an epoch's order.
+    def part(self, index: int, of: int) -> "Store":
+        """Return the part of the store for trainer `index` of `of`: every `of`-th chunk in an epoch's order.
 
-        Together the trainers see every sequence once. Raises ValueError unless 0 <= index < count.
+        Together the trainers read every sequence once. Raises ValueError unless 0 <= index < of.
         """
-        if not 0 <= index < count:
-            raise ValueError(f"shard {index} of {count}: the index must be at least 0 and below the count")
+        if not 0 <= index < of:
+            raise ValueError(f"part {index} of {of}: the index must be at least 0 and less than the number of parts")
         store = copy(self)
-        store._part = (index, count)
+        store._index, store._of = index, of
         return store
 
     @property
-    def sharded(self) -> bool:
-        """Whether this is one trainer's part of a store."""
-        return self._part[1] > 1
+    def is_part(self) -> bool:
+        """Whether this is one of several parts of a store."""
+        return self._of > 1
 
     def chunks(self, split: str) -> NDArray[np.int64]:
-        """Return the sequences [start, stop) of each chunk, or part of one, that lies in `split`: (chunk, 2)."""
+        """Return the sequences [start, stop) of each chunk, or part of a chunk, in `split`: (chunk, 2)."""
         size = self.sequences_per_chunk
         parts = [np.empty((0, 2), np.int64)]
         for start, stop in self.split_runs.get(split, []):
@@ -92,58 +104,59 @@ class Store:
 
     @property
     def block_size(self) -> int:
-        """Sequences that are read together, unless asked otherwise."""
+        """Default number of sequences that are read together."""
         return POOL_CHUNKS * self.sequences_per_chunk
 
     def read(self, start: int, stop: int) -> Block:
-        """Read the valid ones among the sequences [start, stop)."""
-        return self._block([(start, stop)], np.arange)
+        """Read the valid ones of the sequences [start, stop)."""
+        return self._block([(start, stop)])
 
     def blocks(self, split: str, pool_chunks: int = POOL_CHUNKS) -> Iterator[Block]:
-        """Yield a split in the order of the store, up to `pool_chunks` chunks a block."""
-        for start, stop in itertools.islice(self._spans(split, pool_chunks), *self._part_of_all()):
+        """Yield a split in the order of the store, up to `pool_chunks` chunks per block."""
+        for start, stop in itertools.islice(self._spans(split, pool_chunks), self._index, None, self._of):
             block = self.read(start, stop)
             if len(block):
                 yield block
 
     def shuffled_blocks(self, split: str, seed: int, epoch: int, pool_chunks: int = POOL_CHUNKS) -> Iterator[Block]:
-        """Yield a split in an order that depends on (seed, epoch) alone.
+        """Yield a split in an order that depends only on (seed, epoch).
 
-        Chunks are drawn in random order, and the sequences of each `pool_chunks` of them are mixed.
+        Chunks are drawn in random order, and the sequences of `pool_chunks` chunks at a time are mixed.
         """
         random = np.random.default_rng([seed, epoch])
         chunks = self.chunks(split)
-        order = random.permutation(len(chunks))[slice(*self._part_of_all())]
+        order = random.permutation(len(chunks))[self._index :: self._of]
         for begin in range(0, len(order), pool_chunks):
-            block = self._block(chunks[order[begin : begin + pool_chunks]].tolist(), random.permutation)
+            block = self._block(chunks[order[begin : begin + pool_chunks]].tolist(), random)
             if len(block):
                 yield block
 
-    def _block(self, spans: Sequence[tuple[int, int]], order: Callable[[int], NDArray[np.int64]]) -> Block:
-        """Read the valid ones of the sequences [start, stop) of all spans, in the `order` that it gives of so many."""
-        valid, label, recording = (
-            np.concatenate([self._arrays[name].read(*span) for span in spans])
-            for name in ("valid", "label", "recording")
-        )
-        rows = np.flatnonzero(valid)
-        rows = rows[order(len(rows))]
-        places = np.full(len(valid), -1, np.int64)
+    def _block(self, spans: Sequence[tuple[int, int]], random: np.random.Generator | None = None) -> Block:
+        """Read the valid ones of the sequences [start, stop) of all spans, in the order of the store or shuffled."""
+        read = {
+            name: np.concatenate([self._arrays[name].read(*span) for span in spans])
+            for name in ("valid", "label", "recording", *self._extra)
+        }
+        rows = np.flatnonzero(read["valid"])
+        if random is not None:
+            rows = rows[random.permutation(len(rows))]
+        places = np.full(len(read["valid"]), -1, np.int64)
         places[rows] = np.arange(len(rows))
-        features = _aligned((len(rows), self.timesteps, self.n_mfcc))
+        features = _aligned((len(rows), self.timesteps, self.n_features))
         begin = 0
         for start, stop in spans:
             self._arrays["features"].scatter(start, stop, features, places[begin : begin + stop - start])
             begin += stop - start
-        index = np.concatenate([np.arange(*span) for span in spans])
-        return Block(features, label[rows].astype(np.int64), recording[rows], index[rows])
-
-    def _part_of_all(self) -> tuple[int, None, int]:
-        """Return start, stop and step of this trainer's part of a sequence."""
-        index, count = self._part
-        return index, None, count
+        return Block(
+            features=features,
+            label=read["label"][rows].astype(np.int64),
+            recording=read["recording"][rows],
+            index=np.concatenate([np.arange(*span) for span in spans])[rows],
+            extra={name: read[name][rows] for name in self._extra},
+        )
 
     def label_counts(self, split: str) -> NDArray[np.int64]:
-        """Return how many valid sequences of each label a split holds: (label,) int64."""
+        """Return the number of valid sequences of each label in a split: (label,) int64."""
         counts = np.zeros(len(self.labels), np.int64)
         for start, stop in self._spans(split, POOL_CHUNKS):
             label = self._arrays["label"].read(start, stop)[self._arrays["valid"].read(start, stop)]

@@ -233,7 +233,7 @@ def test_label_counts_are_of_valid_sequences_of_the_split(appended: Store) -> No
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 6), st.integers(0, 3), st.integers(1, 5))
 def test_trainers_share_an_epoch_between_them(appended: Store, count: int, epoch: int, pool_chunks: int) -> None:
-    parts = [appended.shard(index, count) for index in range(count)]
+    parts = [appended.part(index, of=count) for index in range(count)]
     shuffled = [[*part.shuffled_blocks("train", 3, epoch, pool_chunks)] for part in parts]
     in_order = [[*part.blocks("train", pool_chunks)] for part in parts]
     for blocks in (shuffled, in_order):
@@ -245,12 +245,12 @@ def test_trainers_share_an_epoch_between_them(appended: Store, count: int, epoch
 
 @pytest.mark.parametrize(("index", "count"), [(2, 2), (-1, 2), (0, 0)])
 def test_a_trainer_that_is_none_is_refused(plain: Store, index: int, count: int) -> None:
-    with pytest.raises(ValueError, match=f"shard {index} of {count}: the index must be at least 0 and below"):
-        plain.shard(index, count)
+    with pytest.raises(ValueError, match=f"part {index} of {count}: the index must be at least 0 and less than"):
+        plain.part(index, of=count)
 
 
 def test_a_dataset_of_a_part_gives_the_part(plain: Store) -> None:
-    parts = [_order(sequence_dataset(plain.shard(index, 3), "train", 8)) for index in range(3)]
+    parts = [_order(sequence_dataset(plain.part(index, of=3), "train", 8)) for index in range(3)]
     assert sorted(itertools.chain(*parts)) == list(range(40))
     assert min(map(len, parts)) >= 12
 
@@ -327,7 +327,7 @@ def test_opening_a_store_reads_none_of_its_shards(tmp_path: Path) -> None:
             if path.is_file():
                 path.write_bytes(b"this is no shard")
     store = Store(str(output.store))
-    assert (store.labels, store.timesteps, store.n_mfcc) == (LANGUAGES, TIMESTEPS, COEFFICIENTS)
+    assert (store.labels, store.timesteps, store.n_features) == (LANGUAGES, TIMESTEPS, COEFFICIENTS)
     np.testing.assert_allclose(store.train_mean, model_stores.numbered(8).mean(axis=(0, 1)), rtol=1e-6)
     with pytest.raises(PipelineError, match=r"valid/c/0 \(shard 0\) cannot be read: .*; run verify"):
         store.read(0, 4)
@@ -344,7 +344,7 @@ def test_opening_a_store_of_a_billion_sequences_takes_little_memory(tmp_path: Pa
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert (store.sequences_per_chunk, store.timesteps, store.n_mfcc) == (256, 20, 40)
+    assert (store.sequences_per_chunk, store.timesteps, store.n_features) == (256, 20, 40)
     assert peak_bytes < 4 * 2**20
     tracemalloc.start()
     try:
