@@ -102,7 +102,7 @@ class Bundle:
         self.description.write(folder)
 
     def log_posteriors(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return log posteriors (sequence, step, label) float64 for features (sequence, timestep, mfcc).
+        """Return log posteriors (sequence, step, label) float64 for features (sequence, timestep, feature).
 
         A network of frames has one step per timestep, a network of sequences has one step.
         """

@@ -24,7 +24,7 @@ def sequence_dataset(
     first_epoch: int = 0,
     pool_chunks: int = POOL_CHUNKS,
 ) -> tf.data.Dataset:
-    """Return batches of (batch, timestep, mfcc) float32 features and (batch,) int64 labels.
+    """Return batches of (batch, timestep, feature) float32 features and (batch,) int64 labels.
 
     Each pass over the dataset is an epoch with an order of its own, a function of `seed` and the epoch's number;
     epochs count from `first_epoch`, so a continued training sees what an uninterrupted one would have seen. Without
@@ -51,7 +51,7 @@ def frame_dataset(
     first_epoch: int = 0,
     pool_chunks: int = POOL_CHUNKS,
 ) -> tf.data.Dataset:
-    """Return batches of single frames: (batch, mfcc) float32 features and (batch,) int64 labels.
+    """Return batches of single frames: (batch, feature) float32 features and (batch,) int64 labels.
 
     As `sequence_dataset`, with the frames of a pool mixed and every frame labelled as its sequence.
     """

@@ -1,4 +1,4 @@
-"""The networks. Each takes raw MFCCs: normalisation by the store's training statistics is its first layer."""
+"""The networks. Each takes raw features: normalisation by the store's training statistics is its first layer."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ TENSOR_CORES = (7, 0)
 def build(config: ModelConfig, timesteps: int, mean: Array, std: Array, labels: int) -> keras.Model:
     """Build and compile the network that `config` describes, for `labels` languages.
 
-    `mean` and `std` are (mfcc,). Two languages are told apart by one sigmoid unit, the probability of the second;
+    `mean` and `std` are (feature,). Two languages are told apart by one sigmoid unit, the probability of the second;
     more by a softmax.
     """
     compiled: bool | str
@@ -56,18 +56,18 @@ def precision(capabilities: Sequence[tuple[int, int]]) -> str:
 
 def takes_frames(network: keras.Model) -> bool:
     """Whether a network classifies single frames rather than sequences."""
-    return len(network.input_shape) == 2  # noqa: PLR2004 (batch, mfcc)
+    return len(network.input_shape) == 2  # noqa: PLR2004 (batch, feature)
 
 
 def probabilities(network: keras.Model, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the probability of each label: (…, label) float64 for features (…, mfcc) or (…, timestep, mfcc)."""
+    """Return the probability of each label: (…, label) float64 for features (…, feature) or (…, timestep, feature)."""
     parts = [network.predict_on_batch(features[i : i + ROWS]) for i in range(0, len(features), ROWS)]
     output = np.concatenate(parts).astype(np.float64)
     return np.concatenate([1 - output, output], axis=-1) if output.shape[-1] == 1 else output
 
 
 def _normalization(mean: Array, std: Array) -> keras.layers.Layer:
-    """Float32 in any policy: raw MFCCs are hundreds."""
+    """Float32 in any policy: raw MFCCs reach hundreds."""
     return keras.layers.Normalization(axis=-1, mean=mean, variance=np.square(std), dtype="float32")
 
 

@@ -243,9 +243,9 @@ def example(
     features: NDArray[np.float32], probabilities: NDArray[np.float64], labels: Sequence[str], true: int,
     colors: Mapping[str, str], hop_s: float, title: str,
 ) -> Figure:  # fmt: skip
-    """Draw one recording's MFCCs above its probabilities, on the same time axis in seconds.
+    """Draw one recording's features above its probabilities, on the same time axis in seconds.
 
-    `features` is (sequence, timestep, mfcc), `probabilities` (sequence, label); `true` is the number of the spoken
+    `features` is (sequence, timestep, feature), `probabilities` (sequence, label); `true` is the number of the spoken
     language in `labels`; `hop_s` is the time between frames.
     """
     figure = Figure(figsize=(WIDTH_IN, 5.2), layout="constrained")
@@ -269,7 +269,7 @@ def example(
         vmax=3,
     )
     upper.set_title(title)
-    upper.set_ylabel("MFCC number")
+    upper.set_ylabel("feature number")
     upper.tick_params(labelbottom=False)
     scale = figure.add_subplot(grid[0, 1])
     scale.set_axis_off()

@@ -4,12 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from pipeline.config import PipelineConfig, load
+from model.data.store_reader import Store
+from model.loader import sequence_dataset
+from pipeline.config import PipelineConfig, StoreConfig, load
 from pipeline.errors import UsageError
+from pipeline.features.audio import read
 from pipeline.features.frontend import FRONTENDS
 from pipeline.features.mfcc import Mfcc
-from tests.conftest import noise
+from tests.conftest import make_corpus, noise
+from tests.support.appending import run
 from tests.support.log_energy import LogEnergy
 
 
@@ -91,3 +96,37 @@ def test_a_part_and_a_stream_have_the_bits_of_the_whole(frontend: Mfcc | LogEner
     frames, blocks = frontend.stream(lambda: np.array_split(samples, 5), start)
     assert frames == part.recording_frames == whole.recording_frames == len(whole.values)
     np.testing.assert_array_equal(np.concatenate([whole.values[:0], *blocks]), whole.values[start:])
+
+
+def test_another_front_end_is_extracted_verified_and_streamed(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", {"a": {"x": 1, "y": 2}, "b": {"x": 2}}, seconds=1.5)
+    long = corpus / "a" / "y" / "1.flac"
+    long.write_bytes((make_corpus(tmp_path / "long", {"a": {"z": 1}}, seconds=30) / "a/z/0.flac").read_bytes())
+    config = PipelineConfig(
+        features=LogEnergy(), store=StoreConfig(timesteps=10, sequences_per_chunk=16, chunks_per_shard=4)
+    )
+    run(corpus, tmp_path / "out", "scan", "extract", "verify", config=config)
+
+    uri = str(tmp_path / "out" / "features.zarr")
+    with xr.open_zarr(uri, chunks=None) as dataset:
+        store = dataset.load()
+    sequences = 4 * 15 + 300
+    assert dict(store.sizes) == {"sequence": sequences, "timestep": 10, "band": 8}
+    assert store["features"].dims == ("sequence", "timestep", "band")
+    assert store["train_mean"].dims == store["train_std"].dims == ("band",)
+    assert store["band"].to_numpy().tolist() == list(range(8))
+    assert store["features"].attrs["long_name"] == "energy per band"
+    assert store["band"].attrs["long_name"] == "band number"
+    assert store.attrs["config"]["features"] == LogEnergy().model_dump()
+    assert store["valid"].all()
+    # this recording lies in several shards, so its frames were streamed
+    expected = LogEnergy().extract([read(str(long), 16_000)]).values
+    rows = np.flatnonzero(store["start_frame"] == 2990)
+    assert len(rows) == 1
+    stored = store["features"].to_numpy()[rows[0] - 299 : rows[0] + 1].reshape(-1, 8)
+    np.testing.assert_array_equal(stored, expected[:3000])
+
+    batches = list(sequence_dataset(uri, "train", 32, shuffle=False))
+    (_, stop), *_ = store.attrs["split_runs"]["train"]
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in batches]), store["features"][:stop])
+    assert Store(uri).label_counts("train").sum() == stop
