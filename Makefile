@@ -69,7 +69,7 @@ dags-soak: install airflow
 	$(AIRFLOW) -m tests.dags.soak $(ARGS)
 
 docs: install
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo 'The documentation is in build/docs/index.html'
 
 bench: $(VENV)-bench/installed

@@ -10,6 +10,7 @@
 - `outputs`: where each file lies below an output folder
 - `schema`: names and codes shared by all packages
 - `storage`: paths and URLs, atomic writes, Parquet tables
+- `kinds`: settings whose class is named by their key `kind`
 - `errors`: errors that a user can fix
 - `interrupts`: Ctrl-C and SIGTERM
 """

@@ -3,7 +3,8 @@
 - `audio`: decoding, downmixing and resampling
 - `frontend`: the protocol and the table of front ends, which turn samples into frames of features
 - `framing`: cutting a recording into overlapping frames
-- `mfcc`: the front end of MFCCs equal to librosa's; `mfcc_kernel` computes them
+- `mfcc`: the front end of MFCCs equal to librosa's
+- `mfcc_kernel`: computing them
 - `fft`: the Fourier transform of eight frames at once
 - `simd`: vectors for Numba
 """
