@@ -1,4 +1,4 @@
-"""Streaming a feature store into TensorFlow: memory is a pool of chunks, whatever the store's size."""
+"""Streaming a feature store into TensorFlow. Memory is a few pools of chunks, whatever the size of the store."""
 
 import itertools
 import re
@@ -13,6 +13,9 @@ from model.data.generator import keep_freed_memory, until_exit
 from model.data.store_reader import POOL_CHUNKS, Block, Store
 from pipeline.errors import PipelineError
 
+Items = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Features (item, timestep, feature) of sequences or (item, feature) of frames, and labels (item,)."""
+
 
 def sequence_dataset(
     store: str | Store,
@@ -23,71 +26,80 @@ def sequence_dataset(
     shuffle: bool = True,
     first_epoch: int = 0,
     pool_chunks: int = POOL_CHUNKS,
+    frames: bool = False,
 ) -> tf.data.Dataset:
-    """Return batches of (batch, timestep, feature) float32 features and (batch,) int64 labels.
+    """Return the valid sequences of a split as batches of features and labels.
 
-    Each pass over the dataset is an epoch with an order of its own, a function of `seed` and the epoch's number;
-    epochs count from `first_epoch`, so a continued training sees what an uninterrupted one would have seen. Without
-    `shuffle` every pass is in the order of the store. Only valid sequences come; the last batch may be smaller.
-    Memory is a few blocks of `pool_chunks` chunks.
+    Features are (batch, timestep, feature) float32, labels (batch,) int64; the last batch may be smaller. Memory is a
+    few blocks of `pool_chunks` chunks.
+
+    Args:
+        store: an open store, or the path or URL of one.
+        split: "train", "validation" or "test".
+        batch_size: sequences (or frames) per batch.
+        seed: determines the order together with the number of the epoch.
+        shuffle: give each pass over the dataset another order; otherwise all passes have the order of the store.
+        first_epoch: the number of the first pass, so that a continued training sees what an uninterrupted one sees.
+        pool_chunks: chunks that are drawn at random and mixed with each other.
+        frames: give single frames, (batch, feature), mixed within their pool; each has the label of its sequence.
+
+    Raises:
+        PipelineError: a shard is missing or damaged. TensorFlow wraps it in an OpError while it iterates; `reason`
+            returns it.
     """
     source = store if isinstance(store, Store) else Store(store)
-    blocks = _epochs(source, split, seed, first_epoch, pool_chunks, shuffle=shuffle)
+    passes = _passes(source, split, seed, first_epoch, pool_chunks, shuffle=shuffle)
 
-    def generate() -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        for block in blocks():
-            yield block.features, block.label
+    def generate() -> Iterator[Items]:
+        for block in passes():
+            yield _frames_of(block, seed, shuffle=shuffle) if frames else (block.features, block.label)
 
-    return _batches(generate, (source.timesteps, source.n_features), batch_size, _sequences(source, split))
-
-
-def frame_dataset(
-    store: str | Store,
-    split: str,
-    batch_size: int,
-    seed: int = 0,
-    *,
-    shuffle: bool = True,
-    first_epoch: int = 0,
-    pool_chunks: int = POOL_CHUNKS,
-) -> tf.data.Dataset:
-    """Return batches of single frames: (batch, feature) float32 features and (batch,) int64 labels.
-
-    As `sequence_dataset`, with the frames of a pool mixed and every frame labelled as its sequence.
-    """
-    source = store if isinstance(store, Store) else Store(store)
-    blocks = _epochs(source, split, seed, first_epoch, pool_chunks, shuffle=shuffle)
-
-    def generate() -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        for block in blocks():
-            frames = block.features.reshape(-1, source.n_features)
-            label = np.repeat(block.label, source.timesteps)
-            if shuffle:
-                order = np.random.default_rng([seed, *block.index[:1].tolist()]).permutation(len(frames))
-                frames, label = frames[order], label[order]
-            yield frames, label
-
-    items = _sequences(source, split)
-    return _batches(generate, (source.n_features,), batch_size, items and items * source.timesteps)
+    # a trainer's part of a store has another number of sequences in each epoch
+    count = None if source.is_part else int(source.label_counts(split).sum())
+    if frames:
+        return _batches(generate, (source.n_features,), batch_size, count and count * source.timesteps)
+    return _batches(generate, (source.timesteps, source.n_features), batch_size, count)
 
 
 def reason(error: tf.errors.OpError) -> Exception:
-    """Return the PipelineError of a dataset's reading, of which TensorFlow hands over the text alone, or `error`."""
+    """Return the PipelineError that a dataset raised while reading, or `error` if it has another cause.
+
+    TensorFlow passes on only the text of an exception.
+    """
     found = re.search(rf"\b{PipelineError.__name__}: (.+)", error.message)
     return PipelineError(found[1]) if found else error
 
 
-def _sequences(store: Store, split: str) -> int | None:
-    """Return how many sequences a pass gives; of a trainer's part that is another number in each epoch."""
-    return None if store.is_part else int(store.label_counts(split).sum())
+def _passes(
+    store: Store, split: str, seed: int, first_epoch: int, pool_chunks: int, *, shuffle: bool
+) -> Callable[[], Iterator[Block]]:
+    """Return a function that returns the blocks of the next epoch at each call."""
+    epochs = itertools.count(first_epoch)
+
+    def blocks() -> Iterator[Block]:
+        if shuffle:
+            return store.shuffled_blocks(split, seed, next(epochs), pool_chunks)
+        return store.blocks(split, pool_chunks)
+
+    return blocks
+
+
+def _frames_of(block: Block, seed: int, *, shuffle: bool) -> Items:
+    """Return the frames (frame, feature) and labels (frame,) of a block, in an order that `seed` and block give."""
+    sequences, timesteps, width = block.features.shape
+    frames, label = block.features.reshape(sequences * timesteps, width), np.repeat(block.label, timesteps)
+    if not shuffle:
+        return frames, label
+    order = np.random.default_rng([seed, *block.index[:1].tolist()]).permutation(len(frames))
+    return frames[order], label[order]
 
 
 def _batches(
-    generate: Callable[[], Iterator[Any]], item: tuple[int, ...], batch_size: int, items: int | None
+    generate: Callable[[], Iterator[Items]], item: tuple[int, ...], batch_size: int, count: int | None
 ) -> tf.data.Dataset:
-    """Cut the blocks of a generator, `items` items in all if that is known, into batches.
+    """Cut the blocks of a generator into batches of items of shape `item`; `count` is the number of items, if known.
 
-    Whole blocks go over to TensorFlow, which cuts them: a Python call a batch would be the bottleneck.
+    TensorFlow receives whole blocks and cuts them, because one Python call per batch would be the bottleneck.
     """
 
     def blocks_until_exit() -> Iterator[Any]:
@@ -98,23 +110,9 @@ def _batches(
     blocks = tf.data.Dataset.from_generator(blocks_until_exit, output_signature=signature)
     # the next block is read while this one is cut
     dataset = blocks.prefetch(1).rebatch(batch_size)
-    if items is not None:
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-items // batch_size)))
+    if count is not None:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-count // batch_size)))
     options = tf.data.Options()
-    # there is nothing to tune, and who drops an iterator may wait seconds for the thread that tunes to wake up
+    # nothing here can be tuned, and dropping an iterator may wait seconds for the tuning thread to wake up
     options.autotune.enabled = False
     return dataset.prefetch(2).with_options(options)
-
-
-def _epochs(
-    store: Store, split: str, seed: int, first_epoch: int, pool_chunks: int, *, shuffle: bool
-) -> Callable[[], Iterator[Block]]:
-    """Return a function that gives the blocks of the next epoch at each call."""
-    epochs = itertools.count(first_epoch)
-
-    def blocks() -> Iterator[Block]:
-        if shuffle:
-            return store.shuffled_blocks(split, seed, next(epochs), pool_chunks)
-        return store.blocks(split, pool_chunks)
-
-    return blocks

@@ -1,4 +1,4 @@
-"""Running the steps of an epoch, with the time that they wait for input."""
+"""Running the steps of an epoch, and measuring how long they wait for input."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 class StepClock:
-    """Runs the steps of an epoch, and measures them and how much of their time training waits for data."""
+    """Runs the training steps of an epoch; measures their speed and the time they spend waiting for data."""
 
     def __init__(self) -> None:
         self._reader = ThreadPoolExecutor(1, "input")
@@ -23,9 +23,11 @@ class StepClock:
         self._waited_s, self._steps = 0.0, 0
 
     def train_function(self, model: keras.Model, batch_size: int) -> Callable[[Iterator[Any]], Any]:
-        """Return what Keras calls for the next data of a dataset: a step for each `batch_size` of its rows.
+        """Return a replacement for `model.train_function` that runs several of Keras's steps per call of TensorFlow.
 
-        The steps are Keras's own, in one call of TensorFlow.
+        For each element of the dataset, a pair of features and labels, it runs one step per `batch_size` rows and
+        returns the metrics. Written for Keras 3.15, whose `fit` calls the `train_function` of a model, with an
+        iterator over the dataset, if it is set.
         """
         step = tf.function(model.train_step, jit_compile=bool(model.jit_compile), reduce_retracing=True)
 
@@ -45,9 +47,9 @@ class StepClock:
         return train_on_next
 
     def _next(self, source: Iterator[Any]) -> Any:
-        """Return the next data, and have those after them read meanwhile.
+        """Return the next element, and start reading the one after it.
 
-        In a thread of ours, because tf.data prefetches nothing where TensorFlow is to be deterministic.
+        A thread reads ahead because tf.data does not prefetch where TensorFlow is deterministic.
         """
         asked_s = time.perf_counter()
         if source is not self._source:
@@ -57,7 +59,7 @@ class StepClock:
         self._ahead = self._reader.submit(next, source)
         return data
 
-    def figures(self) -> dict[str, float]:
-        """Return steps a second, and the fraction of the steps' time that went into waiting for input."""
+    def timings(self) -> dict[str, float]:
+        """Return the epoch's steps per second, and the fraction of the time that was spent waiting for input."""
         wall_s = max(self._ended_s - self._started_s, 1e-9)
         return {"steps_per_s": self._steps / wall_s, "input_wait": self._waited_s / wall_s}

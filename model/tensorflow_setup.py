@@ -1,4 +1,4 @@
-"""Loading TensorFlow: its threads, and no page of notes on drivers and instruction sets on stderr."""
+"""Loading TensorFlow: its threads, and without its notes on drivers and instruction sets on stderr."""
 
 import os
 import shutil
@@ -8,30 +8,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 INDEPENDENT_PARTS = 2
-"""Of a training step, see `recurrence`: cores are shared among them, for operations that split over all cores wait for
-one another."""
+"""Parts of a training step that run at the same time, see `networks.lstm_cpu`. Each gets its share of the cores:
+operations that use all cores would wait for each other."""
 
 
 def load_tensorflow() -> None:
-    """Import TensorFlow, set its threads and let it look for devices; a failure shows all that was held back."""
-    # errors alone: warnings say over pages what comes as an exception, and tell of iterators left at Python's end
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _stderr_held_back():
-        import tensorflow as tf  # noqa: PLC0415 that it is imported here is the point
+    """Import TensorFlow, set its number of threads and detect devices.
 
-        with suppress(RuntimeError):  # it runs already, with the threads that it has
+    Output to stderr is suppressed, and shown if this fails.
+    """
+    # errors only: warnings repeat exceptions at length, and report iterators that are still open when Python exits
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _stderr_suppressed():
+        import tensorflow as tf  # noqa: PLC0415 this is the place that imports it
+
+        with suppress(RuntimeError):  # already in use: it keeps its threads
             tf.config.threading.set_intra_op_parallelism_threads(max(1, _cores() // INDEPENDENT_PARTS))
         tf.config.list_physical_devices()
 
 
 def _cores() -> int:
-    """Return the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
-def _stderr_held_back() -> Iterator[None]:
-    """Redirect the file descriptor, because C++ libraries do not write through sys.stderr."""
+def _stderr_suppressed() -> Iterator[None]:
+    """Redirect file descriptor 2, because C++ libraries do not write through sys.stderr; print it after a failure."""
     sys.stderr.flush()
     original = os.dup(2)
     with tempfile.TemporaryFile() as held:

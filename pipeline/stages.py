@@ -145,7 +145,7 @@ def compact_stage(run: Run) -> None:
 
 def train_stage(run: Run) -> None:
     """Store → models."""
-    for name, config in run.config.models.chosen().items():
+    for name, config in run.config.models.items():
         key = digest([run.store_key(), name, config.model_dump(mode="json"), run.config.seed])
         outputs = [run.output.model(name) / file for file in ("model.keras", "labels.json", "history.csv")]
         run.perform(f"train/{name}", key, outputs, partial(_train, run, name, config, key))
@@ -160,7 +160,7 @@ def _train(run: Run, name: str, config: ModelConfig, key: str) -> Facts:
 
 def evaluate_stage(run: Run) -> None:
     """Models → metrics."""
-    for name in run.config.models.chosen():
+    for name in run.config.models:
         trained = run.record.stages.get(f"train/{name}")
         if trained is None:
             raise UsageError(f"--out {run.output.root}: the model {name} is not trained yet; run train first")
@@ -200,7 +200,12 @@ def evaluate_as_of(run: Run, date: str) -> None:
 def promote(run: Run, run_key: str | None) -> bool:
     """Promote the trained model if it is better than the champion; return whether it was promoted."""
     settings = run.config.promotion
-    if settings.model not in run.config.models.chosen() or f"train/{settings.model}" not in run.record.stages:
+    if settings.model not in run.config.models:
+        raise UsageError(
+            f"promotion.model = {settings.model!r}: this model is not configured; choose one of "
+            f"{', '.join(run.config.models)}"
+        )
+    if f"train/{settings.model}" not in run.record.stages:
         raise UsageError(
             f"--out {run.output.root}: the model {settings.model} is not trained yet; run train first, or choose "
             "another by --set promotion.model=…"

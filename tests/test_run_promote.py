@@ -127,7 +127,7 @@ def test_rollback_and_the_model_that_served_before(out: Path) -> None:
     (("promote", "--as-of", "2026-01-01"), "--as-of is an option of evaluate, not of promote"),
     (("evaluate", "--as-of", "yesterday"), "--as-of yesterday: write a date (2026-01-31) or a time"),
     (("promote",), "the model lstm is not trained yet; run train first, or choose another by --set promotion.model=…"),
-    (("promote", "--set=promotion.model=rnn"), "promotion.model = 'rnn': input should be 'ann' or 'lstm'"),
+    (("promote", "--set=promotion.model=rnn"), "promotion: model rnn is not configured; choose one of ann, lstm"),
     (("rollback",), "registry: no model has been promoted yet, so there is nothing to roll back to"),
 ])  # fmt: skip
 def test_wrong_usage_is_told_in_one_line(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:

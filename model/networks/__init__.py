@@ -1,5 +1,7 @@
-"""The networks.
+"""Networks: one file per family, registered by kind.
 
-- `build`: building and compiling a network
+- `kinds`: the kinds of models, and how to add one
+- `basic`: the kinds `ann` and `lstm`
+- `build`: building, compiling and running a network
 - `lstm_cpu`: a faster LSTM for CPUs
 """

@@ -1,13 +1,18 @@
-"""The networks. Each takes raw features: normalisation by the store's training statistics is its first layer."""
+"""Building, compiling and running a network of any kind.
 
-from collections.abc import Sequence
+A network takes features as they are stored: its first layer normalises them by the store's training statistics.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from model.config import AnnConfig, LstmConfig, ModelConfig
+from model.config import ModelConfig
+from model.networks.kinds import KINDS
 from model.networks.lstm_cpu import accelerate
 
 Array = NDArray[np.floating]
@@ -21,30 +26,32 @@ TENSOR_CORES = (7, 0)
 def build(config: ModelConfig, timesteps: int, mean: Array, std: Array, labels: int) -> keras.Model:
     """Build and compile the network that `config` describes, for `labels` languages.
 
-    `mean` and `std` are (feature,). Two languages are told apart by one sigmoid unit, the probability of the second;
-    more by a softmax.
+    `mean` and `std` are (feature,). The input is (batch, feature) or (batch, timestep, feature), by the kind's level.
+    The output is (batch, 1) for two languages, the probability of the second, and (batch, label) for more.
+
+    Raises ValueError if the function of the kind returns another shape than (batch, width).
     """
-    compiled: bool | str
+    kind = KINDS[config.kind]
     policy = precision(compute_capabilities())
-    match config:
-        case AnnConfig():
-            network = _ann(config, mean, std, labels, policy)
-            compiled = "auto"
-            optimizer = keras.optimizers.Adam(config.learning_rate)
-        case LstmConfig():
-            network = _lstm(config, timesteps, mean, std, labels, policy)
-            compiled = False  # XLA takes longer a step, and seconds before the first
-            optimizer = keras.optimizers.RMSprop(config.learning_rate)
+    inputs = keras.Input((len(mean),) if kind.level == "frame" else (timesteps, len(mean)))
+    # normalisation and output are float32 in any policy: features are hundreds, and the loss needs the digits
+    x = keras.layers.Normalization(axis=-1, mean=mean, variance=np.square(std), dtype="float32")(inputs)
+    with _default_policy(policy):
+        x = kind.network(x, config)
+    if len(x.shape) != 2:  # noqa: PLR2004 (batch, width)
+        raise ValueError(f"kind {config.kind}: the network must return (batch, width), not {x.shape}")
+    network = keras.Model(inputs, _output(labels)(x), name=config.kind)
+    optimizer = getattr(keras.optimizers, kind.optimizer)(config.learning_rate)
     if policy == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     loss = "binary_crossentropy" if labels == BINARY else "sparse_categorical_crossentropy"
-    network.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=compiled)
+    network.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=kind.jit_compile)
     accelerate(network)
     return network
 
 
 def compute_capabilities() -> list[tuple[int, int]]:
-    """Return the compute capability (major, minor) of each GPU; (0, 0) of one that has none."""
+    """Return the compute capability (major, minor) of each GPU, (0, 0) for one that has none."""
     gpus = tf.config.list_physical_devices("GPU")
     return [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
 
@@ -60,38 +67,27 @@ def takes_frames(network: keras.Model) -> bool:
 
 
 def probabilities(network: keras.Model, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the probability of each label: (…, label) float64 for features (…, feature) or (…, timestep, feature)."""
+    """Return the probability of each label, (row, label) float64.
+
+    `features` is (row, feature) for a network of frames, (row, timestep, feature) for one of sequences.
+    """
     parts = [network.predict_on_batch(features[i : i + ROWS]) for i in range(0, len(features), ROWS)]
     output = np.concatenate(parts).astype(np.float64)
     return np.concatenate([1 - output, output], axis=-1) if output.shape[-1] == 1 else output
 
 
-def _normalization(mean: Array, std: Array) -> keras.layers.Layer:
-    """Float32 in any policy: raw MFCCs reach hundreds."""
-    return keras.layers.Normalization(axis=-1, mean=mean, variance=np.square(std), dtype="float32")
+@contextmanager
+def _default_policy(policy: str) -> Iterator[None]:
+    """Give the layers that are made inside this dtype policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _output(labels: int) -> keras.layers.Layer:
-    """Float32 in any policy: probabilities and the loss need the digits."""
     if labels == BINARY:
         return keras.layers.Dense(1, activation="sigmoid", dtype="float32")
     return keras.layers.Dense(labels, activation="softmax", dtype="float32")
-
-
-def _ann(config: AnnConfig, mean: Array, std: Array, labels: int, policy: str) -> keras.Model:
-    hidden = [keras.layers.Dense(units, activation="relu", dtype=policy) for units in config.hidden_units]
-    inputs = keras.Input((len(mean),))
-    return keras.Sequential([inputs, _normalization(mean, std), *hidden, _output(labels)], name="ann")
-
-
-def _lstm(config: LstmConfig, timesteps: int, mean: Array, std: Array, labels: int, policy: str) -> keras.Model:
-    return keras.Sequential(
-        [
-            keras.Input((timesteps, len(mean))),
-            _normalization(mean, std),
-            keras.layers.LSTM(config.units, return_sequences=True, dtype=policy),
-            keras.layers.Flatten(),  # (batch, timestep × units)
-            _output(labels),
-        ],
-        name="lstm",
-    )

@@ -1,8 +1,8 @@
-"""The recurrence of an LSTM for CPUs: the results of keras.layers.LSTM, in fewer and larger operations.
+"""An LSTM for CPUs: the results of keras.layers.LSTM, computed in fewer and larger operations.
 
-A timestep is one fused operation forwards, and one and a matrix product backwards; the gradients of the weights are
-one product over all timesteps. A batch is cut in two halves that do not wait for one another, so that each keeps a
-core busy; `startup` gives TensorFlow's operations threads to match.
+A timestep is one fused operation forwards, and one such operation and a matrix product backwards; the gradients of the
+weights are one product over all timesteps. A batch is cut into two independent halves, each of which keeps one core
+busy; `tensorflow_setup` sets the threads to match.
 """
 
 from typing import Any, NamedTuple
@@ -11,15 +11,15 @@ import keras
 import tensorflow as tf
 
 MAX_UNROLLED = 64
-"""Timesteps; the graph grows with them."""
+"""Timesteps; the size of the graph is proportional to them."""
 
 FROM_KERAS = (0, 2, 1, 3)
-"""Keras has the gates as input, forget, cell, output; the fused operation as input, cell, forget, output. The same
-exchange leads back."""
+"""The order of gates in Keras is input, forget, cell, output; in the fused operation it is input, cell, forget,
+output. The same permutation leads back."""
 
 
 class _Step(NamedTuple):
-    """A timestep's input, the states before it, and all that the fused operation computed."""
+    """The input of a timestep, the states before it, and the outputs of the fused operation."""
 
     x: tf.Tensor
     c: tf.Tensor
@@ -28,28 +28,39 @@ class _Step(NamedTuple):
 
 
 def accelerate(network: keras.Model) -> None:
-    """Have the LSTM layers of a network run `lstm` on CPUs. They stay Keras's layers, and are saved as such.
+    """Let the LSTM layers of a network run `lstm` on CPUs. They remain layers of Keras, and are saved as such.
 
-    Nothing changes where there is a GPU, whose cuDNN takes a plain layer, for other types than float32, and for
-    sequences of more than `MAX_UNROLLED` timesteps. The layers have Keras's own activations, no mask and no state
-    from outside, as in our networks.
+    Layers are left alone with a GPU, where cuDNN runs them; on more than `MAX_UNROLLED` timesteps; with another type
+    than float32, a mask or an initial state; and with settings that `lstm` does not implement.
     """
     if tf.config.list_physical_devices("GPU"):
         return
     for layer in network.layers:
-        recurrent = isinstance(layer, keras.layers.LSTM) and layer.compute_dtype == "float32"
-        if recurrent and layer.input.shape[1] <= MAX_UNROLLED:
+        if isinstance(layer, keras.layers.LSTM) and _is_plain(layer):
+            # Keras 3.15: LSTM.call runs inner_loop(sequences=…, initial_state=…, mask=…, training=…)
             layer.inner_loop = _InnerLoop(layer.cell)
 
 
+def _is_plain(layer: keras.layers.LSTM) -> bool:
+    """Whether `lstm` computes what a layer computes."""
+    settings = {
+        "activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True, "dropout": 0,
+        "recurrent_dropout": 0, "go_backwards": False, "stateful": False, "return_state": False,
+    }  # fmt: skip
+    config, inputs = layer.get_config(), layer.input
+    if isinstance(inputs, list) or inputs.shape[1] > MAX_UNROLLED:  # a list has a mask or states, too
+        return False
+    return layer.compute_dtype == "float32" and all(config[name] == value for name, value in settings.items())
+
+
 class _InnerLoop:
-    """Stands for the method of the same name of a layer."""
+    """Replaces the method `inner_loop` of a layer."""
 
     def __init__(self, cell: keras.layers.LSTMCell) -> None:
         self._cell = cell
 
     def __call__(self, sequences: tf.Tensor, **_: Any) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Return the last output, all outputs, and no states: none of our networks returns them."""
+        """Return the last output, all outputs, and no states: a plain layer does not return them."""
         weights = (self._cell.kernel, self._cell.recurrent_kernel, self._cell.bias)
         outputs = lstm(sequences, *(tf.convert_to_tensor(weight) for weight in weights))
         return outputs[:, -1], outputs, []
@@ -58,17 +69,17 @@ class _InnerLoop:
 def lstm(x: tf.Tensor, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """Return the outputs (batch, timestep, units) of an LSTM over `x` (batch, timestep, feature), all float32.
 
-    `kernel` (feature, 4 × units), `recurrent_kernel` (units, 4 × units) and `bias` (4 × units,) are as in
-    keras.layers.LSTM. The number of timesteps is static.
+    `kernel` (feature, 4 × units), `recurrent_kernel` (units, 4 × units) and `bias` (4 × units,) are those of a
+    keras.layers.LSTM. The number of timesteps must be static.
     """
     return tf.custom_gradient(_lstm)(x, kernel, recurrent_kernel, bias)
 
 
 def _lstm(x: tf.Tensor, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """Return the outputs, and the function from their gradient to those of the arguments."""
+    """Return the outputs, and the function that maps their gradient to the gradients of the arguments."""
     features, units = kernel.shape[0], recurrent_kernel.shape[0]
     weights = _exchanged(tf.concat([kernel, recurrent_kernel], 0))
-    peephole = tf.zeros(units)  # the operations want it, and do not use it
+    peephole = tf.zeros(units)  # a required argument, unused
     constants = {"w": weights, "b": _exchanged(bias), **dict.fromkeys(("wci", "wcf", "wco"), peephole)}
     halves = [_forwards(half, units, constants) for half in _halves(x, features)]
 
@@ -85,7 +96,7 @@ def _lstm(x: tf.Tensor, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf
 
 
 def _forwards(x: tf.Tensor, units: int, constants: dict[str, tf.Tensor]) -> list[_Step]:
-    """Return the timesteps of `x` (batch, timestep, feature)."""
+    """Run over `x` (batch, timestep, feature); return its timesteps."""
     c = h = tf.zeros((tf.shape(x)[0], units))
     steps: list[_Step] = []
     for x_t in tf.unstack(x, axis=1):
@@ -98,7 +109,7 @@ def _forwards(x: tf.Tensor, units: int, constants: dict[str, tf.Tensor]) -> list
 def _backwards(
     steps: list[_Step], d_outputs: tf.Tensor, recurrent: tf.Tensor, constants: dict[str, tf.Tensor]
 ) -> list[tf.Tensor]:
-    """Return for each timestep the gradient (batch, 4 × units) of the gates before their activation."""
+    """Return, per timestep, the gradient (batch, 4 × units) of the gates before their activation."""
     d_c = d_h = tf.zeros_like(steps[0].c)
     d_gates: list[tf.Tensor] = []
     for step, d_output in zip(reversed(steps), reversed(tf.unstack(d_outputs, axis=1)), strict=True):
@@ -113,20 +124,20 @@ def _backwards(
 
 
 def _weight_gradients(steps: list[_Step], d_gates: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the gradients of weights and biases: one product over (timestep × batch, …)."""
+    """Return the gradients of weights and biases, as one product over (timestep × batch, …)."""
     inputs = tf.concat([tf.concat([step.x, step.h], 1) for step in steps], 0)
     d_all = tf.concat(d_gates, 0)
     return tf.matmul(inputs, d_all, transpose_a=True), tf.reduce_sum(d_all, 0)
 
 
 def _exchanged(weights: tf.Tensor) -> tf.Tensor:
-    """Return (…, 4 × units) with the gates' blocks in the other order."""
+    """Return `weights` (…, 4 × units) with the gates in the other order."""
     gates = tf.split(weights, 4, axis=-1)
     return tf.concat([gates[i] for i in FROM_KERAS], -1)
 
 
 def _halves(values: tf.Tensor, width: int) -> list[tf.Tensor]:
-    """Cut (batch, timestep, `width`) along the batch in two; an odd batch gets a row of zeros first."""
+    """Cut (batch, timestep, `width`) into two halves of the batch; an odd batch is padded with a row of zeros."""
     odd = tf.shape(values)[0] % 2
-    even = tf.pad(values, [[0, odd], [0, 0], [0, 0]])  # copies nothing if there is nothing to add
+    even = tf.pad(values, [[0, odd], [0, 0], [0, 0]])  # no copy if there is nothing to add
     return [tf.ensure_shape(half, (None, values.shape[1], width)) for half in tf.split(even, 2)]

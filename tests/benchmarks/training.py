@@ -93,8 +93,8 @@ def _model(batch: int) -> tuple[Any, Any]:
     import keras
     import tensorflow as tf
 
-    from model.config import LstmConfig
     from model.networks import build
+    from model.networks.basic import LstmConfig
     from model.step_clock import StepClock
 
     keras.utils.set_random_seed(1)
@@ -111,16 +111,16 @@ def ours(batch: int) -> Iterator[Callable[[], float]]:
     import keras
     import tensorflow as tf
 
-    from model.train import MAX_STEPS_AT_ONCE
+    from model.train import MAX_STEPS_PER_CALL
 
     model, clock = _model(batch)
-    dataset = tf.data.Dataset.from_tensors(_batch(MAX_STEPS_AT_ONCE * batch)).repeat()
+    dataset = tf.data.Dataset.from_tensors(_batch(MAX_STEPS_PER_CALL * batch)).repeat()
     started = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: clock.start())
 
     def once() -> float:
-        calls = STEPS // MAX_STEPS_AT_ONCE
+        calls = STEPS // MAX_STEPS_PER_CALL
         model.fit(dataset, steps_per_epoch=calls, callbacks=[started], shuffle=False, verbose=0)
-        return 1e3 / clock.figures()["steps_per_s"]
+        return 1e3 / clock.timings()["steps_per_s"]
 
     once()
     yield once
@@ -164,7 +164,7 @@ def wait(root: Path, batch: int) -> Iterator[Callable[[], float]]:
     load_tensorflow()
     import pandas as pd
 
-    from model.config import LstmConfig
+    from model.networks.basic import LstmConfig
     from model.train import train
 
     output, config = OutputFolder.at(str(root)), LstmConfig(batch_size=batch, max_epochs=WAIT_EPOCHS)
@@ -182,16 +182,16 @@ def some_steps(store: str) -> Iterator[Callable[[], float]]:
     load_tensorflow()
     from model.data.store_reader import Store
     from model.loader import sequence_dataset
-    from model.train import steps_at_once
+    from model.train import steps_per_call
 
     model, clock = _model(512)
     opened = Store(store)
-    steps = steps_at_once(512, opened.block_size)
+    steps = steps_per_call(512, opened.block_size)
     dataset = sequence_dataset(opened, "train", steps * 512, seed=1).repeat()
 
     def once() -> float:
         clock.start()
         model.fit(dataset, steps_per_epoch=MEMORY_STEPS // steps, shuffle=False, verbose=0)
-        return clock.figures()["steps_per_s"]
+        return clock.timings()["steps_per_s"]
 
     yield once

@@ -16,9 +16,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
-from model.config import AnnConfig, LstmConfig
 from model.data.store_reader import Store
 from model.evaluate import Tally
+from model.networks.basic import AnnConfig, LstmConfig
 from model.predict import Classifier, main
 from model.registry.history import Decision, History, PromotionRequest
 from model.train import train

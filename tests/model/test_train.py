@@ -17,13 +17,12 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 
-from model import bundle as bundle_module
-from model import checkpoint as checkpoint_module
+from model import bundle, checkpoint
 from model import train as train_module
 from model.bundle import load_model, version_of
-from model.config import AnnConfig, LstmConfig
 from model.data.store_reader import Block, Store
-from model.loader import frame_dataset, sequence_dataset
+from model.loader import sequence_dataset
+from model.networks.basic import AnnConfig, LstmConfig
 from model.train import train
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
@@ -130,7 +129,9 @@ def test_a_model_of_frames_trains_on_every_frame(output: OutputFolder) -> None:
     description = json.loads((output.model("ann") / "labels.json").read_text())
     assert description["level"] == "frame"
     model = load_model(output.model("ann") / "model.keras")
-    loss, accuracy = model.evaluate(frame_dataset(str(output.store), "validation", 32, shuffle=False), verbose=0)
+    loss, accuracy = model.evaluate(
+        sequence_dataset(str(output.store), "validation", 32, shuffle=False, frames=True), verbose=0
+    )
     last = _history(output, "ann").iloc[-1]
     np.testing.assert_allclose([loss, accuracy], last[["val_loss", "val_accuracy"]].astype(float), rtol=1e-5)
 
@@ -172,14 +173,14 @@ def test_the_same_seed_gives_the_same_training_bit_for_bit(output: OutputFolder,
 def test_steps_in_one_call_are_the_steps_one_by_one(
     output: OutputFolder, uninterrupted: OutputFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_module, "MAX_STEPS_AT_ONCE", 1)
+    monkeypatch.setattr(train_module, "MAX_STEPS_PER_CALL", 1)
     train(output, "lstm", LSTM, SEED, "key")
     _check_same_training(output, uninterrupted)
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(100, 10), (512, 8), (4096, 1), (10_000, 1)])
 def test_data_are_fetched_for_some_steps_and_no_more_than_a_block(batch_size: int, steps: int) -> None:
-    assert train_module.steps_at_once(batch_size, 4096) == steps
+    assert train_module.steps_per_call(batch_size, 4096) == steps
 
 
 def test_another_seed_gives_another_training(output: OutputFolder, uninterrupted: OutputFolder) -> None:
@@ -191,7 +192,7 @@ def test_another_seed_gives_another_training(output: OutputFolder, uninterrupted
 STOPS = """
 import sys, time
 from pathlib import Path
-from model.config import LstmConfig
+from model.networks.basic import LstmConfig
 from model.data.store_reader import Store
 from model.train import train
 from pipeline.outputs import OutputFolder
@@ -238,7 +239,7 @@ def test_a_training_cut_short_between_two_writes_repeats_that_epoch_alone(
 ) -> None:
     # key, labels, then state, model and history of each epoch: the cut is before the second epoch's model or history
     written: list[str] = []
-    write_atomically = checkpoint_module.write_atomically
+    write_atomically = checkpoint.write_atomically
 
     def write_or_cut(path: Any, content: bytes) -> None:
         if len(written) == writes:
@@ -255,7 +256,7 @@ def test_a_training_cut_short_between_two_writes_repeats_that_epoch_alone(
 
     monkeypatch.setattr(Store, "shuffled_blocks", noted)
     with monkeypatch.context() as patch:
-        for module in (bundle_module, checkpoint_module):
+        for module in (bundle, checkpoint):
             patch.setattr(module, "write_atomically", write_or_cut)
         with pytest.raises(PowerCutError):
             train(output, "lstm", LSTM, SEED, "key")
@@ -271,9 +272,9 @@ def test_another_key_trains_afresh(output: OutputFolder, caplog: pytest.LogCaptu
     first = _history(output, "ann")
     leftover = output.model("ann") / "left over"
     leftover.write_text("of the other settings")
-    with caplog.at_level(logging.INFO, "model.train"):
+    with caplog.at_level(logging.INFO, "model.checkpoint"):
         result = train(output, "ann", ANN.model_copy(update={"learning_rate": 0.05}), SEED, "another key")
-    assert "data or settings have changed; ann is trained afresh" in caplog.text
+    assert "train ann: data or settings have changed, training starts again" in caplog.text
     assert result["epochs"] == 1
     assert _history(output, "ann")["loss"].iloc[0] != first["loss"].iloc[0]
     assert not leftover.exists()
@@ -366,12 +367,34 @@ def test_two_languages_are_learnt(tmp_path: Path) -> None:
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
 
 
-def test_an_epoch_without_a_finite_loss_is_never_the_best(output: OutputFolder) -> None:
-    checkpoint = train_module.Checkpoint(output.model("lstm"), patience=2, key="key")
-    losses = [1.0, float("nan"), 0.5, float("nan"), float("nan")]
-    checkpoint.history = [{"epoch": i + 1, "loss": 0.1, "val_loss": loss} for i, loss in enumerate(losses)]
-    assert checkpoint.best_epoch() == 2
-    assert checkpoint.finished(max_epochs=50)
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(("losses", "best", "stalled"), [
+    ([], None, False),
+    ([1.0], 1, False),
+    ([1.0, 0.5, 0.6], 2, False),
+    ([1.0, 0.5, 0.5, 0.6], 2, True),
+    ([1.0, NAN, 0.5, NAN], 3, False),
+    ([1.0, NAN, 0.5, NAN, INF], 3, True),
+    ([NAN, INF], None, False),
+    ([NAN, INF, NAN], None, True),
+])  # fmt: skip
+def test_the_best_epoch_has_the_smallest_finite_loss(losses: list[float], best: int | None, stalled: bool) -> None:
+    rows = tuple({"epoch": i + 1, "loss": 0.1, "val_loss": loss} for i, loss in enumerate(losses))
+    history = checkpoint.TrainingHistory(rows)
+    assert (history.best_epoch, history.stalled(patience=2)) == (best, stalled)
+
+
+def test_a_training_that_diverges_has_no_best_epoch_and_warns(
+    output: OutputFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = LSTM.model_copy(update={"learning_rate": 1e38, "patience": 2})
+    with caplog.at_level(logging.WARNING, "model.train"):
+        result = train(output, "big.1", config, SEED, "key")
+    assert (result["epochs"], result["best_epoch"]) == (3, None)
+    assert "train big.1: no epoch had a finite loss; try a lower learning_rate" in caplog.text
+    assert (output.model("big.1") / "model.keras").exists()
 
 
 def test_the_same_training_gives_the_same_version_whatever_was_built_before(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from model.config import LstmConfig
+from model.networks.basic import LstmConfig
 from model.evaluate import evaluate
 from model.train import train
 from pipeline.outputs import OutputFolder

@@ -8,8 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from model.bundle import load_model, model_bytes
-from model.config import AnnConfig, LstmConfig, ModelConfig
+from model.config import ModelConfig
 from model.networks import build
+from model.networks.basic import AnnConfig, LstmConfig
+from model.networks.kinds import KINDS, Kind
 from tests.support.model_stores import SAVES_MODELS
 
 pytestmark = SAVES_MODELS
@@ -58,7 +60,7 @@ def test_the_ann_is_three_dense_layers() -> None:
 
 
 def test_the_lstm_hands_all_timesteps_to_one_dense_layer() -> None:
-    recurrent, flat, dense = _build(CONFIGS[1], 3).layers[1:]
+    recurrent, flat, dense = _build(CONFIGS[1], 3).layers[2:]
     kinds = [type(recurrent), type(flat), type(dense)]
     assert kinds == [keras.layers.LSTM, keras.layers.Flatten, keras.layers.Dense]
     assert recurrent.output.shape == (None, TIMESTEPS, 3)
@@ -114,7 +116,7 @@ def test_the_sigmoid_is_the_probability_of_the_second_language() -> None:
 def test_the_first_layer_normalises_raw_mfccs_by_the_training_statistics(config: ModelConfig) -> None:
     model = _build(config, 3)
     raw = _input(model, 20)
-    np.testing.assert_allclose(np.asarray(model.layers[0](raw)), (raw - MEAN) / STD, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(model.layers[1](raw)), (raw - MEAN) / STD, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -155,6 +157,12 @@ def test_the_ann_learns_by_adam_and_the_lstm_by_rmsprop(config: ModelConfig, opt
     assert float(np.asarray(model.optimizer.learning_rate)) == 0.25
 
 
+def test_a_network_that_keeps_the_timesteps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "lstm", Kind(LstmConfig, lambda x, config: x))
+    with pytest.raises(ValueError, match=r"kind lstm: the network must return \(batch, width\), not \(None, 6, 5\)"):
+        _build(LstmConfig(), 3)
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_seed_decides_the_first_weights(config: ModelConfig) -> None:
     first, second = _build(config, 3).get_weights(), _build(config, 3).get_weights()
@@ -182,10 +190,10 @@ def test_in_mixed_precision_statistics_and_output_stay_float32(
     exact = _build(config, 3)
     monkeypatch.setattr(build, "compute_capabilities", lambda: [(8, 0)])
     model = _build(config, 3)
-    types = {type(layer): layer.compute_dtype for layer in model.layers[1:-1]}
+    types = {type(layer): layer.compute_dtype for layer in model.layers[2:-1]}
     hidden = keras.layers.Dense if build.takes_frames(model) else keras.layers.LSTM
     assert types[hidden] == "float16"
-    assert [model.layers[i].compute_dtype for i in (0, -1)] == ["float32", "float32"]
+    assert [model.layers[i].compute_dtype for i in (1, -1)] == ["float32", "float32"]
     assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
     raw = _input(model, 20)
     np.testing.assert_allclose(build.probabilities(model, raw), build.probabilities(exact, raw), atol=0.01)

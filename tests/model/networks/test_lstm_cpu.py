@@ -3,6 +3,7 @@
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,8 +12,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model.bundle import load_model, model_bytes
-from model.config import LstmConfig
 from model.networks import build
+from model.networks.basic import LstmConfig
 from model.networks.lstm_cpu import MAX_UNROLLED, accelerate, lstm
 from tests.support.model_stores import SAVES_MODELS
 
@@ -77,7 +78,7 @@ def test_long_sequences_stay_with_the_loop_of_the_layer() -> None:
 def test_where_there_is_a_gpu_the_layer_is_left_to_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU"])
     monkeypatch.setattr(build, "compute_capabilities", list)
-    layer = _network().layers[1]
+    layer = _network().layers[2]
     assert layer.inner_loop.__func__ is keras.layers.LSTM.inner_loop
     assert (layer.use_cudnn, layer.unroll) == ("auto", False)
 
@@ -94,7 +95,7 @@ def test_a_saved_network_is_one_of_keras_alone_and_gives_the_same(tmp_path: Path
     assert [layer["class_name"] for layer in layers][2] == "LSTM"
     assert not layers[2]["config"]["unroll"]
     plain = keras.saving.load_model(path)
-    assert plain.layers[1].inner_loop.__func__ is keras.layers.LSTM.inner_loop
+    assert plain.layers[2].inner_loop.__func__ is keras.layers.LSTM.inner_loop
     np.testing.assert_allclose(plain.predict_on_batch(raw), model.predict_on_batch(raw), rtol=1e-5, atol=1e-6)
 
 
@@ -112,8 +113,27 @@ def test_a_loaded_network_trains_on_as_the_one_that_was_saved(tmp_path: Path) ->
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_other_types_than_float32_stay_with_the_layer() -> None:
-    layers = [keras.Input((6, 5)), keras.layers.LSTM(3, return_sequences=True, dtype="mixed_float16")]
-    model = keras.Sequential(layers)
+@pytest.mark.parametrize("options", [
+    {"dtype": "mixed_float16"}, {"activation": "relu"}, {"recurrent_activation": "hard_sigmoid"}, {"use_bias": False},
+    {"dropout": 0.5}, {"recurrent_dropout": 0.5}, {"go_backwards": True},
+])  # fmt: skip
+def test_a_layer_with_other_settings_stays_with_keras(options: dict[str, Any]) -> None:
+    model = keras.Sequential([keras.Input((6, 5)), keras.layers.LSTM(3, return_sequences=True, **options)])
     accelerate(model)
     assert model.layers[0].inner_loop.__func__ is keras.layers.LSTM.inner_loop
+
+
+@pytest.mark.parametrize("layers", [
+    [keras.layers.LSTM(3)],
+    [keras.layers.LSTM(3, return_sequences=True)],
+    [keras.layers.Masking(0.0), keras.layers.LSTM(3, return_sequences=True)],
+    [keras.layers.LSTM(4, return_sequences=True), keras.layers.LSTM(3)],
+    [keras.layers.Bidirectional(keras.layers.LSTM(3))],
+])  # fmt: skip
+def test_networks_of_any_shape_give_the_same_when_accelerated(layers: list[keras.layers.Layer]) -> None:
+    model = keras.Sequential([keras.Input((6, 5)), *layers])
+    raw = _random(7, 6, 5)
+    raw[:, 4:] = 0  # masked, where something masks
+    expected = model(raw).numpy()
+    accelerate(model)
+    np.testing.assert_allclose(model(raw).numpy(), expected, rtol=1e-5, atol=1e-6)

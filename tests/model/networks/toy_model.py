@@ -1,0 +1,22 @@
+"""A kind of model as somebody would add it: one file, which does not import Keras at its top."""
+
+from typing import Any, Literal
+
+from model.config import Count, ModelConfig
+
+
+class ToyConfig(ModelConfig):
+    """Sequence classifier: one convolution over time, averaged."""
+
+    kind: Literal["toy"] = "toy"
+    batch_size: Count = 8
+    max_epochs: Count = 4
+    filters: Count = 6
+
+
+def toy(x: Any, config: ToyConfig) -> Any:
+    """Return the mean (batch, filters) over time of a convolution of sequences `x` (batch, timestep, feature)."""
+    import keras
+
+    x = keras.layers.Conv1D(config.filters, 2, activation="relu")(x)  # (batch, timestep - 1, filters)
+    return keras.layers.GlobalAveragePooling1D()(x)  # (batch, filters)
