@@ -1,4 +1,4 @@
-"""What the DAGs share: a stage of the pipeline as a task, its settings, and the alert of a failed run."""
+"""Shared by the DAG files: the operator that runs a pipeline stage, its settings, and the alert for a failed run."""
 
 import logging
 import os
@@ -16,20 +16,20 @@ from airflow.sdk import Asset, BaseHook, BaseOperatorLink, Context, Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
 MODEL: Final = Asset("language_id_model")
-"""The model that serves; promoting another one publishes it, with the settings of that run."""
+"""The champion model. Each promotion publishes an asset event with the settings of the promoting run."""
 
 POOL: Final = "language_id"
-"""One slot, see pools.json: stages of one output folder follow one another, also those of backfills."""
+"""A pool with one slot (pools.json): only one stage runs at a time, including stages of backfills."""
 
-EXIT_SKIP: Final = 99
-EXITS_FOR_GOOD: Final = {2: "wrong usage or configuration", 3: "too many recordings failed"}
-"""Exit codes that another try would end with as well."""
+SKIP_EXIT_CODE: Final = 99
+PERMANENT_FAILURES: Final = {2: "wrong usage or configuration", 3: "too many recordings failed"}
+"""Exit codes that a retry cannot change, and their meaning."""
 
 ALERTS: Final = "language_id_alerts"
-"""The connection whose webhook failed runs are posted to, if there is one."""
+"""An optional Airflow connection; its password is the URL of the webhook that receives failed runs."""
 
-# setpriv: a task's worker that is killed takes its command with it; flock: what is left of it then, or somebody's
-# command in a terminal, is waited for. exec: there is no shell left that would keep a signal to itself.
+# setpriv terminates the command when its task's process is killed. flock waits for any earlier command that still
+# holds the lock, for example one started by cron. exec replaces the shell, which would not forward signals.
 COMMAND: Final = """\
 case "$CLUSTER" in *://*) export DASK_SCHEDULER_ADDRESS="$CLUSTER" CLUSTER=scheduler ;; esac
 exec setpriv --pdeathsig TERM flock --no-fork "$LOCK" "$PYTHON" -m pipeline.run {stage} \\
@@ -37,64 +37,64 @@ exec setpriv --pdeathsig TERM flock --no-fork "$LOCK" "$PYTHON" -m pipeline.run 
     --cluster "$CLUSTER" ${{CLUSTER_FILE:+--cluster-file "$CLUSTER_FILE"}} \\
     --max-failed-fraction "$MAX_FAILED_FRACTION"{options}"""
 
-PLACE: Final = {"type": ["null", "string"], "pattern": r"^(/|[a-z][a-z0-9+.-]*://)\S"}
+PATH_OR_URL: Final = {"type": ["null", "string"], "pattern": r"^(/|[a-z][a-z0-9+.-]*://)\S"}
 PARAMS: Final = {
-    "corpus": Param(None, **PLACE, description="Recordings: an absolute path or a URL."),
-    "out": Param(None, **PLACE, description="The output folder: an absolute path or a URL."),
-    "config": Param(None, **PLACE, description="Settings in YAML."),
+    "corpus": Param(None, **PATH_OR_URL, description="The folder of the recordings: an absolute path or a URL."),
+    "out": Param(None, **PATH_OR_URL, description="The output folder: an absolute path or a URL."),
+    "config": Param(None, **PATH_OR_URL, description="The YAML file of settings: an absolute path or a URL."),
     "cluster": Param(
         None, type=["null", "string"], pattern=r"^([A-Za-z][\w-]*|[a-z]+://\S+)$",
         description="A profile of cluster.yaml, or the address of a Dask scheduler.",
     ),
     "max_failed_fraction": Param(
         None, type=["null", "number"], minimum=0, maximum=1,
-        description="The run fails if a larger part of the recordings failed.",
+        description="The run fails if more than this fraction of the recordings cannot be processed.",
     ),
 }  # fmt: skip
-"""What a run may be given. Left empty, the Variable language_id_NAME says it."""
+"""Parameters of a run. An empty parameter takes its value from the Variable language_id_NAME."""
 
 DEFAULTS: Final = {"cluster": "local", "max_failed_fraction": "0.01", "python": "python"}
 
 log = logging.getLogger("airflow.task.language_id")
 
 
-def promoted(events: Any) -> dict[str, str]:
-    """Return the settings of the run that promoted the model; empty for a run that no promotion started."""
+def promoted_settings(events: Any) -> dict[str, str]:
+    """Return the settings of the promotion that triggered this run, or an empty dict if none did."""
     found = [event for group in events.values() for event in group]
     return found[-1].extra if found else {}
 
 
-MACROS: Final = {"promoted": promoted}
+MACROS: Final = {"promoted_settings": promoted_settings}
 
 
 def setting(name: str) -> str:
-    """Return the template of a setting: the run's parameter, else the promotion's, else the Variable."""
+    """Return a Jinja template for a setting: the run's parameter, or the promotion's, or the Variable."""
     default = DEFAULTS.get(name, "")
     return (
         f"{{% set given = params.get('{name}') %}}"
-        f"{{{{ given if given is not none else promoted(triggering_asset_events).get('{name}') "
+        f"{{{{ given if given is not none else promoted_settings(triggering_asset_events).get('{name}') "
         f"or var.value.get('language_id_{name}', '{default}') }}}}"
     )
 
 
 def lock_file() -> str:
-    """Return the file that a stage locks while it runs: one stage at a time on a machine."""
+    """Return the path of the file that every stage locks, which allows one stage at a time on a machine."""
     home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
     return os.environ.get("LANGUAGE_ID_LOCK", str(home / "language_id.lock"))
 
 
 class DashboardLink(BaseOperatorLink):
-    """A button on the task while its stage has a page on Dask's dashboard."""
+    """A button on the task that opens the Dask dashboard while its stage runs."""
 
     name = "Dask dashboard"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002
-        """Airflow asks when the task has ended, and the page with it; while it runs, `_Command` sets the link."""
+        """Return no link: Airflow calls this after the task has ended. `StageHook` sets the link of a running task."""
         return ""
 
 
-class _Command(SubprocessHook):
-    """Runs a stage; takes the dashboard's address from its output, and tells apart the failures that stay."""
+class StageHook(SubprocessHook):
+    """Run the command of a stage, publish the dashboard URL from its output, and detect permanent failures."""
 
     def __init__(self, ti: Any) -> None:
         super().__init__()
@@ -104,30 +104,47 @@ class _Command(SubprocessHook):
         self, command: list[str], env: dict[str, str] | None = None, output_encoding: str = "utf-8",
         cwd: str | None = None,
     ) -> SubprocessResult:  # fmt: skip
-        """Return the exit code and the last line; raises AirflowFailException where another try would not help."""
-        # neither `with` nor `finally`: after a timeout on_kill ends the process, which still writes then
+        """Run a command and copy its output to the task's log.
+
+        Args:
+            command: the program and its arguments.
+            env: all environment variables of the command; None inherits those of this process.
+            output_encoding: the encoding of the output; undecodable bytes are escaped.
+            cwd: the working directory; None is the system's folder for temporary files.
+
+        Returns:
+            The exit code and the last line of the output.
+
+        Raises:
+            AirflowFailException: the exit code is one of `PERMANENT_FAILURES`, so a retry would fail as well.
+        """
+        # Neither `with` nor `finally`: after a timeout, `on_kill` ends the process, which may still be writing.
         self.sub_process = Popen(
             command, env=env, cwd=cwd or gettempdir(), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT,
             start_new_session=True, encoding=output_encoding, errors="backslashreplace",
         )  # fmt: skip
         line = ""
-        for written in self.sub_process.stdout or ():
-            line = written.rstrip()
+        for output_line in self.sub_process.stdout or ():
+            line = output_line.rstrip()
             self.log.info("%s", line)
             if found := re.search(r"dashboard at (http\S+)", line):
                 self._ti.xcom_push(key=DashboardLink().xcom_key, value=found[1])
         exit_code = self.sub_process.wait()
         if self.sub_process.stdout is not None:
             self.sub_process.stdout.close()
-        if exit_code in EXITS_FOR_GOOD:
-            raise AirflowFailException(f"{EXITS_FOR_GOOD[exit_code]}: {line}")
+        if exit_code in PERMANENT_FAILURES:
+            raise AirflowFailException(f"{PERMANENT_FAILURES[exit_code]}: {line}")
         return SubprocessResult(exit_code, line)
 
 
 class Stage(BashOperator):
-    """`python -m pipeline.run STAGE` in the pipeline's own environment; the task is named like the stage.
+    """A task that runs `python -m pipeline.run STAGE` in the pipeline's environment.
 
-    `options` is constant text behind it, which may name variables of `env`; values come in the environment alone.
+    Args:
+        task_id: the name of the stage.
+        options: further command-line options as constant shell text, which may refer to variables in `env`.
+        env: additional environment variables (templates). Values reach the command only through the environment.
+        arguments: further arguments of `BashOperator`.
     """
 
     operator_extra_links = (DashboardLink(),)
@@ -141,28 +158,28 @@ class Stage(BashOperator):
             bash_command=COMMAND.format(stage=task_id, options=options and f" {options}"),
             env={"LOCK": lock_file(), **{name.upper(): setting(name) for name in names}, **(env or {})},
             append_env=True,
-            skip_on_exit_code=EXIT_SKIP,
+            skip_on_exit_code=SKIP_EXIT_CODE,
             pool=POOL,
             retries=3,
-            retry_exponential_backoff=2.0,  # from core.default_task_retry_delay, five minutes
+            retry_exponential_backoff=2.0,  # starting at core.default_task_retry_delay, by default 5 minutes
             max_retry_delay=timedelta(hours=1),
             do_xcom_push=False,
             **arguments,
         )
 
     def execute(self, context: Context) -> None:
-        """Run the stage; where it publishes an asset, say with which settings it ran."""
-        self.subprocess_hook = _Command(context["ti"])
+        """Run the stage and attach its settings to the assets that it publishes."""
+        self.subprocess_hook = StageHook(context["ti"])
         super().execute(context)
         for asset in self.outlets:
-            given = {name: self.env[name.upper()] for name in PARAMS if self.env[name.upper()]}
-            context["outlet_events"][asset].extra = given
+            settings = {name: self.env[name.upper()] for name in PARAMS if self.env[name.upper()]}
+            context["outlet_events"][asset].extra = settings
 
 
 def alert(context: Context) -> None:
-    """Say in one line that a run failed, and post it to the webhook of the connection language_id_alerts, if any.
+    """Log that a run failed, and post the message to the webhook of the connection `language_id_alerts` if it exists.
 
-    The webhook's URL is the connection's password, which Airflow encrypts and keeps out of logs.
+    The webhook's URL is stored as the connection's password because Airflow encrypts passwords and masks them in logs.
     """
     task = context.get("ti")
     where = f"in {task.task_id}" if task else f"({context['reason']})"
@@ -175,7 +192,7 @@ def alert(context: Context) -> None:
     httpx.post(webhook, json={"text": text}, timeout=30).raise_for_status()
 
 
-COMMON: Final = {
+DAG_ARGUMENTS: Final = {
     "catchup": False,
     "max_active_runs": 1,
     "params": PARAMS,
@@ -183,4 +200,4 @@ COMMON: Final = {
     "on_failure_callback": alert,
     "tags": ["language_id"],
 }
-"""Arguments of every DAG."""
+"""Arguments shared by all DAGs."""

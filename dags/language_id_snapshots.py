@@ -1,21 +1,21 @@
-"""The model that served at the end of a day, evaluated on all test recordings of today: for days past by a backfill.
+"""Evaluate the champion of each day's end on the current test recordings; a backfill covers earlier days.
 
-Paused until somebody wants it: a day before the first promotion has no model.
+The DAG is paused at first, because there is no champion before the first promotion.
 """
 
 from datetime import datetime, timedelta
 
 from airflow.sdk import DAG, CronDataIntervalTimetable
-from language_id import COMMON, Stage
+from language_id import DAG_ARGUMENTS, Stage
 
 with DAG(
     "language_id_snapshots",
-    description="Evaluate the model that served at the end of a day",
+    description="Evaluate the champion of a day's end",
     doc_md=__doc__,
-    schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),  # a run has the date of the day that is over
+    schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),  # a run's logical date is the day that has ended
     start_date=datetime(2026, 1, 1),
     is_paused_upon_creation=True,
-    **COMMON,
+    **DAG_ARGUMENTS,
 ):
     Stage(
         task_id="evaluate",

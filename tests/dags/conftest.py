@@ -1,4 +1,4 @@
-"""An Airflow of the tests' own: it is set up before anything imports airflow."""
+"""Set up an Airflow for the tests before anything imports airflow."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What the tests of the DAGs share: an Airflow of their own, the pipeline's command line, small corpora."""
+"""Helpers of the DAG tests: a local Airflow, the pipeline's command line and small corpora."""
 
 import os
 import shutil
@@ -19,8 +19,10 @@ import tenacity
 ROOT = Path(__file__).resolve().parent.parent.parent
 PYTHON = os.environ.get("PIPELINE_PYTHON", str(ROOT / ".venv" / "bin" / "python"))
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-DEADLINE_S = 240
-# a corpus of 12 minutes in 113 shards, so that there is a middle to be killed in, and enough to do better than chance
+STAGES = ["scan", "extract", "verify", "train", "evaluate", "promote", "report"]
+FINISHED = ("success", "failed")
+DEADLINE_S = 1200  # only ends waits that hang; on a loaded machine a run takes several minutes
+# 12 minutes of audio in 113 shards: extraction is long enough to be interrupted, and the model beats chance
 SMALL = """
 demo: {speakers_per_language: 12, utterances_per_speaker: 5, utterance_s: 4.0}
 store: {sequences_per_chunk: 32, chunks_per_shard: 1}
@@ -29,16 +31,16 @@ models:
   lstm: {units: 40, max_epochs: 10, patience: 10, batch_size: 50, learning_rate: 0.003}
 promotion: {confidence: 0.0}
 """
-# how long until Airflow misses a worker that was killed; a task that lives is heard of every 5 s
+STRICT = SMALL.replace("confidence: 0.0", "min_gain: 0.99")
+# Airflow notices a killed worker after this timeout. Workers send a heartbeat every 5 s, on a loaded machine later.
 QUICK = {
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "40",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
 }
-STRICT = SMALL.replace("confidence: 0.0", "min_gain: 0.99")
 
 
 def environment(home: Path, **variables: object) -> dict[str, str]:
-    """Return the environment of an Airflow in `home` whose Variables language_id_NAME are given."""
+    """Return the environment of an Airflow in `home`; `variables` are the Airflow Variables language_id_NAME."""
     values = {"python": PYTHON, **variables}
     return {
         "AIRFLOW_HOME": str(home),
@@ -49,14 +51,14 @@ def environment(home: Path, **variables: object) -> dict[str, str]:
     }
 
 
-# SQLite refuses to write in a transaction that read before somebody else wrote; Airflow undoes it, to be tried again
+# SQLite rejects a write in a transaction that has read older data. Airflow rolls it back, so a retry is safe.
 @tenacity.retry(
     retry=tenacity.retry_if_exception_message(match="(?s).*database is locked"),
     stop=tenacity.stop_after_delay(DEADLINE_S),
     reraise=True,
 )
 def airflow(home: Path, *arguments: str) -> None:
-    """Run a command of Airflow, which must succeed."""
+    """Run an Airflow command and assert that it succeeds."""
     command = [sys.executable, "-m", "airflow", *arguments]
     result = subprocess.run(
         command, env=CLEAN | environment(home), capture_output=True, text=True, timeout=DEADLINE_S, check=False
@@ -64,33 +66,40 @@ def airflow(home: Path, *arguments: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def load_dags() -> Any:
+    """Return the DAGs of `dags/` as a `BundleDagBag`."""
+    from airflow.dag_processing.dagbag import BundleDagBag  # not before AIRFLOW_HOME is set
+
+    return BundleDagBag(dag_folder=ROOT / "dags", bundle_path=ROOT / "dags", bundle_name="dags-folder")
+
+
 def pipeline(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the pipeline's command line as a person would; the log is in `stderr`."""
+    """Run the pipeline's command line; its log is in `stderr`."""
     command = [PYTHON, "-m", "pipeline.run", *map(str, arguments)]
     return subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
 
 
 def make_corpus(folder: Path, config: Path) -> Path:
-    """Synthesise the demo's corpus below `folder` and return its place."""
+    """Synthesise a demo corpus below `folder` and return its path."""
     made = pipeline("synthesise", "--out", folder, "--config", config, "--executor", "serial")
     assert made.returncode == 0, made.stderr
     return folder / "corpus"
 
 
 def add_recordings(corpus: Path, speaker: str) -> None:
-    """Let another speaker of each language bring what the first one said."""
+    """Add a speaker to each language, with copies of the first speaker's recordings."""
     for language in sorted(corpus.iterdir()):
         shutil.copytree(language / "speaker_00", language / speaker)
 
 
 def store_bytes(out: Path) -> dict[str, bytes]:
-    """Return every file of the store by its path, with the shards' records."""
+    """Return the contents of all files of the store and its shard records, by relative path."""
     folders = (out / "features.zarr", out / "shards")
     return {str(p.relative_to(out)): p.read_bytes() for folder in folders for p in folder.rglob("*") if p.is_file()}
 
 
-def drivers(out: Path) -> list[psutil.Process]:
-    """Return the processes that run a stage on `out`, without those that wait for their turn."""
+def stage_processes(out: Path) -> list[psutil.Process]:
+    """Return the processes that run a stage on `out`, without those that wait for the lock."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
@@ -100,9 +109,10 @@ def drivers(out: Path) -> list[psutil.Process]:
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
-    """Return all processes of an Airflow in `home`, by their environment or a file there that they have open.
+    """Return all processes of the Airflow in `home`.
 
-    Its workers write their titles over their environment.
+    They are recognised by their environment, or by an open file in `home`, because Airflow's workers overwrite their
+    environment with their process title.
     """
     found = []
     for process in psutil.process_iter():
@@ -115,58 +125,70 @@ def processes_of(home: Path) -> list[psutil.Process]:
 
 @dataclass
 class LocalAirflow:
-    """What `make dags` starts, and its REST API."""
+    """The Airflow that `make dags` starts, and its REST API."""
 
     process: subprocess.Popen[str]
     url: str
     home: Path
 
     def get(self, path: str, **query: str) -> Any:
-        response = httpx.get(f"{self.url}/api/v2/{path}", params=query, timeout=30)
+        """Return the JSON answer of the REST API."""
+        response = httpx.get(f"{self.url}/api/v2/{path}", params=query, timeout=DEADLINE_S)
         response.raise_for_status()
         return response.json()
 
     def trigger(self, dag: str, **conf: object) -> httpx.Response:
+        """Start a manual run with the parameters `conf`."""
         body = {"logical_date": None, "conf": conf}
-        return httpx.post(f"{self.url}/api/v2/dags/{dag}/dagRuns", json=body, timeout=30)
+        return httpx.post(f"{self.url}/api/v2/dags/{dag}/dagRuns", json=body, timeout=DEADLINE_S)
 
     def runs(self, dag: str) -> list[dict[str, Any]]:
-        """Return the runs in the order in which they began."""
+        """Return the runs in the order of their start."""
         found: list[dict[str, Any]] = self.get(f"dags/{dag}/dagRuns", order_by="start_date", limit="100")["dag_runs"]
         return found
 
     def tasks(self, dag: str, run: str) -> dict[str, dict[str, Any]]:
-        """Return the task instances of a run by their names."""
+        """Return the task instances of a run by task name."""
         found = self.get(f"dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
         return {task["task_id"]: task for task in found}
 
-    def wait(self, condition: Callable[[], Any], what: str, seconds: float = DEADLINE_S) -> Any:
-        """Return what the condition gives once it holds."""
-        deadline_s = time.monotonic() + seconds
+    def task_states(self, dag: str, run: str) -> dict[str, str]:
+        """Return the state of each task of a run by task name."""
+        return {name: task["state"] for name, task in self.tasks(dag, run).items()}
+
+    def wait(self, condition: Callable[[], Any], what: str) -> Any:
+        """Poll `condition` until it returns a true value, and return that value."""
+        deadline_s = time.monotonic() + DEADLINE_S
         while not (found := condition()):
-            assert self.process.poll() is None, f"Airflow ended before {what}"
-            assert time.monotonic() < deadline_s, f"never came to it: {what}"
-            time.sleep(0.2)
+            assert self.process.poll() is None, f"Airflow ended while waiting for {what}"
+            assert time.monotonic() < deadline_s, f"timed out after {DEADLINE_S} s waiting for {what}"
+            time.sleep(0.1)
         return found
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal to Airflow's supervisor and return its exit code."""
         self.process.send_signal(number)
         return self.process.wait(DEADLINE_S)
 
 
 @contextmanager
 def serve(home: Path, corpus: Path, out: Path, config: Path, **more: str) -> Iterator[LocalAirflow]:
-    """Run what `make dags` runs on a free port, and stop it; `more` is added to its environment."""
-    given = environment(home, config=config)
-    del given["AIRFLOW_HOME"], given["AIRFLOW__CORE__DAGS_FOLDER"]
+    """Run the command of `make dags` on a free port, and stop it on exit; `more` is added to its environment."""
+    variables = environment(home, config=config)
+    del variables["AIRFLOW_HOME"], variables["AIRFLOW__CORE__DAGS_FOLDER"]
     command = [sys.executable, ROOT / "dags" / "serve.py", "--python", PYTHON, "--corpus", corpus, "--out", out,
                "--home", home, "--port", "0"]  # fmt: skip
-    with subprocess.Popen(command, env=CLEAN | given | more, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=CLEAN | variables | more, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
+        lines = []
         try:
-            line = next((line for line in process.stderr if "http://" in line), "")
-            assert line, f"Airflow did not start: {process.wait()}"
-            yield LocalAirflow(process, next(word for word in line.split() if word.startswith("http://")), home)
+            for line in process.stderr:
+                lines.append(line)
+                if address := next((word for word in line.split() if word.startswith("http://")), None):
+                    break
+            else:
+                raise AssertionError(f"Airflow did not start: {''.join(lines)}")
+            yield LocalAirflow(process, address, home)
         finally:
             if process.poll() is None:
                 process.terminate()

@@ -1,7 +1,7 @@
-"""An hour of a run a minute, with recordings that come, tasks that are killed and Airflow started anew in between.
+"""One run per minute for an hour, with new recordings, killed tasks and restarts of Airflow.
 
-`make dags-soak` ends with 0 if no two stages ever ran at once on the output folder, every scheduled run came to its
-end, and the store holds every recording, as its checksums say.
+`make dags-soak` exits with 0 if no two stages ever ran at once on the output folder, every scheduled run succeeded,
+and the store holds every recording with valid checksums.
 """
 
 import argparse
@@ -18,43 +18,45 @@ from pathlib import Path
 import psutil
 
 from tests.dags.local_airflow import (
+    DEADLINE_S,
+    FINISHED,
     QUICK,
     SMALL,
     LocalAirflow,
     add_recordings,
-    drivers,
     make_corpus,
     pipeline,
     processes_of,
     serve,
+    stage_processes,
 )  # fmt: skip
 
 TRAIN = "language_id_train"
 
 
 def disturb(out: Path, chance: random.Random, counts: Counter[str]) -> None:
-    """Kill a stage, its task's process, or that one's worker, at random."""
+    """Kill the running stage, its task process or its worker, chosen at random."""
     with suppress(psutil.NoSuchProcess):
-        for driver in drivers(out):
-            workers = [parent for parent in driver.parents() if "airflow worker" in " ".join(parent.cmdline())]
-            victims = dict(zip(("command", "task", "worker"), [driver, *workers], strict=False))
-            what = chance.choice(sorted(victims))
-            victims[what].kill()
-            counts[f"killed: {what}"] += 1
+        for command in stage_processes(out):
+            parents = [parent for parent in command.parents() if "airflow worker" in " ".join(parent.cmdline())]
+            victims = dict(zip(("command", "task", "worker"), [command, *parents], strict=False))
+            name = chance.choice(sorted(victims))
+            victims[name].kill()
+            counts[f"killed {name}"] += 1
 
 
-def spell(
+def watch(
     here: LocalAirflow, out: Path, corpus: Path, until_s: float, chance: random.Random, counts: Counter[str]
 ) -> None:
-    """Watch until a time; let recordings come and kill what runs, now and then."""
-    came_s = killed_s = time.monotonic()
+    """Check until `until_s` that at most one stage runs; now and then add recordings or kill the running stage."""
+    added_s = killed_s = time.monotonic()
     while time.monotonic() < until_s:
-        assert here.process.poll() is None, "Airflow ended by itself"
-        running = drivers(out)
-        assert len(running) <= 1, f"two at once: {running}"
+        assert here.process.poll() is None, "Airflow ended unexpectedly"
+        running = stage_processes(out)
+        assert len(running) <= 1, f"two stages at once: {running}"
         now_s = time.monotonic()
-        if now_s - came_s > 90:
-            came_s, counts["speakers"] = now_s, counts["speakers"] + 1
+        if now_s - added_s > 90:
+            added_s, counts["speakers"] = now_s, counts["speakers"] + 1
             add_recordings(corpus, f"speaker_{100 + counts['speakers']}")
         if now_s - killed_s > 45 and running and chance.random() < 0.02:
             killed_s = now_s
@@ -63,33 +65,34 @@ def spell(
 
 
 def main() -> None:
-    """Run, and print what happened."""
+    """Run the soak test and print what was counted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--restart-minutes", type=float, default=4, help="between two restarts")
+    parser.add_argument("--restart-minutes", type=float, default=4, help="time between restarts of Airflow")
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    chance, counts = random.Random(given.seed), Counter[str]()
+    options = parser.parse_args()
+    chance, counts = random.Random(options.seed), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         folder = Path(name)
         config = folder / "run.yaml"
         config.write_text(SMALL)
         corpus, out, home = make_corpus(folder, config), folder / "out", folder / "home"
-        end_s = time.monotonic() + 60 * given.minutes
+        end_s = time.monotonic() + 60 * options.minutes
         while time.monotonic() < end_s:
             with serve(home, corpus, out, config, LANGUAGE_ID_SCHEDULE="* * * * *", **QUICK) as here:
                 counts["starts"] += 1
-                spell(here, out, corpus, min(end_s, time.monotonic() + 60 * given.restart_minutes), chance, counts)
-                end(here, chance, counts)
-        with serve(home, corpus, out, config, LANGUAGE_ID_SCHEDULE="0 0 1 1 *", **QUICK) as here:  # no further run
+                watch(here, out, corpus, min(end_s, time.monotonic() + 60 * options.restart_minutes), chance, counts)
+                shut_down(here, chance, counts)
+        # a schedule that starts no further run
+        with serve(home, corpus, out, config, LANGUAGE_ID_SCHEDULE="0 0 1 1 *", **QUICK) as here:
             finish(here, counts)
         check_store(corpus, out, config, counts)
-    print(", ".join(f"{what}: {number}" for what, number in sorted(counts.items())))
+    print(", ".join(f"{name}: {number}" for name, number in sorted(counts.items())))
     sys.exit(counts["failed"] > 0)
 
 
-def end(here: LocalAirflow, chance: random.Random, counts: Counter[str]) -> None:
-    """Stop Airflow as a person would, or as a power cut would."""
+def shut_down(here: LocalAirflow, chance: random.Random, counts: Counter[str]) -> None:
+    """Stop Airflow with a signal, or kill all its processes as a power cut would."""
     if chance.random() < 0.3:
         counts["power cuts"] += 1
         victims = [psutil.Process(here.process.pid), *processes_of(here.home)]
@@ -97,29 +100,28 @@ def end(here: LocalAirflow, chance: random.Random, counts: Counter[str]) -> None
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         here.process.wait()
-        psutil.wait_procs(victims, timeout=10)
+        psutil.wait_procs(victims, timeout=DEADLINE_S)
     else:
         here.stop(chance.choice((signal.SIGTERM, signal.SIGINT)))
     assert processes_of(here.home) == []
 
 
 def finish(here: LocalAirflow, counts: Counter[str]) -> None:
-    """Wait for the runs that have begun, and count runs by their state."""
-    ended = ("success", "failed")
-    here.wait(lambda: all(run["state"] in ended for run in here.runs(TRAIN)), "the end of all runs", 900)
+    """Wait for all runs to finish, and count them by state."""
+    here.wait(lambda: all(run["state"] in FINISHED for run in here.runs(TRAIN)), "the end of all runs")
     for run in here.runs(TRAIN):
         counts[run["state"]] += 1
 
 
 def check_store(corpus: Path, out: Path, config: Path, counts: Counter[str]) -> None:
-    """Run once by hand, so that the last recordings are in, and compare the ledger with the corpus."""
-    place = ("--corpus", corpus, "--out", out, "--config", config)
+    """Run all stages once more for the latest recordings, and compare the ledger with the corpus."""
+    arguments = ("--corpus", corpus, "--out", out, "--config", config)
     for stage in ("all", "verify"):
-        done = pipeline(stage, *place)
+        done = pipeline(stage, *arguments)
         assert done.returncode == 0, done.stderr
     counts["recordings"] = len(list(corpus.rglob("*.flac")))
-    ledger = json.loads((out / "run.json").read_text())["stages"]["extract"]["recordings"]
-    assert ledger["ok"] == counts["recordings"], ledger
+    extracted = json.loads((out / "run.json").read_text())["stages"]["extract"]["recordings"]
+    assert extracted["ok"] == counts["recordings"], extracted
 
 
 if __name__ == "__main__":

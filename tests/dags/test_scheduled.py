@@ -1,32 +1,39 @@
-"""What `make dags` starts: a real scheduler with a schedule of every minute, killed tasks, its page, its end."""
+"""What `make dags` starts: a real scheduler with a run per minute, killed tasks, backfills, the web page, its stop."""
 
 import json
 import re
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
-from tests.browser import browse, needs_chromium
 
 from tests.dags.local_airflow import (
+    DEADLINE_S,
+    FINISHED,
     QUICK,
     SMALL,
+    STAGES,
     LocalAirflow,
     add_recordings,
     airflow,
-    drivers,
     make_corpus,
     pipeline,
     processes_of,
     serve,
+    stage_processes,
     store_bytes,
 )  # fmt: skip
+from tests.support.browser import browse, needs_chromium
 
 TRAIN, REPORT, SNAPSHOTS = "language_id_train", "language_id_report", "language_id_snapshots"
+SHARDS = 113
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -39,132 +46,237 @@ def folder_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", name="here")
 def airflow_fixture(folder: Path) -> Iterator[LocalAirflow]:
-    place = (folder / "home", folder / "corpus", folder / "out", folder / "run.yaml")
-    with serve(*place, LANGUAGE_ID_SCHEDULE="* * * * *", **QUICK) as running:
+    paths = (folder / "home", folder / "corpus", folder / "out", folder / "run.yaml")
+    with serve(*paths, LANGUAGE_ID_SCHEDULE="* * * * *", **QUICK) as running:
         yield running
 
 
-def finished(here: LocalAirflow, number: int) -> Any:
-    """Return the run of this number, from 0, once it is over."""
-    runs = here.runs(TRAIN)
-    return len(runs) > number and runs[number]["state"] in ("success", "failed") and runs[number]
+def finished_runs(here: LocalAirflow) -> list[dict[str, Any]]:
+    """Return the finished runs of the nightly DAG in the order of their start."""
+    return [run for run in here.runs(TRAIN) if run["state"] in FINISHED]
 
 
-def test_a_scheduled_run_whose_worker_is_killed_amid_extraction_ends_with_the_same_bytes(
-    here: LocalAirflow, folder: Path
-) -> None:
-    out, plain = folder / "out", folder / "plain"
-    here.wait(lambda: len(list(out.glob("shards/*.json"))) > 3, "some shards")
-    (driver,) = drivers(out)
-    assert driver.cmdline()[3] == "extract"
-    runner = driver.parent()
-    worker = runner.parent()
-    assert "LocalExecutor" in " ".join(worker.cmdline())
-    for process in (worker, runner):
+def finished_task(here: LocalAirflow, run: str, task: str) -> Any:
+    """Return a task instance if it has finished."""
+    found = here.tasks(TRAIN, run)[task]
+    return found["state"] in FINISHED and found
+
+
+def shards(out: Path) -> int:
+    """Return the number of completed shards."""
+    return len(list(out.glob("shards/*.json")))
+
+
+def extraction(out: Path) -> psutil.Process | None:
+    """Return the process that runs the extract stage on `out`, if there is one."""
+    return next((process for process in stage_processes(out) if process.info["cmdline"][3] == "extract"), None)
+
+
+@dataclass
+class Interrupted:
+    """A finished run whose worker was killed during extraction."""
+
+    run: dict[str, Any]
+    worker_title: str
+    survivors: list[psutil.Process]
+    shards_at_kill: int
+    store: dict[str, bytes]
+
+
+@pytest.fixture(scope="module", name="interrupted")
+def interrupted_fixture(here: LocalAirflow, folder: Path) -> Interrupted:
+    """Kill the worker of the first run's extract task, and wait for the run to finish."""
+    out = folder / "out"
+    command = here.wait(lambda: extraction(out), "the extract stage")
+    task = command.parent()
+    worker = task.parent()
+    title = " ".join(worker.cmdline())
+    here.wait(lambda: shards(out) > 3, "some shards")
+    for process in (worker, task):
         process.kill()
-    driver.wait(30)  # it ends with its worker
-    assert len(list(out.glob("shards/*.json"))) < 110
+    _, survivors = psutil.wait_procs([command], timeout=DEADLINE_S)
+    shards_at_kill = shards(out)
+    (run,) = here.wait(lambda: finished_runs(here)[:1], "the first run")
+    return Interrupted(run, title, survivors, shards_at_kill, store_bytes(out))
 
-    run = here.wait(lambda: finished(here, 0), "the first run")
-    assert (run["run_type"], run["state"]) == ("scheduled", "success")
-    tasks = here.tasks(TRAIN, run["dag_run_id"])
-    assert {name: task["state"] for name, task in tasks.items()} == dict.fromkeys(tasks, "success")
-    assert tasks["extract"]["try_number"] == 2
+
+def test_the_command_of_a_killed_worker_ends_amid_extraction(interrupted: Interrupted) -> None:
+    assert "LocalExecutor" in interrupted.worker_title
+    assert interrupted.survivors == []
+    assert interrupted.shards_at_kill < SHARDS
+
+
+def test_a_scheduled_run_completes_after_its_worker_was_killed(here: LocalAirflow, interrupted: Interrupted) -> None:
+    assert (interrupted.run["run_type"], interrupted.run["state"]) == ("scheduled", "success")
+    assert here.task_states(TRAIN, interrupted.run["dag_run_id"]) == dict.fromkeys(STAGES, "success")
+
+
+def test_a_killed_task_is_retried_once(here: LocalAirflow, interrupted: Interrupted) -> None:
+    assert here.tasks(TRAIN, interrupted.run["dag_run_id"])["extract"]["try_number"] == 2
+
+
+def test_the_store_of_an_interrupted_run_equals_that_of_an_uninterrupted_one(
+    interrupted: Interrupted, folder: Path
+) -> None:
+    plain = folder / "plain"
     for stage in ("scan", "extract"):
         done = pipeline(stage, "--corpus", folder / "corpus", "--out", plain, "--config", folder / "run.yaml")
         assert done.returncode == 0, done.stderr
-    assert store_bytes(out) == store_bytes(plain)
+    assert shards(plain) == SHARDS
+    assert interrupted.store == store_bytes(plain)
 
 
-def took_in(here: LocalAirflow) -> dict[str, Any] | None:
-    """Return the first run after the first that has ended and did not skip."""
-    ended = [run for run in here.runs(TRAIN)[1:] if run["state"] in ("success", "failed")]
-    return next((r for r in ended if here.tasks(TRAIN, r["dag_run_id"])["extract"]["state"] != "skipped"), None)
+@pytest.fixture(scope="module", name="unchanged")
+def unchanged_fixture(here: LocalAirflow, interrupted: Interrupted) -> dict[str, Any]:
+    """The second run, which finds no new recordings."""
+    run: dict[str, Any] = here.wait(lambda: finished_runs(here)[1:2], "the second run")[0]
+    return run
 
 
-def test_a_scheduled_run_without_new_recordings_skips_and_the_next_takes_what_came(
-    here: LocalAirflow, folder: Path
-) -> None:
-    idle = here.wait(lambda: finished(here, 1), "the second run")
-    assert (idle["run_type"], idle["state"]) == ("scheduled", "success")
-    assert {task["state"] for task in here.tasks(TRAIN, idle["dag_run_id"]).values()} == {"skipped"}
+def appending_run(here: LocalAirflow) -> dict[str, Any] | None:
+    """Return the first run after the second that did not skip extraction, once it has finished."""
+    later = finished_runs(here)[2:]
+    return next((r for r in later if here.task_states(TRAIN, r["dag_run_id"])["extract"] != "skipped"), None)
 
+
+@pytest.fixture(scope="module", name="appended")
+def appended_fixture(here: LocalAirflow, folder: Path, unchanged: dict[str, Any]) -> dict[str, Any]:
+    """The run that appends new recordings; another unchanged run may have started before they were added."""
     add_recordings(folder / "corpus", "speaker_77")
-    run = here.wait(lambda: took_in(here), "a run that takes them in")  # one more may have begun before they came
-    assert (run["run_type"], run["state"]) == ("scheduled", "success")
-    tasks = {name: task["state"] for name, task in here.tasks(TRAIN, run["dag_run_id"]).items()}
-    promoted = tasks.pop("promote")
-    assert tasks == dict.fromkeys(tasks, "success")
-    ledger = json.loads((folder / "out" / "run.json").read_text())["stages"]["extract"]["recordings"]
-    assert ledger["ok"] == len(list((folder / "corpus").rglob("*.flac"))) == 195
-    assert all(earlier["end_date"] < later["start_date"] for earlier, later in pairwise(here.runs(TRAIN)[:3]))
-
-    reports = 1 if promoted == "skipped" else 2
-    here.wait(lambda: len(here.runs(REPORT)) == reports, "the report of a promotion")
-    assert here.runs(REPORT)[0]["run_type"] == "asset_triggered"
-    assert here.get("assets/events")["total_entries"] == reports
+    run: dict[str, Any] = here.wait(lambda: appending_run(here), "a run with the new recordings")
+    return run
 
 
-def test_a_backfill_evaluates_days_past(here: LocalAirflow, folder: Path) -> None:
-    decisions = folder / "out" / "registry" / "registry.json"
+def test_a_scheduled_run_without_new_recordings_skips_all_stages(
+    here: LocalAirflow, unchanged: dict[str, Any]
+) -> None:
+    assert (unchanged["run_type"], unchanged["state"]) == ("scheduled", "success")
+    assert here.task_states(TRAIN, unchanged["dag_run_id"]) == dict.fromkeys(STAGES, "skipped")
+
+
+def test_a_scheduled_run_with_new_recordings_completes(here: LocalAirflow, appended: dict[str, Any]) -> None:
+    assert (appended["run_type"], appended["state"]) == ("scheduled", "success")
+    states = here.task_states(TRAIN, appended["dag_run_id"])
+    assert states.pop("promote") in ("success", "skipped")
+    assert states == dict.fromkeys(states, "success")
+
+
+def test_a_scheduled_run_extracts_the_new_recordings(folder: Path, appended: dict[str, Any]) -> None:
+    recordings = json.loads((folder / "out" / "run.json").read_text())["stages"]["extract"]["recordings"]
+    assert recordings["ok"] == len(list((folder / "corpus").rglob("*.flac"))) == 195
+
+
+def test_scheduled_runs_do_not_overlap(here: LocalAirflow, appended: dict[str, Any]) -> None:
+    runs = finished_runs(here)
+    assert len(runs) > 2
+    assert all(earlier["end_date"] < later["start_date"] for earlier, later in pairwise(runs))
+
+
+def test_each_promotion_triggers_one_report(here: LocalAirflow, appended: dict[str, Any]) -> None:
+    promotions = 1 if here.task_states(TRAIN, appended["dag_run_id"])["promote"] == "skipped" else 2
+    here.wait(lambda: len(here.runs(REPORT)) >= promotions, "the reports of all promotions")
+    assert {run["run_type"] for run in here.runs(REPORT)} == {"asset_triggered"}
+    assert len(here.runs(REPORT)) == here.get("assets/events")["total_entries"] == promotions
+
+
+def test_a_backfill_evaluates_past_days(here: LocalAirflow, folder: Path, appended: dict[str, Any]) -> None:
+    registry = folder / "out" / "registry" / "registry.json"
     today = date.today()
-    first = (today - timedelta(days=3)).isoformat()
+    three_days_ago = (today - timedelta(days=3)).isoformat()
     days = [(today - timedelta(days=n)).isoformat() for n in (2, 1)]
-    text = decisions.read_text()
-    decisions.write_text(re.sub(r'("at": ?")\d{4}-\d\d-\d\d', rf"\g<1>{first}", text))  # as if promoted days ago
+    # move the promotions to a day before those of the backfill
+    registry.write_text(re.sub(r'("at": ?")\d{4}-\d\d-\d\d', rf"\g<1>{three_days_ago}", registry.read_text()))
     airflow(here.home, "dags", "unpause", SNAPSHOTS)
     airflow(here.home, "backfill", "create", "--dag-id", SNAPSHOTS, "--from-date", days[0], "--to-date", days[1])
+    metrics = [folder / "out" / "metrics" / f"as-of-{day}.json" for day in days]
     here.wait(lambda: len([r for r in here.runs(SNAPSHOTS) if r["state"] == "success"]) >= 2, "the backfill")
-    assert all((folder / "out" / "metrics" / f"as-of-{day}.json").exists() for day in days)
+    assert all(file.exists() for file in metrics)
 
 
-def test_the_dashboard_of_a_running_stage_is_a_link_on_its_task(here: LocalAirflow, folder: Path) -> None:
-    """Also that a run of somebody's own is one run more, on a folder of its own."""
+@pytest.fixture(scope="module", name="manual")
+def manual_fixture(here: LocalAirflow, folder: Path, appended: dict[str, Any]) -> str:
+    """The id of a run that is triggered by hand, on its own output folder."""
     answer = here.trigger(TRAIN, out=str(folder / "own"))
     assert answer.status_code == 200, answer.text
-    run = answer.json()["dag_run_id"]
-    link = f"dags/{TRAIN}/dagRuns/{run}/taskInstances/extract/links"
-    found = here.wait(lambda: here.get(link)["extra_links"]["Dask dashboard"], "the link")
-    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/pipeline", found)
-    here.wait(lambda: here.tasks(TRAIN, run)["extract"]["state"] == "success", "extraction")
-    assert here.get(link)["extra_links"]["Dask dashboard"] in (None, "")
+    run: str = answer.json()["dag_run_id"]
+    return run
 
 
-def test_a_bad_parameter_is_refused_where_it_is_given(here: LocalAirflow) -> None:
-    before = len(here.runs(TRAIN))
+def test_a_running_task_links_to_the_dask_dashboard_until_it_ends(here: LocalAirflow, manual: str) -> None:
+    def dashboard() -> Any:
+        return here.get(f"dags/{TRAIN}/dagRuns/{manual}/taskInstances/extract/links")["extra_links"]["Dask dashboard"]
+
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/pipeline", here.wait(dashboard, "the link to the dashboard"))
+    here.wait(lambda: finished_task(here, manual, "extract"), "the end of extraction")
+    here.wait(lambda: not dashboard(), "the removal of the link")
+
+
+def test_a_manual_run_writes_to_its_own_output_folder(here: LocalAirflow, folder: Path, manual: str) -> None:
+    assert here.wait(lambda: finished_task(here, manual, "extract"), "the end of extraction")["state"] == "success"
+    assert shards(folder / "own") >= SHARDS
+
+
+def manual_runs(here: LocalAirflow) -> list[str]:
+    return [run["dag_run_id"] for run in here.runs(TRAIN) if run["run_type"] == "manual"]
+
+
+def test_an_invalid_parameter_is_refused_and_starts_no_run(here: LocalAirflow) -> None:
+    before = manual_runs(here)
     answer = here.trigger(TRAIN, corpus="recordings")
-    assert answer.status_code == 400
+    assert answer.status_code == httpx.codes.BAD_REQUEST
     assert "corpus" in answer.text
-    assert len([run for run in here.runs(TRAIN) if run["run_type"] == "manual"]) <= before
+    assert manual_runs(here) == before
 
 
 @needs_chromium
-def test_the_page_shows_the_runs(here: LocalAirflow, tmp_path: Path) -> None:
-    dom = browse(f"{here.url}/dags/{TRAIN}", tmp_path, "--dump-dom")
-    assert all(stage in dom for stage in ("scan", "extract", "verify", "train", "evaluate", "promote", "report"))
-    assert "* * * * *" in dom
+def test_the_web_page_shows_the_schedule_and_all_stages(here: LocalAirflow, tmp_path: Path) -> None:
+    def shown() -> bool:
+        page = browse(f"{here.url}/dags/{TRAIN}", tmp_path, "--dump-dom")
+        return all(text in page for text in ("* * * * *", *STAGES))
+
+    here.wait(shown, "the schedule and all stages on the page")
 
 
-def test_stopping_amid_a_stage_leaves_no_process_and_the_next_start_goes_on(folder: Path) -> None:
+@dataclass
+class Resumed:
+    """Airflow stopped during extraction and started again."""
+
+    processes_before: int
+    exit_code: int
+    shards_at_stop: int
+    processes_after: list[psutil.Process]
+    extract: dict[str, Any]
+
+
+@pytest.fixture(scope="module", name="resumed")
+def resumed_fixture(folder: Path) -> Resumed:
     home, out = folder / "other", folder / "stopped"
-    place = (home, folder / "corpus", out, folder / "run.yaml")
-    with serve(*place) as here:
-        here.wait(lambda: len(list(out.glob("shards/*.json"))) > 3, "some shards")
-        assert drivers(out)
-        assert len(processes_of(home)) > 5
-        assert here.stop(signal.SIGINT) == 128 + signal.SIGINT
-        assert processes_of(home) == []
-    with serve(*place) as here:
+    paths = (home, folder / "corpus", out, folder / "run.yaml")
+    with serve(*paths) as here:
+        here.wait(lambda: extraction(out), "the extract stage")
+        before = len(processes_of(home))
+        here.wait(lambda: shards(out) > 3, "some shards")
+        exit_code = here.stop(signal.SIGINT)
+        shards_at_stop, after = shards(out), processes_of(home)
+    with serve(*paths) as here:
         (run,) = here.runs(TRAIN)
-        extract = here.wait(lambda: ended(here.tasks(TRAIN, run["dag_run_id"])["extract"]), "extraction")
-        assert (extract["state"], extract["try_number"]) == ("success", 2)
+        extract = here.wait(lambda: finished_task(here, run["dag_run_id"], "extract"), "the end of extraction")
+    return Resumed(before, exit_code, shards_at_stop, after, extract)
 
 
-def ended(task: dict[str, Any]) -> Any:
-    return task["state"] in ("success", "failed") and task
+def test_stopping_airflow_amid_a_stage_leaves_no_process(resumed: Resumed) -> None:
+    assert resumed.processes_before > 5
+    assert resumed.exit_code == 128 + signal.SIGINT
+    assert resumed.processes_after == []
 
 
-def test_it_ends_without_leaving_a_process(here: LocalAirflow) -> None:
+def test_the_next_start_retries_a_stage_that_was_stopped(resumed: Resumed) -> None:
+    assert resumed.shards_at_stop < SHARDS
+    assert (resumed.extract["state"], resumed.extract["try_number"]) == ("success", 2)
+
+
+def test_sigterm_stops_airflow_and_leaves_no_process(here: LocalAirflow) -> None:
+    """The last test of the module, because it stops the Airflow that the others use."""
     assert processes_of(here.home)
     assert here.stop() == 128 + signal.SIGTERM
     assert processes_of(here.home) == []
