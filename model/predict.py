@@ -19,6 +19,7 @@ from model.registry import registry
 from model.tensorflow_setup import load_tensorflow
 from pipeline.errors import UsageError
 from pipeline.features.audio import AudioError, read_blocks
+from pipeline.features.audio_source import AudioSource
 from pipeline.features.frontend import BY_KIND, Frontend
 
 
@@ -56,7 +57,7 @@ class Classifier:
         As in evaluation, it is the mean log posterior over the recording's sequences, normalised. Raises AudioError
         if the recording cannot be read or is shorter than one sequence.
         """
-        frames = self.features.extract(read_blocks(uri, self.features.sample_rate_hz)).values
+        frames = self.features.extract(read_blocks(AudioSource(uri), self.features.sample_rate_hz)).values
         timesteps = self.bundle.description.timesteps
         sequences = len(frames) // timesteps
         if not sequences:

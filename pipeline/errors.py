@@ -15,6 +15,11 @@ class UsageError(PipelineError):
     exit_code = 2
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, whose plural takes an s: "1 file", "2 files"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def few(names: Sequence[str], most: int = 3) -> str:
     """Return the first `most` names and the number of the others, for a message of one line."""
     shown = ", ".join(names[:most])

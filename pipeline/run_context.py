@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from pipeline.config import digest
-from pipeline.corpus import manifest
+from pipeline.corpus.manifest import read_manifest
+from pipeline.corpus.splits import speaker_codes
 from pipeline.errors import UsageError
 from pipeline.outputs import OutputFolder
 from pipeline.run_config import RunConfig
@@ -77,11 +78,11 @@ class Run:
         """Return the manifest; raises UsageError if there is none, or one of an earlier version."""
         if not self.output.manifest.exists():
             raise UsageError(f"--out {self.output.root}: there is no manifest yet; run scan first")
-        return manifest.read(self.output)
+        return read_manifest(self.output)
 
     def speakers(self) -> NDArray[np.int64]:
         """Return a number for the speaker of each row of the manifest: (row,)."""
-        return manifest.speaker_codes(self.manifest())
+        return speaker_codes(self.manifest())
 
     def store_key(self) -> str:
         """Return a digest of the finished store; raises UsageError if there is none."""

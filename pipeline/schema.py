@@ -13,8 +13,9 @@ STATUSES: Final = ("ok", "short", "filtered", "failed")
 """Outcomes of a recording, from best to worst; a recording in several shards gets the worst of them."""
 
 MANIFEST_COLUMNS: Final = (
-    "recording_id", "uri", "label", "speaker", "split", "duration_s", "sample_rate_hz", "channels",
-    "frames", "sequences", "first_sequence", "size_bytes", "error", "append_index", "masked",
+    "recording_id", "uri", "member", "start_s", "stop_s", "label", "speaker", "split", "duration_s",
+    "sample_rate_hz", "channels", "frames", "sequences", "first_sequence", "size_bytes", "error",
+    "append_index", "masked",
 )  # fmt: skip
 LEDGER_COLUMNS: Final = ("recording_id", "status", "reason", "decoded_frames", "sequences_written")
 

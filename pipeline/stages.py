@@ -19,9 +19,9 @@ from model.registry.history import Moment, PromotionRequest
 from model.tensorflow_setup import load_tensorflow
 from pipeline import storage
 from pipeline.config import digest
-from pipeline.corpus import manifest
 from pipeline.corpus.diff import CorpusDiff, compare
 from pipeline.corpus.listing import Listing, list_recordings
+from pipeline.corpus.manifest import manifest_digest, masked_rows
 from pipeline.errors import UsageError, few
 from pipeline.extraction import lifecycle
 from pipeline.extraction.plan import Plan
@@ -49,8 +49,8 @@ def scan_stage(run: Run) -> None:
         else:
             table = scan.update(listing, changes, known, output, config, run.executor())
         return {
-            "recordings": len(table), "ignored_files": len(listing.others),
-            "appends": int(table["append_index"].max()), "masked": int(manifest.masked(table).sum()),
+            "recordings": len(table), "ignored_files": len(listing.ignored),
+            "appends": int(table["append_index"].max()), "masked": int(masked_rows(table).sum()),
         }  # fmt: skip
 
     if not run.prune and run.record.unchanged("scan", key) and not run.recheck:
@@ -77,9 +77,9 @@ def _changes(run: Run, table: pd.DataFrame, listing: Listing) -> CorpusDiff:
 
 
 def _extract_key(run: Run, table: pd.DataFrame) -> str:
-    rows = np.flatnonzero(manifest.masked(table)).tolist()
+    rows = np.flatnonzero(masked_rows(table)).tolist()
     masked = zip(rows, table["masked"].iloc[rows], strict=True)
-    return digest([run.config.pipeline.store_hash, manifest.digest(table), *masked])
+    return digest([run.config.pipeline.store_hash, manifest_digest(table), *masked])
 
 
 def _extract_outputs(output: OutputFolder) -> list[UPath]:
@@ -123,7 +123,7 @@ def verify_stage(run: Run) -> None:
 def compact_stage(run: Run) -> None:
     """Store with appends or masked recordings → the store that a single run would have written."""
     table = run.manifest()
-    appends, masked = int(table["append_index"].max()), int(manifest.masked(table).sum())
+    appends, masked = int(table["append_index"].max()), int(masked_rows(table).sum())
     if not appends and not masked:
         log.info("compact: nothing to do")
         return

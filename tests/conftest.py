@@ -19,8 +19,9 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from pipeline.config import PipelineConfig
-from pipeline.corpus import manifest
-from pipeline.corpus.listing import COLUMNS
+from pipeline.corpus.listing import COLUMN_TYPES
+from pipeline.corpus.manifest import HEADER_TYPES, build_manifest
+from pipeline.corpus.sources import PART_COLUMNS
 from pipeline.schema import label_of_folder
 
 # the same examples in every run: a failure can be repeated, a pass means what it meant yesterday
@@ -120,19 +121,20 @@ def make_probe(recording_id: str, samples: int = 16_000, rate: int = 16_000, err
     return {
         "recording_id": recording_id,
         "uri": f"/corpus/{recording_id}",
+        **dict.fromkeys(PART_COLUMNS),
         "label": label_of_folder(language),
         "speaker": speaker[0] if speaker else None,
         "size_bytes": 2 * samples,
-        **dict(zip(manifest.HEADER_TYPES, (*header, error), strict=True)),
+        **dict(zip(HEADER_TYPES, (*header, error), strict=True)),
     }
 
 
 def make_manifest(probes: list[Probe], config: PipelineConfig) -> pd.DataFrame:
     """Return the manifest of some recordings."""
     table = pd.DataFrame(probes)
-    recordings = table[list(COLUMNS)].astype(dict.fromkeys(COLUMNS[:-1], "string"))
+    recordings = table[list(COLUMN_TYPES)].astype(COLUMN_TYPES)
     # headers come as they are ready
-    return manifest.build(recordings, table[list(manifest.HEADER_TYPES)].astype(manifest.HEADER_TYPES)[::-1], config)
+    return build_manifest(recordings, table[list(HEADER_TYPES)].astype(HEADER_TYPES)[::-1], config)
 
 
 @pytest.fixture

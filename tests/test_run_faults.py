@@ -41,7 +41,7 @@ def test_bad_files_are_named_in_the_ledger_and_cost_no_good_one(corpus: Path, tm
 
     assert result.returncode == 3, result.stderr
     assert "3 of 27 recordings failed, more than --max-failed-fraction 0.01 allows" in result.stderr
-    assert "1 files are no recordings and are left out: de/de_speaker_0/notes.txt" in result.stderr
+    assert "ignored 1 file, not recordings: de/de_speaker_0/notes.txt" in result.stderr
     expected = {
         "empty.wav": "the file is empty",
         "text.wav": "not readable as audio",

@@ -1,7 +1,10 @@
-"""The corpus: which recordings there are, what their headers say, and the manifest made of both.
+"""The corpus: its recordings, what their headers say, and the manifest made of both.
 
-- `listing`: the recordings of a corpus folder
-- `scan`: the scan stage: corpus to manifest
-- `manifest`: the table of recordings with splits and places in the store
-- `diff`: how a corpus differs from its manifest
+- `layouts`: how recordings, languages and speakers are found in a corpus folder, one module per layout
+- `listing`: the table of the recordings of a corpus
+- `sources`: where the samples of the rows of a table are, and which rows share a file
+- `splits`: the split of each recording
+- `manifest`: the table of recordings with their splits and their places in the store
+- `diff`: the differences between a corpus and its manifest
+- `scan`: the scan stage, from corpus to manifest
 """

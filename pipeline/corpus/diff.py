@@ -1,4 +1,4 @@
-"""How a corpus differs from the manifest that was made of it."""
+"""The differences between a corpus and the manifest that was made of it."""
 
 from dataclasses import dataclass, replace
 from typing import Final
@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.corpus import manifest
 from pipeline.corpus.listing import Listing
+from pipeline.corpus.manifest import masked_rows
+from pipeline.corpus.sources import PART_COLUMNS
 
 GONE: Final = "gone from the corpus"
 CHANGED: Final = "changed in the corpus"
@@ -17,10 +18,12 @@ NO_ROWS: Final = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class CorpusDiff:
-    """How a corpus differs from a manifest of it. `new` has rows of the listing, the others are rows of the manifest.
+    """The differences between a corpus and a manifest of it.
 
-    A recording whose size in bytes differs is `changed`. Masked ones are in none of these but in `back`, where the
-    corpus has them again as they were. `moved` says whether recordings lie in another place than the manifest has.
+    `new` holds rows of the listing; `gone`, `changed` and `back` are rows of the manifest, (row,) int64. A recording
+    is `changed` if its size in bytes or its place within its file differs. A masked recording is in none of them but
+    `back`, where the corpus again has it as it was. `uri` is where each recording of the manifest lies now; `moved`
+    is true if any of them lies elsewhere than the manifest says.
     """
 
     new: pd.DataFrame
@@ -31,31 +34,34 @@ class CorpusDiff:
     moved: bool
 
     def without_masking(self) -> "CorpusDiff":
-        """Return the changes that are taken in if nothing is to be masked."""
+        """Return the differences without those that mask a recording."""
         return replace(self, gone=NO_ROWS, changed=NO_ROWS)
 
     def __bool__(self) -> bool:
         return self.moved or any(len(rows) > 0 for rows in (self.new, self.gone, self.changed, self.back))
 
-    def applied(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return the manifest `table`, whose changes these are, with what they make of its rows."""
-        table = table.assign(uri=self.uri)
+    def applied(self, manifest: pd.DataFrame) -> pd.DataFrame:
+        """Return `manifest` with the places and masks of its recordings as they are now; new ones are not added."""
+        manifest = manifest.assign(uri=self.uri)
         for rows, reason in ((self.gone, GONE), (self.changed, CHANGED), (self.back, "")):
-            table.loc[table.index[rows], "masked"] = reason
-        return table
+            manifest.loc[manifest.index[rows], "masked"] = reason
+        return manifest
 
 
-def compare(table: pd.DataFrame, listing: Listing) -> CorpusDiff:
-    """Compare the manifest `table` with the corpus."""
-    now = listing.recordings.set_index("recording_id").reindex(table["recording_id"]).set_index(table.index)
-    uri = now["uri"].fillna(table["uri"])  # NA where the corpus has it no more
+def compare(manifest: pd.DataFrame, listing: Listing) -> CorpusDiff:
+    """Compare a manifest with the corpus as it is now."""
+    now = listing.recordings.set_index("recording_id").reindex(manifest["recording_id"]).set_index(manifest.index)
+    uri = now["uri"].fillna(manifest["uri"])  # NA where the corpus no longer has it
     size_bytes = now["size_bytes"].to_numpy(np.float64, na_value=np.nan)
-    gone, same, masked = np.isnan(size_bytes), size_bytes == table["size_bytes"].to_numpy(), manifest.masked(table)
+    gone, masked = np.isnan(size_bytes), masked_rows(manifest)
+    same = size_bytes == manifest["size_bytes"].to_numpy()
+    for name in PART_COLUMNS:
+        same &= ((now[name] == manifest[name]).fillna(False) | (now[name].isna() & manifest[name].isna())).to_numpy()
     return CorpusDiff(
-        new=listing.recordings[~listing.recordings["recording_id"].isin(table["recording_id"])],
+        new=listing.recordings[~listing.recordings["recording_id"].isin(manifest["recording_id"])],
         gone=np.flatnonzero(gone & ~masked),
         changed=np.flatnonzero(~gone & ~same & ~masked),
         back=np.flatnonzero(same & masked),
         uri=uri,
-        moved=not uri.equals(table["uri"]),
+        moved=not uri.equals(manifest["uri"]),
     )

@@ -1,104 +1,119 @@
-"""The scan stage: corpus folder → manifest, from headers alone."""
+"""The scan stage: corpus folder → manifest, from file headers alone."""
 
 import logging
+from collections.abc import Sequence
+from typing import Final
 
 import pandas as pd
 
 from pipeline import storage
 from pipeline.config import PipelineConfig
-from pipeline.corpus import manifest
 from pipeline.corpus.diff import CorpusDiff
 from pipeline.corpus.listing import Listing
-from pipeline.corpus.manifest import HEADER_TYPES
-from pipeline.errors import few
+from pipeline.corpus.manifest import HEADER_TYPES, build_manifest, label_names, languages_without
+from pipeline.corpus.sources import AudioSources
+from pipeline.errors import counted, few
 from pipeline.features.audio import AudioError, read_header
+from pipeline.features.audio_source import AudioSource
 from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
 from pipeline.runtime.executor import Executor, completed
 from pipeline.schema import SPLITS
 
-HEADERS_PER_TASK = 512
+HEADERS_PER_TASK: Final = 512
 
 log = logging.getLogger(__name__)
 
 
 def scan(listing: Listing, output: OutputFolder, config: PipelineConfig, executor: Executor) -> pd.DataFrame:
-    """Probe all headers, and write and return the manifest."""
-    table = manifest.build(listing.recordings, _headers(listing.recordings["uri"], output, executor), config)
-    storage.write_parquet(output.manifest, table)
-    _tell(listing, table)
-    return table
+    """Read the headers of all recordings; write the manifest and return it."""
+    headers = _read_headers(listing.recordings, output, executor)
+    manifest = build_manifest(listing.recordings, headers, config)
+    storage.write_parquet(output.manifest, manifest)
+    _log_summary(listing, manifest)
+    return manifest
 
 
 def update(
     listing: Listing,
-    changes: CorpusDiff,
-    table: pd.DataFrame,
+    diff: CorpusDiff,
+    manifest: pd.DataFrame,
     output: OutputFolder,
     config: PipelineConfig,
     executor: Executor,
 ) -> pd.DataFrame:
-    """Take changes of the corpus into the manifest `table`: probe the new recordings alone, and write and return it.
+    """Apply the differences between corpus and `manifest`; write the new manifest and return it.
 
-    Rows stay where they are; new recordings come after them. What is gone or has changed is masked: it keeps its
-    place in the store and is used no more. A changed recording is not read again, as its row is taken; once
-    compaction has dropped the row, it is a new one.
+    Existing rows stay where they are, and new recordings, whose headers are read, follow them. Recordings that are
+    gone or have changed are masked: they keep their places in the store and are no longer used. A changed recording
+    is not read again, because its row is taken; after compaction, which drops the row, it is a new recording.
     """
-    table = changes.applied(table)
-    if len(changes.new):
-        headers = _headers(changes.new["uri"], output, executor)
-        table = manifest.build(changes.new, headers, config, known=table)
-    storage.write_parquet(output.manifest, table)
-    log.info(
-        "scan: %d new recordings, %d masked, %d in use again",
-        len(changes.new), len(changes.gone) + len(changes.changed), len(changes.back),
-    )  # fmt: skip
-    _tell(listing, table)
-    return table
+    manifest = diff.applied(manifest)
+    if len(diff.new):
+        headers = _read_headers(diff.new, output, executor)
+        manifest = build_manifest(diff.new, headers, config, known=manifest)
+    storage.write_parquet(output.manifest, manifest)
+    masked = len(diff.gone) + len(diff.changed)
+    log.info("scan: %s, %d masked, %d in use again", counted(len(diff.new), "new recording"), masked, len(diff.back))
+    _log_summary(listing, manifest)
+    return manifest
 
 
-def _headers(uris: pd.Series, output: OutputFolder, executor: Executor) -> pd.DataFrame:
-    """Probe the headers of the recordings at `uris`, in any order."""
-    preflight.check(executor, output, uris)
-    batches = (uris.iloc[start : start + HEADERS_PER_TASK] for start in range(0, len(uris), HEADERS_PER_TASK))
-    found = []
-    with track("scan", len(uris), "headers", executor.monitor.dashboard) as progress:
-        for done in completed(executor.run(probe_headers, batches)):
+def _read_headers(recordings: pd.DataFrame, output: OutputFolder, executor: Executor) -> pd.DataFrame:
+    """Return the headers of the rows of a listing, in any order, with the columns HEADER_TYPES.
+
+    The header of a file with many segments is read once.
+    """
+    file = ["uri", "member"]
+    files = recordings if recordings["start_s"].isna().all() else recordings.drop_duplicates(file)
+    sources = AudioSources(files)
+    preflight.check(executor, output, sources)
+    starts = range(0, len(files), HEADERS_PER_TASK)
+    batches = ((files.index[i : i + HEADERS_PER_TASK], sources[i : i + HEADERS_PER_TASK]) for i in starts)
+    found: list[pd.DataFrame] = []
+    with track("scan", len(files), "headers", executor.monitor.dashboard) as progress:
+        for done in completed(executor.run(read_headers, batches)):
             headers = done.result
             found.append(headers)
             progress.advance(len(headers), failed=int(headers["error"].notna().sum()))
-    return pd.concat(found)
+    headers = pd.concat(found)
+    if len(files) == len(recordings):
+        return headers
+    of_files = files[file].join(headers)
+    return recordings[file].merge(of_files, on=file, how="left").set_index(recordings.index).drop(columns=file)
 
 
-def probe_headers(uris: pd.Series) -> pd.DataFrame:
-    """Read the headers of the recordings at `uris`: the rows of `uris`, the columns of `manifest.HEADER_TYPES`.
+def read_headers(files: tuple[pd.Index, Sequence[AudioSource]]) -> pd.DataFrame:
+    """Return the headers of audio files, given as (index, sources): one row per file, the columns HEADER_TYPES.
 
-    A recording that has none gets the reason as its `error`.
+    A file without a header has the reason in the column `error`.
     """
-    return pd.DataFrame([_probe(uri) for uri in uris], uris.index, list(HEADER_TYPES)).astype(HEADER_TYPES)
+    index, sources = files
+    rows = [_header_row(source.whole) for source in sources]
+    return pd.DataFrame(rows, index, list(HEADER_TYPES)).astype(HEADER_TYPES)
 
 
-def _probe(uri: str) -> tuple[int, int, int, str | None]:
+def _header_row(source: AudioSource) -> tuple[int, int, int, str | None]:
     try:
-        header = read_header(uri)
+        header = read_header(source)
     except AudioError as error:
         return 0, 0, 0, str(error)
     return header.samples, header.sample_rate_hz, header.channels, None
 
 
-def _tell(listing: Listing, table: pd.DataFrame) -> None:
-    languages, speakers = manifest.labels(table), table["speaker"].nunique()
-    hours = table["duration_s"].sum() / 3600
+def _log_summary(listing: Listing, manifest: pd.DataFrame) -> None:
     log.info(
-        "scan: %d recordings, %.2f h, %d languages, %d named speakers", len(table), hours, len(languages), speakers
-    )
-    if listing.others:
-        log.warning("scan: %d files are no recordings and are left out: %s", len(listing.others), few(listing.others))
-    unreadable = table[table["error"].notna()]
+        "scan: %s, %.2f h, %s, %s", counted(len(manifest), "recording"), manifest["duration_s"].sum() / 3600,
+        counted(len(label_names(manifest)), "language"), counted(manifest["speaker"].nunique(), "named speaker"),
+    )  # fmt: skip
+    if listing.ignored:
+        files = counted(len(listing.ignored), "file")
+        log.warning("scan: ignored %s, not recordings: %s", files, few(listing.ignored))
+    unreadable = manifest["recording_id"][manifest["error"].notna()]
     if len(unreadable):
-        log.warning("scan: %d recordings cannot be read: %s", len(unreadable), few(list(unreadable["recording_id"])))
+        log.warning("scan: %s cannot be read: %s", counted(len(unreadable), "recording"), few(list(unreadable)))
     for split in SPLITS:
-        missing = manifest.languages_without(table, split)
+        missing = languages_without(manifest, split)
         if missing:
             log.warning("scan: no %s speaker for %s", split, ", ".join(missing))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline import schema, storage
 from pipeline.config import PipelineConfig
-from pipeline.corpus import manifest
+from pipeline.corpus.manifest import compacted_manifest
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import extract, lifecycle, task
 from pipeline.extraction import shard as shard_arrays
@@ -63,7 +63,7 @@ def compact(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, k
     """
     if not is_local(output.root):
         raise UsageError(f"--out {output.root}: compact renames folders, so it needs one on this machine")
-    new = manifest.compacted(table, config.seed)
+    new = compacted_manifest(table, config.seed)
     plan = Plan(new, config)
     if not plan.sequences:
         raise PipelineError(f"{output.manifest}: all that it has is masked, so compaction would leave nothing")

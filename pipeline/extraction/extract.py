@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.config import PipelineConfig
+from pipeline.corpus.sources import AudioSources
 from pipeline.errors import PipelineError
 from pipeline.extraction import lifecycle
 from pipeline.extraction.plan import Plan, projected_bytes
@@ -76,7 +77,7 @@ def extract(
     with ExitStack() as stack:
         if len(pending):
             check_memory(executor, config)
-            preflight.check(executor, output, table["uri"])
+            preflight.check(executor, output, AudioSources(table))
             monitor = executor.monitor
             stack.enter_context(monitor.performance_report(output.performance))
             _extract(output, table, plan, pending, executor)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config import PipelineConfig
-from pipeline.corpus import manifest as manifests
+from pipeline.corpus.manifest import masked_rows
 from pipeline.schema import LEDGER_COLUMNS, STATUSES
 from pipeline.store.records import ShardRecord
 
@@ -25,7 +25,7 @@ def build(manifest: pd.DataFrame, records: Iterable[ShardRecord], config: Pipeli
     shortest_s = config.store.timesteps * config.features.hop_s
     reasons = manifest["error"].where(unreadable, "").to_numpy(dtype=object, copy=True)
     reasons[status == STATUSES.index("filtered")] = f"shorter than one sequence of {shortest_s:g} s"
-    masked = manifests.masked(manifest)
+    masked = masked_rows(manifest)
     status[masked], reasons[masked] = STATUSES.index("filtered"), manifest["masked"].to_numpy(object)[masked]
     decoded, written = np.zeros(len(manifest), np.int64), np.zeros(len(manifest), np.int64)
     for record in records:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.config import PipelineConfig
-from pipeline.corpus import manifest as manifests
+from pipeline.corpus.manifest import extends, label_names, manifest_digest, split_runs
 from pipeline.errors import UsageError
 from pipeline.extraction import ledger
 from pipeline.extraction.plan import Plan, Shard
@@ -35,7 +35,7 @@ def open_store(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None
     elif found["config_hash"] != wanted["config_hash"]:
         raise _mismatch(output, "configuration", "config_hash", found, wanted)
     elif found["manifest_digest"] != wanted["manifest_digest"]:
-        if not manifests.extends(manifest, found["manifest_digest"]):
+        if not extends(manifest, found["manifest_digest"]):
             raise _mismatch(output, "manifest", "manifest_digest", found, wanted)
         feature_store.extend(output, outline)
 
@@ -90,14 +90,14 @@ def _outline(manifest: pd.DataFrame, plan: Plan) -> feature_store.Outline:
             "schema_version": SCHEMA_VERSION,
             "config": config.model_dump(include=set(PipelineConfig.model_fields)),
             "config_hash": config.store_hash,
-            "manifest_digest": manifests.digest(manifest),
-            "split_runs": manifests.split_runs(manifest),
+            "manifest_digest": manifest_digest(manifest),
+            "split_runs": split_runs(manifest),
             "versions": {name: importlib.metadata.version(name) for name in FEATURE_LIBRARIES},
         },
         variable_attributes={
             **of_features,
             "features": {**of_features["features"], **_precision(config)},
-            "label": flag_attributes(manifests.labels(manifest)),
+            "label": flag_attributes(label_names(manifest)),
             "split": flag_attributes(SPLITS),
         },
         compressed=config.store.mantissa_bits is not None,

@@ -9,7 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.config import PipelineConfig
-from pipeline.corpus import manifest as manifests
+from pipeline.corpus.manifest import as_codes, label_names
+from pipeline.corpus.sources import AudioSources
+from pipeline.features.audio_source import AudioSource
 from pipeline.schema import SPLITS
 
 MIN_SHARDS_OF_A_LONG_RECORDING = 3
@@ -31,7 +33,7 @@ class Segment:
     """
 
     recording: int
-    uri: str
+    source: AudioSource
     size_bytes: int
     label: int
     split: int
@@ -74,10 +76,10 @@ class Plan:
         used = np.flatnonzero(manifest["sequences"].to_numpy() > 0)
         rows = manifest.iloc[used]
         self._row = used
-        self._uri = rows["uri"].to_numpy()
+        self._sources = AudioSources(rows)
         self._size_bytes = rows["size_bytes"].to_numpy(np.int64)
-        self._label = manifests.as_codes(rows["label"], manifests.labels(manifest))
-        self._split = manifests.as_codes(rows["split"], SPLITS)
+        self._label = as_codes(rows["label"], label_names(manifest))
+        self._split = as_codes(rows["split"], SPLITS)
         self._masked = rows["masked"].to_numpy(object, na_value="")
         self._start = rows["first_sequence"].to_numpy(np.int64)
         self._stop = self._start + rows["sequences"].to_numpy(np.int64)
@@ -153,7 +155,7 @@ class Plan:
         begin, end = max(start, int(self._start[i])), min(stop, int(self._stop[i]))
         return Segment(
             recording=int(self._row[i]),
-            uri=str(self._uri[i]),
+            source=self._sources[i],
             size_bytes=int(self._size_bytes[i]),
             label=int(self._label[i]),
             split=int(self._split[i]),

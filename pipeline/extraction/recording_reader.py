@@ -55,7 +55,7 @@ class SharedRecording:
 
     def _samples(self) -> Iterator[Samples]:
         self.bytes_read += self._first.size_bytes
-        return read_blocks(self._first.uri, self._config.sample_rate_hz)
+        return read_blocks(self._first.source, self._config.sample_rate_hz)
 
 
 Shared = Mapping[int, SharedRecording]

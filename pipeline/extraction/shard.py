@@ -147,7 +147,7 @@ def _fill_segment(
         if shared:
             extract = shared.take(start, stop)
         else:
-            blocks = read_blocks(segment.uri, config.features.sample_rate_hz)
+            blocks = read_blocks(segment.source, config.features.sample_rate_hz)
             extract = config.features.extract(blocks, start, stop)
     except AudioError as error:
         return RecordingOutcome(segment.recording, "failed", str(error), 0, 0)

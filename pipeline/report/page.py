@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from upath import UPath
 
 from pipeline import storage
-from pipeline.corpus import manifest as manifests
+from pipeline.corpus.manifest import languages_without, masked_rows, read_manifest
 from pipeline.outputs import OutputFolder
 from pipeline.report import plots
 from pipeline.report.champion import standing
@@ -122,7 +122,7 @@ def duration(seconds: float) -> str:
 
 
 def _read(output: OutputFolder) -> Found:
-    manifest = manifests.read(output)
+    manifest = read_manifest(output)
     run = json.loads(output.run.read_text(encoding="utf-8")) if output.run.exists() else {}
     names = {path.name for path in _children(output.root / "models")}
     names |= {
@@ -161,7 +161,7 @@ def _corpus_name(found: Found) -> str:
 
 def corpus(found: Found, pictures: Pictures) -> Context:
     """Return the table of amounts by language and split, and the languages that lack a split."""
-    masked = manifests.masked(found.manifest)
+    masked = masked_rows(found.manifest)
     manifest = found.manifest[~masked]
     total_s = float(manifest["duration_s"].sum())
     unit, unit_s = ("hours", 3600) if total_s >= MINUTES_BELOW_H * 3600 else ("minutes", 60)
@@ -181,7 +181,7 @@ def corpus(found: Found, pictures: Pictures) -> Context:
         "appends": int(found.manifest["append_index"].max()),
         "masked": int(masked.sum()),
         "unnamed": int(manifest["speaker"].isna().sum()),
-        "without": {split: _languages_without(found, split) for split in SPLITS},
+        "without": {split: languages_without(found.manifest, split, found.ledger) for split in SPLITS},
     }
 
 
@@ -194,13 +194,6 @@ def _amounts(recordings: pd.DataFrame, by: list[str], unit_s: float) -> pd.DataF
 
 def _cell(table: pd.DataFrame, key: Any) -> Mapping[str, float] | None:
     return {str(name): value for name, value in table.loc[key].items()} if key in table.index else None
-
-
-def _languages_without(found: Found, split: str) -> list[str]:
-    """Return the languages of which `split` has nothing to use: no recording, or none that could be read."""
-    usable = found.manifest["sequences"] if found.ledger is None else found.ledger["sequences_written"]
-    there = found.manifest["label"][(found.manifest["split"] == split) & (usable > 0)]
-    return sorted(set(found.labels) - set(there))
 
 
 def outcome(found: Found) -> Context | None:

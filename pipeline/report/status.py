@@ -7,7 +7,7 @@ from rich.table import Column, Table
 
 from pipeline import run_record, storage
 from pipeline.config import PipelineConfig
-from pipeline.corpus import manifest as manifests
+from pipeline.corpus.manifest import masked_rows, read_manifest
 from pipeline.errors import UsageError
 from pipeline.extraction import ledger, lifecycle
 from pipeline.extraction.plan import Plan
@@ -25,10 +25,10 @@ def show(output: OutputFolder, history: "History", console: Console) -> None:
     if not output.run.exists():
         raise UsageError(f"--out {output.root}: nothing has been run here yet")
     if output.manifest.exists():
-        manifest = manifests.read(output)
+        manifest = read_manifest(output)
         hours = manifest["duration_s"].sum() / 3600
         console.print(f"recordings  {len(manifest)}, {hours:.2f} h, {manifest['label'].nunique()} languages")
-        appends, masked = int(manifest["append_index"].max()), int(manifests.masked(manifest).sum())
+        appends, masked = int(manifest["append_index"].max()), int(masked_rows(manifest).sum())
         if appends or masked:
             console.print(f"since then  {appends} appends, {masked} recordings masked")
         found = records.attributes(output)

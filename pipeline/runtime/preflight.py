@@ -12,6 +12,7 @@ from typing import Final
 from upath import UPath
 
 from pipeline.errors import UsageError
+from pipeline.features.audio_source import AudioSource
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.code_upload import REMEDY, code_digest, versions
 from pipeline.runtime.executor import THIS_PROCESS, Executor
@@ -29,7 +30,7 @@ class WorkerReport:
     trouble: str
 
 
-def look(out: str, secret: str, recording: str | None) -> WorkerReport:
+def look(out: str, secret: str, recording: AudioSource | None) -> WorkerReport:
     """Say what this process is, and try to read `recording` and to write the output folder `out`.
 
     `secret` is in the file that the driver wrote there: a folder of the same name on another disk does not have it.
@@ -41,7 +42,7 @@ def look(out: str, secret: str, recording: str | None) -> WorkerReport:
     return WorkerReport(code_digest(), versions(), trouble)
 
 
-def _trouble(output: OutputFolder, secret: str, recording: str | None) -> str:
+def _trouble(output: OutputFolder, secret: str, recording: AudioSource | None) -> str:
     shared = _access_file(output, secret)
     try:
         if not shared.exists():
@@ -54,12 +55,12 @@ def _trouble(output: OutputFolder, secret: str, recording: str | None) -> str:
     return "" if recording is None else _unreadable(recording)
 
 
-def _unreadable(recording: str) -> str:
+def _unreadable(recording: AudioSource) -> str:
     try:
-        with UPath(recording).open("rb") as file:
+        with UPath(recording.container).open("rb") as file:
             file.read(1)
     except OSError as error:
-        return f"cannot read {recording}: {error.strerror or error}"
+        return f"cannot read {recording.container}: {error.strerror or error}"
     return ""
 
 
@@ -67,12 +68,12 @@ def _access_file(output: OutputFolder, secret: str) -> UPath:
     return output.root / f".access-{secret}"
 
 
-def check(executor: Executor, output: OutputFolder, recordings: Iterable[str] = ()) -> None:
+def check(executor: Executor, output: OutputFolder, recordings: Iterable[AudioSource] = ()) -> None:
     """Ask every worker whether it can do the work; raises UsageError that names one that cannot.
 
     A worker must be able to read the first of `recordings` that the driver can read: others may be damaged.
     """
-    recording = next((uri for uri in islice(recordings, MAX_TRIED) if not _unreadable(uri)), None)
+    recording = next((source for source in islice(recordings, MAX_TRIED) if not _unreadable(source)), None)
     secret = f"{os.getpid()}-{uuid.uuid4().hex}"
     shared = _access_file(output, secret)
     write_atomically(shared, b"")

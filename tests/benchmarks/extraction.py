@@ -204,16 +204,18 @@ def warm(uri: str) -> int:
     """Load in a worker what a task needs: libraries, tables and the compiled kernel."""
     import pipeline.extraction.task  # noqa: F401
     from pipeline.features.audio import read_blocks
+    from pipeline.features.audio_source import AudioSource
     from pipeline.features.mfcc import Mfcc
 
     config = Mfcc()
-    return len(config.extract(read_blocks(uri, config.sample_rate_hz)).values)
+    return len(config.extract(read_blocks(AudioSource(uri), config.sample_rate_hz)).values)
 
 
 @contextmanager
 def floor(folder: Path) -> Iterator[Callable[[], float]]:
     """Decoding and kernel, each alone: what `WORKERS` cores do that do nothing else, on the recordings of one copy."""
     from pipeline.features.audio import read_blocks
+    from pipeline.features.audio_source import AudioSource
     from pipeline.features.mfcc import Mfcc
 
     config = Mfcc()
@@ -223,7 +225,7 @@ def floor(folder: Path) -> Iterator[Callable[[], float]]:
         busy_s = audio_s = 0.0
         for path in paths:
             blocks: list[Any] = []
-            busy_s += timed(lambda: blocks.extend(read_blocks(path, config.sample_rate_hz)))  # noqa: B023
+            busy_s += timed(lambda: blocks.extend(read_blocks(AudioSource(path), config.sample_rate_hz)))  # noqa: B023
             busy_s += timed(lambda: config.extract(blocks))  # noqa: B023
             audio_s += sum(len(block) for block in blocks) / config.sample_rate_hz
         return WORKERS * audio_s / busy_s
@@ -238,9 +240,10 @@ def joblib_librosa(folder: Path) -> Iterator[Callable[[], float]]:
     import joblib
 
     from pipeline.features.audio import read_header
+    from pipeline.features.audio_source import AudioSource
 
     paths = [str(path) for path in _files(folder)]
-    audio_s = sum(read_header(path).duration_s for path in paths)
+    audio_s = sum(read_header(AudioSource(path)).duration_s for path in paths)
     # loky, joblib's default, hangs in a process that multiprocessing started; the pool matters little here
     with joblib.Parallel(WORKERS, backend="multiprocessing") as run:
         run(joblib.delayed(librosa_mfcc)(path) for path in paths[:4] * WORKERS)

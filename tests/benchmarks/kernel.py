@@ -66,8 +66,9 @@ def run(settings: Settings) -> tuple[Table, ...]:
 
 def _minute(path: Path) -> Samples:
     from pipeline.features.audio import read
+    from pipeline.features.audio_source import AudioSource
 
-    return np.resize(read(str(path), 16_000), MINUTE_S * 16_000)
+    return np.resize(read(AudioSource(str(path)), 16_000), MINUTE_S * 16_000)
 
 
 def _per_frame(mfcc: Callable[[], NDArray[np.floating]]) -> Callable[[], float]:
@@ -138,8 +139,10 @@ def _per_minute(read: Callable[[], int]) -> Callable[[], float]:
 @contextmanager
 def read_blocks(path: Path) -> Iterator[Callable[[], float]]:
     from pipeline.features import audio
+    from pipeline.features.audio_source import AudioSource
 
-    yield _per_minute(lambda: sum(len(block) for block in audio.read_blocks(str(path), 16_000)))
+    source = AudioSource(str(path))
+    yield _per_minute(lambda: sum(len(block) for block in audio.read_blocks(source, 16_000)))
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def listing(folder: Path) -> Iterator[Callable[[], float]]:
 def plan() -> Iterator[Callable[[], float]]:
     """Manifest and plan of a million recordings: seconds."""
     from pipeline.config import PipelineConfig
-    from pipeline.corpus import manifest
+    from pipeline.corpus.manifest import build_manifest
     from pipeline.extraction.plan import Plan
 
     config = PipelineConfig()
@@ -119,7 +119,7 @@ def plan() -> Iterator[Callable[[], float]]:
 
     def once() -> float:
         def work() -> None:
-            made = Plan(manifest.build(recordings, probed, config), config)
+            made = Plan(build_manifest(recordings, probed, config), config)
             for _ in made.batches(np.arange(len(made)), lambda: WORKERS):
                 pass
 
@@ -132,7 +132,7 @@ def _million() -> tuple[Any, Any]:
     """Return listing and headers of RECORDINGS recordings of 2 to 12 s, as pipeline.scan has them."""
     import pandas as pd
 
-    from pipeline.corpus.listing import COLUMNS
+    from pipeline.corpus.listing import COLUMN_TYPES
     from pipeline.corpus.manifest import HEADER_TYPES
 
     random = np.random.default_rng(1)
@@ -141,8 +141,9 @@ def _million() -> tuple[Any, Any]:
     label = pd.Series(np.array(["de", "en", "es", "fr"])[numbers % SPEAKERS % 4], dtype="string")
     name = label + "/" + speaker + "/" + numbers.astype("string").str.zfill(7) + ".flac"
     samples = random.integers(32_000, 192_000, RECORDINGS)
-    columns = (name, "/corpus/" + name, label, speaker, pd.Series(samples))
-    recordings = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+    none = pd.Series(np.nan, numbers.index)
+    columns = (name, "/corpus/" + name, none.astype("string"), none, none, label, speaker, pd.Series(samples))
+    recordings = pd.DataFrame(dict(zip(COLUMN_TYPES, columns, strict=True)))
     probed = {"samples": samples, "sample_rate_hz": 16_000, "channels": 1, "error": None}
     return recordings, pd.DataFrame(probed, recordings.index).astype(HEADER_TYPES)
 

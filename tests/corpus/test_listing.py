@@ -9,7 +9,8 @@ import fsspec
 import pandas as pd
 import pytest
 
-from pipeline.corpus.listing import COLUMNS, EXTENSIONS, Listing, list_recordings
+from pipeline.corpus.layouts.folders import EXTENSIONS
+from pipeline.corpus.listing import COLUMN_TYPES, Listing, list_recordings
 from pipeline.errors import UsageError
 
 
@@ -36,14 +37,17 @@ def found(listing: Listing) -> list[tuple[str, str, str | None]]:
 def test_place_of_a_file_names_language_and_speaker(tmp_path: Path) -> None:
     files(tmp_path, ["de/anna/1.wav", "de/anna/2.flac", "en/bob/x.ogg"])
     listing = list_recordings(str(tmp_path))
-    assert tuple(listing.recordings.columns) == COLUMNS
-    assert tuple(listing.recordings.iloc[0]) == ("de/anna/1.wav", str(tmp_path / "de/anna/1.wav"), "de", "anna", 3)
+    assert tuple(listing.recordings.columns) == tuple(COLUMN_TYPES)
+    assert listing.recordings.iloc[0].dropna().to_dict() == {
+        "recording_id": "de/anna/1.wav", "uri": str(tmp_path / "de/anna/1.wav"), "label": "de", "speaker": "anna",
+        "size_bytes": 3,
+    }  # fmt: skip
     assert found(listing) == [
         ("de/anna/1.wav", "de", "anna"),
         ("de/anna/2.flac", "de", "anna"),
         ("en/bob/x.ogg", "en", "bob"),
     ]
-    assert listing.others == ()
+    assert listing.ignored == ()
 
 
 def test_first_folder_below_the_language_is_the_speaker_at_any_depth(tmp_path: Path) -> None:
@@ -68,7 +72,7 @@ def test_files_that_are_no_recordings_are_told_apart(tmp_path: Path) -> None:
     files(tmp_path, ["README.md", "stray.wav", "de/1.wav", "de/anna/notes.txt", "de/anna/2", "en/1.wav", "en/wav"])
     listing = list_recordings(str(tmp_path))
     assert list(listing.recordings["recording_id"]) == ["de/1.wav", "en/1.wav"]
-    assert listing.others == ("README.md", "de/anna/2", "de/anna/notes.txt", "en/wav", "stray.wav")
+    assert listing.ignored == ("README.md", "de/anna/2", "de/anna/notes.txt", "en/wav", "stray.wav")
 
 
 @pytest.mark.parametrize("extension", sorted(EXTENSIONS))
@@ -99,7 +103,7 @@ def test_corpus_behind_a_url_has_the_same_ids(tmp_path: Path, memory_url: str) -
             file.write(b"abc")
     here, there = list_recordings(str(tmp_path)), list_recordings(f"{memory_url}/c")
     assert found(there) == found(here)
-    assert (there.digest, there.others) == (here.digest, here.others)
+    assert (there.digest, there.ignored) == (here.digest, here.ignored)
     with fsspec.open(there.recordings.loc[0, "uri"], "rb") as file:
         assert file.read() == b"abc"
 
@@ -138,7 +142,7 @@ def test_names_in_another_encoding_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "de" / os.fsdecode(b"\xe4.wav")).touch()
     listing = list_recordings(str(tmp_path))
     assert list(listing.recordings["recording_id"]) == ["de/1.wav", "en/1.wav"]
-    assert listing.others == (r"'de/\udce4.wav'",)
+    assert listing.ignored == (r"'de/\udce4.wav'",)
 
 
 @pytest.mark.parametrize("name", ["\u0645\u06cc\u200c\u0634\u0648\u062f", "a\u00a0b", "a\u0308", "\U0001f3a4"])

@@ -12,8 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import PipelineConfig
-from pipeline.corpus import manifest, scan
-from pipeline.corpus.listing import COLUMNS
+from pipeline.corpus import scan
+from pipeline.corpus.listing import COLUMN_TYPES
+from pipeline.corpus.manifest import (
+    HEADER_TYPES,
+    as_codes,
+    build_manifest,
+    compacted_manifest,
+    extends,
+    in_plan_order,
+    label_names,
+    manifest_digest,
+    split_runs,
+)
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import recording_reader, shard
 from pipeline.extraction.plan import Plan
@@ -102,9 +113,11 @@ def test_only_new_headers_are_read_and_only_new_recordings_decoded(
     old = set(manifest_of(out)["uri"])
     probed, decoded = [], []
     read_header, read_blocks = audio.read_header, audio.read_blocks
-    monkeypatch.setattr(scan, "read_header", lambda uri: probed.append(uri) or read_header(uri))
+    monkeypatch.setattr(scan, "read_header", lambda source: probed.append(source.container) or read_header(source))
     for module in (recording_reader, shard):
-        monkeypatch.setattr(module, "read_blocks", lambda uri, rate: decoded.append(uri) or read_blocks(uri, rate))
+        monkeypatch.setattr(
+            module, "read_blocks", lambda source, rate: decoded.append(source.container) or read_blocks(source, rate)
+        )
     extend(corpus)
     state = run(corpus, out)
     new = set(manifest_of(out)["uri"]) - old
@@ -292,9 +305,9 @@ def manifests_of(found: list[tuple[str, str | None, int, int]], config: Pipeline
         some = pd.DataFrame([probe for there, probe in probes if there == group])
         if some.empty:
             continue
-        recordings = some[list(COLUMNS)].astype(dict.fromkeys(COLUMNS[:-1], "string"))
-        headers = some[list(manifest.HEADER_TYPES)].astype(manifest.HEADER_TYPES)
-        tables.append(manifest.build(recordings, headers, config, known=tables[-1] if tables else None))
+        recordings = some[list(COLUMN_TYPES)].astype(COLUMN_TYPES)
+        headers = some[list(HEADER_TYPES)].astype(HEADER_TYPES)
+        tables.append(build_manifest(recordings, headers, config, known=tables[-1] if tables else None))
     return tables
 
 
@@ -305,19 +318,19 @@ def test_a_manifest_only_ever_gets_longer(found: list[tuple[str, str | None, int
     tables = manifests_of(found, config)
     for earlier, later in itertools.pairwise(tables):
         pd.testing.assert_frame_equal(later.iloc[: len(earlier)], earlier)
-        assert manifest.extends(later, manifest.digest(earlier))
-        assert not manifest.extends(earlier, manifest.digest(later))
-        assert manifest.labels(later)[: len(manifest.labels(earlier))] == manifest.labels(earlier)
+        assert extends(later, manifest_digest(earlier))
+        assert not extends(earlier, manifest_digest(later))
+        assert label_names(later)[: len(label_names(earlier))] == label_names(earlier)
         assert Plan(later, config).changeable() <= set(range(len(Plan(later, config))))
     last = tables[-1]
     assert last["first_sequence"].tolist() == [0, *last["sequences"].cumsum().tolist()[:-1]]
     assert (last.groupby("speaker")["split"].nunique() == 1).all()
     split = np.repeat(last["split"].to_numpy(object), last["sequences"])
-    found_runs = manifest.split_runs(last)
+    found_runs = split_runs(last)
     where = {name: [i for start, stop in runs for i in range(start, stop)] for name, runs in found_runs.items()}
     assert where == {name: np.flatnonzero(split == name).tolist() for name in SPLITS if name in set(split)}
     for _, rows in last.groupby("append_index"):
-        codes = manifest.as_codes(rows["split"], SPLITS)
+        codes = as_codes(rows["split"], SPLITS)
         assert (np.diff(codes) >= 0).all()
 
 
@@ -346,12 +359,12 @@ def test_a_grown_manifest_compacts_to_that_of_one_run_with_its_splits(
     found: list[tuple[str, str | None, int, int]],
 ) -> None:
     appended = manifests_of(found, CONFIG)[-1]
-    compacted = manifest.compacted(appended, CONFIG.seed)
+    compacted = compacted_manifest(appended, CONFIG.seed)
     assert split_of_speaker(compacted) == split_of_speaker(appended)
     whole = manifests_of([(*place, 0) for *place, _ in found], CONFIG)
     assert sorted(compacted["recording_id"]) == sorted(whole[-1]["recording_id"])
-    pd.testing.assert_frame_equal(manifest.in_plan_order(compacted, CONFIG.seed), compacted)
-    assert all(len(runs) == 1 for runs in manifest.split_runs(compacted).values())
+    pd.testing.assert_frame_equal(in_plan_order(compacted, CONFIG.seed), compacted)
+    assert all(len(runs) == 1 for runs in split_runs(compacted).values())
     one = make_manifest([make_probe(name, 16_000) for name in sorted(compacted["recording_id"])], CONFIG)
     if split_of_speaker(one) == split_of_speaker(compacted) and one["speaker"].notna().all():
         assert one["recording_id"].tolist() == compacted["recording_id"].tolist()

@@ -11,7 +11,7 @@ from upath import UPath
 
 from pipeline import storage
 from pipeline.config import PipelineConfig, StoreConfig
-from pipeline.corpus import manifest
+from pipeline.corpus.manifest import label_names
 from pipeline.extraction.plan import (  # fmt: skip
     MAX_SHARDS_OF_A_TASK,
     TASKS_A_WORKER,
@@ -22,6 +22,7 @@ from pipeline.extraction.plan import (  # fmt: skip
     frames_of,
     projected_bytes,
 )
+from pipeline.features.audio_source import AudioSource
 from pipeline.schema import SPLITS
 from tests.conftest import make_manifest, make_probe
 
@@ -64,14 +65,14 @@ def test_segments_tile_the_store_once_and_in_order(samples: list[int], config: P
 @given(lengths, configs)
 def test_no_segment_leaves_its_recording(samples: list[int], config: PipelineConfig) -> None:
     table = table_of(samples, config)
-    names = manifest.labels(table)
+    names = label_names(table)
     for shard in Plan(table, config):
         for segment in shard.segments:
             row = table.loc[segment.recording]
             start, stop = frames_of(segment, config.store.timesteps)
             assert 0 <= start < stop <= row["frames"]
             assert stop - start == segment.count * config.store.timesteps
-            assert (segment.uri, names[segment.label], SPLITS[segment.split]) == (
+            assert (segment.source.container, names[segment.label], SPLITS[segment.split]) == (
                 row["uri"],
                 row["label"],
                 row["split"],
@@ -147,7 +148,7 @@ def test_shard_names_itself() -> None:
 
 
 def test_units_of_work_can_be_keys() -> None:
-    segment = Segment(recording=0, uri="a", size_bytes=9, label=0, split=0, first=0, count=2, place=0)
+    segment = Segment(recording=0, source=AudioSource("a"), size_bytes=9, label=0, split=0, first=0, count=2, place=0)
     assert len({Shard(0, 0, 2, (segment,)), Shard(0, 0, 2, (segment,)), Shard(1, 2, 4, (segment,))}) == 2
 
 

@@ -22,6 +22,9 @@ def plan_of_a_million_shards() -> Plan:
     table = pd.DataFrame(
         {
             "uri": pd.array(["/corpus/recording.flac"] * SHARDS, "string"),
+            "member": pd.array([None] * SHARDS, "string"),
+            "start_s": np.nan,
+            "stop_s": np.nan,
             "label": np.where(number % 2, "de", "en"),
             "split": "train",
             "sequences": 1,

@@ -12,14 +12,16 @@ import soundfile
 import xarray as xr
 
 from pipeline.config import PipelineConfig, StoreConfig
-from pipeline.corpus import manifest
 from pipeline.corpus.listing import list_recordings
-from pipeline.corpus.scan import probe_headers
+from pipeline.corpus.manifest import build_manifest, label_names
+from pipeline.corpus.scan import read_headers
+from pipeline.corpus.sources import AudioSources
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import lifecycle, recording_reader, shard, task
 from pipeline.extraction.plan import Plan, Task
 from pipeline.extraction.task import ShardSummary, run_task
 from pipeline.features.audio import read, read_blocks
+from pipeline.features.audio_source import AudioSource
 from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
 from pipeline.schema import SEQUENCE_VARIABLES, SPLITS
@@ -80,7 +82,7 @@ def prepared(corpus: Path, out: Path | str, config: PipelineConfig | None = None
     """Scan a corpus and create the store."""
     settings = config or configuration()
     recordings = list_recordings(str(corpus)).recordings
-    table = manifest.build(recordings, probe_headers(recordings["uri"]), settings)
+    table = build_manifest(recordings, read_headers((recordings.index, AudioSources(recordings))), settings)
     work = Work(OutputFolder.at(str(out)), table, Plan(table, settings))
     lifecycle.open_store(work.output, table, work.plan)
     return work
@@ -98,7 +100,7 @@ def work(corpus: Path, tmp_path: Path) -> Work:
 
 def expected(path: Path, config: PipelineConfig) -> np.ndarray:
     """The features of a whole recording, (sequence, timestep, mfcc)."""
-    found = config.features.extract([read(str(path), 16_000)]).values
+    found = config.features.extract([read(AudioSource(str(path)), 16_000)]).values
     count = len(found) // config.store.timesteps
     return found[: count * config.store.timesteps].reshape(count, config.store.timesteps, -1)
 
@@ -139,7 +141,7 @@ def test_store_of_rounded_features_is_the_exact_one_rounded(work: Work, corpus: 
 
 def test_codes_are_those_of_the_manifest(work: Work) -> None:
     work.extract()
-    labels = manifest.labels(work.table)
+    labels = label_names(work.table)
     for row in work.table.itertuples():
         found = work.sequences(str(row.recording_id))
         assert {labels[code] for code in found["label"].to_numpy()} == {row.label}
@@ -204,7 +206,7 @@ def test_recording_that_ends_early_is_short_and_its_beginning_valid(corpus: Path
     work = prepared(corpus, tmp_path / "out")
     assert work.table["frames"][work.row("de/anna/long.mp3")] == 301
     work.extract()
-    decoded = work.plan.config.features.frames(len(read(str(path), 16_000)))
+    decoded = work.plan.config.features.frames(len(read(AudioSource(str(path)), 16_000)))
     written = decoded // 10
     assert 8 < written < 20
     outcomes = work.outcomes("de/anna/long.mp3")
@@ -280,7 +282,9 @@ def test_shards_of_a_long_recording_have_the_same_bytes_as_one_task_and_as_many(
     many.extract()
     opened: list[str] = []
     for module in (recording_reader, shard):
-        monkeypatch.setattr(module, "read_blocks", lambda uri, rate: opened.append(uri) or read_blocks(uri, rate))
+        monkeypatch.setattr(
+            module, "read_blocks", lambda source, rate: opened.append(source.container) or read_blocks(source, rate)
+        )
     batches = list(one.plan.tasks(np.arange(len(one.plan)), lambda: 1))
     for batch in batches:
         task.run_task(batch, out=str(one.output.root), config=one.plan.config)
@@ -298,11 +302,13 @@ def test_recordings_at_the_edges_of_the_shards_of_a_task_are_read_once(
     edge = one.plan[0].segments[-1]
     assert edge.recording == one.plan[1].segments[0].recording
     if harm is not None:
-        harm(Path(edge.uri))
+        harm(Path(edge.source.container))
     many.extract()
     opened: list[str] = []
     for module in (recording_reader, shard):
-        monkeypatch.setattr(module, "read_blocks", lambda uri, rate: opened.append(uri) or read_blocks(uri, rate))
+        monkeypatch.setattr(
+            module, "read_blocks", lambda source, rate: opened.append(source.container) or read_blocks(source, rate)
+        )
     summaries = task.run_task(Task(tuple(one.plan)), out=str(one.output.root), config=one.plan.config)
     assert one.records() == many.records()
     recordings = {segment.recording for shard in one.plan for segment in shard.segments}
@@ -363,7 +369,7 @@ def test_record_that_cannot_be_written_raises(work: Work, tmp_path: Path) -> Non
 def test_summary_counts_failures_of_its_own_shard(work: Work, corpus: Path) -> None:
     segments = work.plan[0].segments
     for segment in segments:
-        Path(segment.uri).unlink()
+        Path(segment.source.container).unlink()
     (summary,) = work.extract(0)
     assert (summary.index, summary.sequences, summary.failed) == (0, 8, len(segments))
     assert summary.busy_s > 0

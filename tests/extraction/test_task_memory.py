@@ -15,9 +15,10 @@ SCRIPT = """
 import resource, sys
 import numpy, scipy.signal
 from pipeline.config import PipelineConfig
-from pipeline.corpus import manifest
+from pipeline.corpus.manifest import build_manifest
+from pipeline.corpus.sources import AudioSources
 from pipeline.corpus.listing import list_recordings
-from pipeline.corpus.scan import probe_headers
+from pipeline.corpus.scan import read_headers
 from pipeline.extraction import lifecycle, plan, task
 from pipeline.outputs import OutputFolder
 
@@ -26,7 +27,7 @@ def peak_bytes():
 
 config, output = PipelineConfig(), OutputFolder.at(sys.argv[2])
 recordings = list_recordings(sys.argv[1]).recordings
-table = manifest.build(recordings, probe_headers(recordings["uri"]), config)
+table = build_manifest(recordings, read_headers((recordings.index, AudioSources(recordings))), config)
 shards = plan.Plan(table, config)
 lifecycle.open_store(output, table, shards)
 config.features.extract([numpy.zeros(16_000, numpy.float32)])  # compiles, or loads what was compiled

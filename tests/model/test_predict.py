@@ -23,6 +23,7 @@ from model.predict import Classifier, main
 from model.registry.history import Decision, History, PromotionRequest
 from model.train import train
 from pipeline.features.audio import AudioError, read_blocks
+from pipeline.features.audio_source import AudioSource
 from pipeline.outputs import OutputFolder
 from pipeline.storage import write_atomically
 from tests.support import model_stores
@@ -55,7 +56,7 @@ def _record(path: Path, language: int, duration_s: float = 1.0, seed: int = 0) -
 
 def _features(path: Path) -> NDArray[np.float32]:
     """MFCCs of the whole sequences of a recording: (sequence, timestep, mfcc)."""
-    frames = SETTINGS.extract(read_blocks(str(path), SAMPLE_RATE_HZ)).values
+    frames = SETTINGS.extract(read_blocks(AudioSource(str(path)), SAMPLE_RATE_HZ)).values
     sequences = len(frames) // TIMESTEPS
     return frames[: sequences * TIMESTEPS].reshape(sequences, TIMESTEPS, COEFFICIENTS)
 
@@ -193,7 +194,7 @@ def test_frames_left_over_at_the_end_change_nothing(trained: Trained, tmp_path: 
     whole = _record(tmp_path / "whole.wav", 0, 0.395)
     samples, _ = soundfile.read(whole)
     soundfile.write(tmp_path / "longer.wav", np.concatenate([samples, np.zeros(800)]), SAMPLE_RATE_HZ)
-    blocks = (read_blocks(str(tmp_path / name), SAMPLE_RATE_HZ) for name in ("whole.wav", "longer.wav"))
+    blocks = (read_blocks(AudioSource(str(tmp_path / name)), SAMPLE_RATE_HZ) for name in ("whole.wav", "longer.wav"))
     frames = [len(SETTINGS.extract(part).values) for part in blocks]
     assert frames == [4 * TIMESTEPS, 4 * TIMESTEPS + 5]
     np.testing.assert_allclose(

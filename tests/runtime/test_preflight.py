@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.features.audio_source import AudioSource
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import code_upload, preflight
 from pipeline.runtime.executor import SerialExecutor
@@ -26,7 +27,7 @@ class Far(SerialExecutor):
         return {FAR: self._change(function())}
 
 
-def refusal(executor: SerialExecutor, output: OutputFolder, recordings: list[str] | None = None) -> str:
+def refusal(executor: SerialExecutor, output: OutputFolder, recordings: list[AudioSource] | None = None) -> str:
     with pytest.raises(UsageError) as error:
         preflight.check(executor, output, recordings or [])
     assert "\n" not in str(error.value)
@@ -40,14 +41,14 @@ def output(tmp_path: Path) -> OutputFolder:
 
 
 @pytest.fixture
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[AudioSource]]:
     folder = tmp_path_factory.mktemp("corpus")
     (folder / "b").write_bytes(b"sound")
     (folder / "c").write_bytes(b"sound")
-    return [str(folder / name) for name in "abc"]
+    return [AudioSource(str(folder / name)) for name in "abc"]
 
 
-def test_this_process_fits_itself_and_leaves_no_file(output: OutputFolder, recordings: list[str]) -> None:
+def test_this_process_fits_itself_and_leaves_no_file(output: OutputFolder, recordings: list[AudioSource]) -> None:
     preflight.check(SerialExecutor(), output, recordings)
     preflight.check(Far(lambda report: report), output, recordings)
     preflight.check(SerialExecutor(), output)
@@ -98,7 +99,7 @@ def test_trouble_is_told_as_it_is(output: OutputFolder) -> None:
 
 
 def test_the_first_recording_that_the_driver_can_read_is_asked_for(
-    output: OutputFolder, recordings: list[str]
+    output: OutputFolder, recordings: list[AudioSource]
 ) -> None:
     def loses(report: preflight.WorkerReport) -> preflight.WorkerReport:
         asked.append(report)
@@ -111,12 +112,12 @@ def test_the_first_recording_that_the_driver_can_read_is_asked_for(
     preflight.check(SerialExecutor(), output, [recordings[0]] * 20)
 
 
-def test_a_recording_that_is_not_there_is_trouble(output: OutputFolder, recordings: list[str]) -> None:
+def test_a_recording_that_is_not_there_is_trouble(output: OutputFolder, recordings: list[AudioSource]) -> None:
     report = preflight.look(str(output.root), "none", recordings[0])
     assert report.trouble.startswith(f"does not see the files in {output.root}")
     (output.root / ".access-here").write_bytes(b"")
     report = preflight.look(str(output.root), "here", recordings[0])
-    assert report.trouble == f"cannot read {recordings[0]}: No such file or directory"
+    assert report.trouble == f"cannot read {recordings[0].container}: No such file or directory"
     assert preflight.look(str(output.root), "here", recordings[1]).trouble == ""
 
 

@@ -1,0 +1,62 @@
+"""Where the samples of the rows of a listing or manifest are, and which rows share a recording or a container."""
+
+from collections.abc import Sequence
+from typing import Final, overload
+
+import pandas as pd
+
+from pipeline.features.audio_source import AudioSource
+
+PART_TYPES: Final = {"member": "string", "start_s": "float64", "stop_s": "float64"}
+"""Columns and types of what names a part of a file; NA for a recording that is a whole file."""
+PART_COLUMNS: Final = tuple(PART_TYPES)
+
+
+class AudioSources(Sequence[AudioSource]):
+    """The audio sources of the rows of a listing or manifest, each made when it is asked for."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self._container = table["uri"].to_numpy(object)
+        parts = table[list(PART_COLUMNS)]
+        applies = parts.notna().to_numpy().any()
+        self._parts = parts.astype(object).where(parts.notna(), None).to_numpy() if applies else None
+
+    def __len__(self) -> int:
+        return len(self._container)
+
+    @overload
+    def __getitem__(self, index: int) -> AudioSource: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[AudioSource]: ...
+
+    def __getitem__(self, index: int | slice) -> AudioSource | list[AudioSource]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if self._parts is None:
+            return AudioSource(self._container[index])
+        member, start_s, stop_s = self._parts[index]
+        return AudioSource(self._container[index], member, start_s or 0.0, stop_s)
+
+
+def recording_names(table: pd.DataFrame) -> pd.Series:
+    """Return a name per row that is equal for all segments of one recording, and otherwise the recording's own id."""
+    return _shared_names(table, table["start_s"].notna(), ["uri", "member"])
+
+
+def container_names(table: pd.DataFrame) -> pd.Series:
+    """Return a name per row that is equal for all rows in one container, and otherwise the recording's own id."""
+    return _shared_names(table, table["start_s"].notna() | table["member"].notna(), ["uri"])
+
+
+def _shared_names(table: pd.DataFrame, shares: pd.Series, by: list[str]) -> pd.Series:
+    """Return the ids, but where `shares` is true the smallest id of the rows that are equal in the columns `by`.
+
+    An id is the same wherever the corpus lies, the path of a container is not.
+    """
+    names = table["recording_id"]
+    if not shares.any():
+        return names
+    parts = table[shares]
+    smallest = parts["recording_id"].groupby([parts[name] for name in by], dropna=False).transform("min")
+    return names.mask(shares, smallest)
