@@ -10,8 +10,10 @@
 
 # python3 if TensorFlow supports its version, otherwise the newest supported Python that is installed
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
-PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,\
-    $(shell $(python) -c '$(SUPPORTED)' 2>/dev/null && echo $(python))) python3)
+ifndef PYTHON
+PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; \
+    do $$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && exit; done; echo python3)
+endif
 VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= $(if $(CORPUS),out/run,out/demo)
