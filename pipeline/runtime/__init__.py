@@ -2,9 +2,11 @@
 
 - `executor`: the interface, and running in this process
 - `dask_executor`: running tasks on a Dask cluster
-- `dask_session`: connecting to a scheduler
+- `dask_session`: starting a cluster or connecting to one, and leaving it
 - `dask_monitor`: the page and the report of a run on a cluster
+- `dask_errors`: the error of a lost scheduler
 - `submission_notes`: keeping the scheduler's memory constant
+- `nanny`: replacing workers that die while they start
 - `profiles`: the clusters of cluster.yaml
 - `preflight`: checks of every worker before it gets work
 - `code_upload`: sending this package to workers that lack it

@@ -1,4 +1,8 @@
-"""The package as data: a digest that says which code runs where, and a copy for a cluster that has none."""
+"""This package as data: a digest that identifies the code, and an upload for clusters that lack the package.
+
+Dask's own uploads do not fit: `UploadDirectory` needs nannies and restarts the workers, and `Client.upload_file`
+reloads only the top package, so that submodules of an earlier upload stay loaded.
+"""
 
 import importlib
 import io
@@ -23,12 +27,12 @@ PACKAGE = Path(__file__).parents[1]
 REMEDY: Final = "install the project there, or have it sent: ship_code: true in the profile"
 
 FEATURE_LIBRARIES: Final = ("librosa", "miniaudio", "numba", "numcodecs", "numpy", "soundfile", "soxr", "zarr")
-"""Their versions decide the bits of what is stored."""
+"""Libraries whose versions decide the stored bytes."""
 
 
 @cache
 def code_digest() -> str:
-    """Return a digest of this package's source, equal wherever the same code lies."""
+    """Return a digest of this package's source; it does not depend on where the package lies."""
     state = xxhash.xxh3_128()
     for path in _sources():
         state.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes())
@@ -37,14 +41,14 @@ def code_digest() -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of all that decides whether a task is understood, and what it does."""
+    """Return the versions of Python, of Dask and of FEATURE_LIBRARIES."""
     python = ".".join(platform.python_version_tuple()[:2])
     return {"python": python, **{name: metadata.version(name) for name in ("distributed", *FEATURE_LIBRARIES)}}
 
 
 @cache
 def identity() -> str:
-    """Return a digest of code and versions: processes of the same one do the same."""
+    """Return a digest of code and versions: processes with equal digests compute equal bytes."""
     return xxhash.xxh3_128_hexdigest(f"{code_digest()} {sorted(versions().items())}".encode())[:16]
 
 
@@ -54,20 +58,21 @@ def _sources() -> list[Path]:
 
 @dataclass(frozen=True)
 class CodeArchive:
-    """The packed sources of this package."""
+    """The source of this package as a ZIP file, and its digest."""
 
     digest: str
-    archive: bytes
+    content: bytes
 
-    def unpack(self, place: Path, scratch: Path) -> None:
-        """Unpack the code below `place`, by way of `scratch`, and put it first on the import path.
+    def unpack(self, target: Path, scratch: Path) -> None:
+        """Unpack the code below `target` and put it first on the import path.
 
-        A package of the same name that is there, or was sent by an earlier run, is forgotten.
+        It is unpacked in `scratch`, a folder of this process on the same disk, and then renamed. Loaded modules of
+        this package are forgotten: they are installed here, or were uploaded by an earlier run.
         """
-        folder = place / f"pipeline-{self.digest}"
+        folder = target / f"pipeline-{self.digest}"
         if sys.path[0] == str(folder):
             return  # a second run with the same code
-        with zipfile.ZipFile(io.BytesIO(self.archive)) as file:
+        with zipfile.ZipFile(io.BytesIO(self.content)) as file:
             if not folder.exists():
                 file.extractall(scratch / folder.name)
                 with suppress(OSError):  # another worker was faster
@@ -79,38 +84,38 @@ class CodeArchive:
 
 
 class UploadToWorkers(WorkerPlugin):
-    """Unpacks the parcel on every worker, also on those that come later."""
+    """Unpacks the code on every worker, also on workers that connect later."""
 
-    def __init__(self, parcel: CodeArchive) -> None:
-        self.name, self._parcel = f"pipeline-{parcel.digest}", parcel
+    def __init__(self, archive: CodeArchive) -> None:
+        self.name, self._archive = f"pipeline-{archive.digest}", archive
 
     def setup(self, worker: Worker) -> None:
-        """Unpack beside the worker's own folder: its host's workers share the code, and what they compile of it."""
+        """Unpack beside the worker's own folder: workers of a host share the code and its compiled kernels."""
         own = Path(worker.local_directory)
-        self._parcel.unpack(own.parent, own)
+        self._archive.unpack(own.parent, own)
 
 
 class UploadToScheduler(SchedulerPlugin):
-    """Unpacks the parcel on the scheduler, which reads every task before a worker does."""
+    """Unpacks the code on the scheduler, which deserialises every task before a worker does."""
 
     idempotent = True
 
-    def __init__(self, parcel: CodeArchive) -> None:
-        self.name, self._parcel = f"pipeline-{parcel.digest}", parcel
+    def __init__(self, archive: CodeArchive) -> None:
+        self.name, self._archive = f"pipeline-{archive.digest}", archive
         self._folder = ""
 
     async def start(self, scheduler: Scheduler) -> None:  # noqa: ARG002 Dask prescribes the arguments
-        """Unpack into a folder that is gone with the scheduler."""
+        """Unpack into a temporary folder."""
         self._folder = tempfile.mkdtemp(prefix="pipeline-")
-        self._parcel.unpack(Path(self._folder), Path(self._folder, "scratch"))
+        self._archive.unpack(Path(self._folder), Path(self._folder, "scratch"))
 
     async def close(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def packed() -> CodeArchive:
-    """Pack the sources of this package."""
+def pack_code() -> CodeArchive:
+    """Pack the source of this package."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for path in _sources():
@@ -118,6 +123,6 @@ def packed() -> CodeArchive:
     return CodeArchive(code_digest(), archive.getvalue())
 
 
-# who has no package cannot look the plugins up by their names; so these classes use nothing of this module that is
-# not a class or a plain function
+# A process without the package cannot import these classes. They are pickled by value, and therefore use nothing of
+# this module but classes and plain functions.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -11,11 +11,13 @@ from typing import Any, Final, Self, TypeVar
 from dask.typing import Key
 from dask.utils import parse_bytes
 from distributed import Future, KilledWorker, as_completed, get_worker
+from distributed.comm.core import CommClosedError
 
 from pipeline.errors import PipelineError, first_cause, in_one_line
 from pipeline.runtime.code_upload import REMEDY, identity
+from pipeline.runtime.dask_errors import scheduler_lost, scheduler_needed
 from pipeline.runtime.dask_monitor import DaskMonitor
-from pipeline.runtime.dask_session import DaskSession, open_session, scheduler_needed
+from pipeline.runtime.dask_session import DaskSession, open_session
 from pipeline.runtime.executor import Done, Lost
 from pipeline.runtime.profiles import ClusterProfile
 
@@ -57,15 +59,17 @@ class DaskExecutor:
 
     def worker_memory_bytes(self) -> int | None:
         """Return the memory limit of the smallest worker, None where workers have no limit."""
-        workers = self.session.client.scheduler_info(n_workers=-1)["workers"].values()
+        with scheduler_needed(self.session.scheduler):
+            workers = self.session.client.scheduler_info(n_workers=-1)["workers"].values()
         limits = [parse_bytes(worker["memory_limit"]) for worker in workers if worker["memory_limit"]]
         return min(limits, default=None)
 
     def on_each_worker(self, function: Callable[[], R]) -> dict[str, R | BaseException]:
         """Call `function` once on each worker; return its result or its error by the worker's address."""
         client = self.session.client
-        outcomes: dict[str, R | BaseException] = client.run(function, on_error="return")
-        present = client.nthreads()
+        with scheduler_needed(self.session.scheduler):
+            outcomes: dict[str, R | BaseException] = client.run(function, on_error="return")
+            present = client.nthreads()
         # a worker that left during the call needs no answer
         return {worker: outcome for worker, outcome in outcomes.items() if worker in present}
 
@@ -83,31 +87,31 @@ class DaskExecutor:
                 submitted[future.key] = item
                 pending.add(future)
 
-        with scheduler_needed(session.scheduler):
-            try:
+        try:
+            fill()
+            for future, result in self._arrivals(pending):
+                outcome = self._outcome(future, result, submitted.pop(future.key))
                 fill()
-                for future, result in self._arrivals(pending):
-                    outcome = self._outcome(future, result, submitted.pop(future.key))
-                    fill()
-                    yield outcome
-            finally:
-                pending.clear()
+                yield outcome
+        finally:
+            pending.clear()
 
     def _outcome(self, future: Future[Any], result: Any, item: T) -> Done[Any] | Lost[T]:
         """Return the outcome of a task; raise the error that it raised, or that of a lost scheduler."""
+        scheduler = self.session.scheduler
         if isinstance(result, CancelledError):
-            raise result
+            raise scheduler_lost(scheduler) from result
         if future.status != "error":
             done: Done[Any] = result
             return done
         _, error, traceback = result
         if isinstance(error, KilledWorker):
             return Lost(item, "crash", error.allowed_failures + 1)
+        if isinstance(error, CommClosedError):
+            raise scheduler_lost(scheduler) from error
         if isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):
             reason = in_one_line(first_cause(error))
-            raise PipelineError(
-                f"the scheduler at {self.session.scheduler} cannot read tasks: {reason}; {REMEDY}"
-            ) from error
+            raise PipelineError(f"the scheduler at {scheduler} cannot read tasks: {reason}; {REMEDY}") from error
         raise error.with_traceback(traceback)
 
     def _arrivals(self, pending: Any) -> Iterator[Any]:

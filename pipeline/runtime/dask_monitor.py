@@ -10,6 +10,7 @@ from upath import UPath
 
 from pipeline.monitoring import dashboard
 from pipeline.monitoring.monitor import Monitor
+from pipeline.runtime.dask_errors import scheduler_needed
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class DaskMonitor(Monitor):
     def __init__(self, client: Client, scheduler: str) -> None:
         """Add the page to the scheduler at the address `scheduler`, or log why that is impossible."""
         super().__init__()
-        self._client = client
+        self._client, self._scheduler = client, scheduler
         self._has_page = True
         try:
             client.register_plugin(dashboard.Dashboard())
@@ -48,14 +49,16 @@ class DaskMonitor(Monitor):
         """Return the scheduler's counts, None where it has no page."""
         if not self._has_page:
             return None
-        counts: tuple[int, int] = self._client.run_on_scheduler(dashboard.lost_workers_and_retries)
+        with scheduler_needed(self._scheduler):
+            counts: tuple[int, int] = self._client.run_on_scheduler(dashboard.lost_workers_and_retries)
         return counts
 
     def series_csv(self) -> bytes:
         """Return the scheduler's series, which has workers and memory, or this process's where it has no page."""
         if not self._has_page:
             return super().series_csv()
-        series: bytes = self._client.run_on_scheduler(dashboard.series_csv)
+        with scheduler_needed(self._scheduler):
+            series: bytes = self._client.run_on_scheduler(dashboard.series_csv)
         return series
 
     @contextmanager

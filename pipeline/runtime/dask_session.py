@@ -6,7 +6,6 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Any, Final
 
 import dask.config
 from distributed import Client, Security
-from distributed.comm.core import CommClosedError, connect
+from distributed.comm.core import connect
 
 from pipeline.errors import PipelineError, UsageError, first_cause, in_one_line
 from pipeline.interrupts import held_back
-from pipeline.runtime.code_upload import UploadToScheduler, UploadToWorkers, packed
+from pipeline.runtime.code_upload import UploadToScheduler, UploadToWorkers, pack_code
+from pipeline.runtime.dask_errors import scheduler_needed
 from pipeline.runtime.dask_monitor import DaskMonitor
 from pipeline.runtime.profiles import ClusterProfile
 from pipeline.runtime.submission_notes import clear_submission_notes
@@ -61,8 +61,9 @@ class Workers:
         if now_s - self._looked_s < LOOK_EVERY_S:
             return
         self._looked_s = now_s
-        self._threads = self._client.nthreads()
-        self._client.run_on_scheduler(clear_submission_notes)
+        with scheduler_needed(self._scheduler):
+            self._threads = self._client.nthreads()
+            self._client.run_on_scheduler(clear_submission_notes)
         if self._threads:
             self._warned_s = now_s
         elif now_s - self._warned_s > WARN_EVERY_S:
@@ -71,11 +72,12 @@ class Workers:
 
     def wait_for_one(self) -> None:
         """Wait, for as long as it takes, until there is a worker."""
-        while not self._client.nthreads():
-            try:
-                self._client.wait_for_workers(1, timeout=WARN_EVERY_S)
-            except TimeoutError:
-                self._warn()
+        with scheduler_needed(self._scheduler):
+            while not self._client.nthreads():
+                try:
+                    self._client.wait_for_workers(1, timeout=WARN_EVERY_S)
+                except TimeoutError:
+                    self._warn()
 
     @property
     def count(self) -> int:
@@ -105,8 +107,8 @@ class DaskSession:
 
 
 @contextmanager
-def open_session(profile: ClusterProfile, workers: int | None) -> Iterator[DaskSession]:
-    """Start the profile's cluster with `workers` workers, or connect to the one that is running.
+def open_session(profile: ClusterProfile, workers_wanted: int | None) -> Iterator[DaskSession]:
+    """Start the profile's cluster, with `workers_wanted` workers if given, or connect to the one that is running.
 
     At the end of the context the connection is closed, and a cluster that was started here is stopped. The loggers of
     Dask, Tornado and asyncio stay quiet from the first session on: what fails is raised as an exception.
@@ -117,20 +119,22 @@ def open_session(profile: ClusterProfile, workers: int | None) -> Iterator[DaskS
         with warnings.catch_warnings(), held_back():
             # a second run on a machine finds the dashboard's port taken and gets another one
             warnings.filterwarnings("ignore", message="Port .* is already in use")
-            client = stack.enter_context(_connect(profile, workers, stack))
+            client, scheduler = _connect(profile, workers_wanted, stack)
         stack.callback(_set_log_levels, starting_or_stopping=True)
         _set_log_levels(starting_or_stopping=False)
-        scheduler = client.scheduler_info(n_workers=0)["address"]
-        if profile.ship_code:
-            archive = packed()
-            client.register_plugin(UploadToScheduler(archive))
-            client.register_plugin(UploadToWorkers(archive))
-        session = DaskSession(client, scheduler, DaskMonitor(client, scheduler), Workers(client, scheduler))
-        session.workers.wait_for_one()
-        yield session
+        with scheduler_needed(scheduler):
+            if profile.ship_code:
+                archive = pack_code()
+                client.register_plugin(UploadToScheduler(archive))
+                client.register_plugin(UploadToWorkers(archive))
+            monitor = DaskMonitor(client, scheduler)
+        workers = Workers(client, scheduler)
+        workers.wait_for_one()
+        yield DaskSession(client, scheduler, monitor, workers)
 
 
-def _connect(profile: ClusterProfile, workers: int | None, stack: ExitStack) -> Client:
+def _connect(profile: ClusterProfile, workers: int | None, stack: ExitStack) -> tuple[Client, str]:
+    """Return a client, and the address of its scheduler; `stack` closes the client and then the cluster."""
     security = security_of(profile.security)
     if profile.runs_already:
         if workers is not None:
@@ -140,8 +144,9 @@ def _connect(profile: ClusterProfile, workers: int | None, stack: ExitStack) -> 
     else:
         arguments = {"security": security} if security else {}
         where = stack.enter_context(profile.start(workers, **arguments))
-    client: Client = Client(where, security=security, set_as_default=False, **profile.client)
-    return client
+    with scheduler_needed(getattr(where, "scheduler_address", where)):
+        client = stack.enter_context(Client(where, security=security, set_as_default=False, **profile.client))
+        return client, client.scheduler_info(n_workers=0)["address"]
 
 
 def _set_log_levels(*, starting_or_stopping: bool) -> None:
@@ -185,16 +190,4 @@ def check_reachable(address: str, security: Security | None) -> None:
         raise PipelineError(
             f"--cluster: no scheduler can be reached at {address}: {reason}; is it started, and are its address and "
             "the profile's security right?"
-        ) from error
-
-
-@contextmanager
-def scheduler_needed(address: str) -> Iterator[None]:
-    """Raise PipelineError where the scheduler at `address` is lost in the context."""
-    try:
-        yield
-    except (CancelledError, CommClosedError) as error:
-        raise PipelineError(
-            f"the scheduler at {address} is gone; start it again and run the same command again: finished shards are "
-            "kept"
         ) from error

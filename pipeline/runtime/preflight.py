@@ -1,4 +1,4 @@
-"""What is asked of every worker before it is given work: the same code, the same libraries, the same files."""
+"""Checks of every worker before it gets work: the driver's code, its library versions, and access to the files."""
 
 import os
 import re
@@ -18,44 +18,65 @@ from pipeline.runtime.code_upload import REMEDY, code_digest, versions
 from pipeline.runtime.executor import THIS_PROCESS, Executor
 from pipeline.storage import write_atomically
 
-MAX_TRIED: Final = 16
+MAX_RECORDINGS_TRIED: Final = 16
 
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What a process is and what it can reach; `trouble` is empty where it reaches all that it needs."""
+    """The code and library versions of a process, and the first file that it cannot use; empty if there is none."""
 
-    code: str
+    code_digest: str
     versions: Mapping[str, str]
-    trouble: str
+    access_error: str
 
 
-def look(out: str, secret: str, recording: AudioSource | None) -> WorkerReport:
-    """Say what this process is, and try to read `recording` and to write the output folder `out`.
+def check(executor: Executor, output: OutputFolder, recordings: Iterable[AudioSource] = ()) -> None:
+    """Check every worker; raises UsageError that names one that cannot do the work.
 
-    `secret` is in the file that the driver wrote there: a folder of the same name on another disk does not have it.
+    Each worker must be able to read the first of `recordings` that the driver can read: others may be damaged.
+    """
+    tried = islice(recordings, MAX_RECORDINGS_TRIED)
+    recording = next((source for source in tried if not _read_error(source)), None)
+    token = f"{os.getpid()}-{uuid.uuid4().hex}"
+    token_file = _token_file(output, token)
+    write_atomically(token_file, b"")
+    try:
+        reports = executor.on_each_worker(partial(inspect_worker, str(output.root), token, recording))
+    finally:
+        token_file.unlink()
+    driver = inspect_worker(str(output.root), token, None)
+    for worker, report in reports.items():
+        mismatch = _mismatch(report, driver)
+        if mismatch:
+            raise UsageError(f"{'' if worker == THIS_PROCESS else 'worker '}{worker} {mismatch}")
+
+
+def inspect_worker(out: str, token: str, recording: AudioSource | None) -> WorkerReport:
+    """Return the report of this process, which tries to write to the output folder `out` and to read `recording`.
+
+    The driver has written a file named by `token` to `out`. A folder of the same name on another disk lacks it.
     """
     try:
-        trouble = _trouble(OutputFolder.at(out), secret, recording)
+        access_error = _access_error(OutputFolder.at(out), token, recording)
     except UsageError as error:
-        trouble = str(error)
-    return WorkerReport(code_digest(), versions(), trouble)
+        access_error = str(error)
+    return WorkerReport(code_digest(), versions(), access_error)
 
 
-def _trouble(output: OutputFolder, secret: str, recording: AudioSource | None) -> str:
-    shared = _access_file(output, secret)
+def _access_error(output: OutputFolder, token: str, recording: AudioSource | None) -> str:
+    token_file = _token_file(output, token)
     try:
-        if not shared.exists():
+        if not token_file.exists():
             return f"does not see the files in {output.root}; workers and driver must share it under one name"
-        mine = shared.with_name(f"{shared.name}-{uuid.uuid4().hex}")
-        write_atomically(mine, b"")
-        mine.unlink()
+        own = token_file.with_name(f"{token_file.name}-{uuid.uuid4().hex}")
+        write_atomically(own, b"")
+        own.unlink()
     except OSError as error:
         return f"cannot write to {output.root}: {error.strerror or error}"
-    return "" if recording is None else _unreadable(recording)
+    return "" if recording is None else _read_error(recording)
 
 
-def _unreadable(recording: AudioSource) -> str:
+def _read_error(recording: AudioSource) -> str:
     try:
         with UPath(recording.container).open("rb") as file:
             file.read(1)
@@ -64,40 +85,24 @@ def _unreadable(recording: AudioSource) -> str:
     return ""
 
 
-def _access_file(output: OutputFolder, secret: str) -> UPath:
-    return output.root / f".access-{secret}"
+def _token_file(output: OutputFolder, token: str) -> UPath:
+    return output.root / f".access-{token}"
 
 
-def check(executor: Executor, output: OutputFolder, recordings: Iterable[AudioSource] = ()) -> None:
-    """Ask every worker whether it can do the work; raises UsageError that names one that cannot.
-
-    A worker must be able to read the first of `recordings` that the driver can read: others may be damaged.
-    """
-    recording = next((source for source in islice(recordings, MAX_TRIED) if not _unreadable(source)), None)
-    secret = f"{os.getpid()}-{uuid.uuid4().hex}"
-    shared = _access_file(output, secret)
-    write_atomically(shared, b"")
-    try:
-        reports = executor.on_each_worker(partial(look, str(output.root), secret, recording))
-    finally:
-        shared.unlink()
-    mine = look(str(output.root), secret, None)
-    for worker, report in reports.items():
-        mismatch = _mismatch(report, mine)
-        if mismatch:
-            raise UsageError(f"{'' if worker == THIS_PROCESS else 'worker '}{worker} {mismatch}")
-
-
-def _mismatch(report: WorkerReport | BaseException, mine: WorkerReport) -> str:
+def _mismatch(report: WorkerReport | BaseException, driver: WorkerReport) -> str:
+    """Return what keeps a worker from working, without its name; empty if nothing does."""
     if isinstance(report, BaseException):
-        # Dask tells of what it could not unpickle as text
+        # Dask passes an error of unpickling on as text
         missing = re.search(r"No module named '([^']+)'", str(report))
         if missing:
             return f"has no package {missing[1]}; {REMEDY}"
-        return f"cannot be asked what it is: {type(report).__name__}: {report}"
-    for name, version in mine.versions.items():
+        return f"failed the check of its code and files: {type(report).__name__}: {report}"
+    for name, version in driver.versions.items():
         if report.versions[name] != version:
-            return f"has {name} {report.versions[name]}, the driver {version}; install the same"
-    if report.code != mine.code:
-        return f"runs other code of this project (digest {report.code}, the driver's is {mine.code}); install the same"
-    return report.trouble
+            return f"has {name} {report.versions[name]}, the driver {version}; install the same version"
+    if report.code_digest != driver.code_digest:
+        return (
+            f"runs other code of this project (digest {report.code_digest}, the driver's is {driver.code_digest}); "
+            "install the same version"
+        )
+    return report.access_error

@@ -1,4 +1,4 @@
-"""Cluster profiles: how to come by the Dask cluster that a name in cluster.yaml stands for."""
+"""Cluster profiles: start or connect to the Dask cluster that is named in cluster.yaml."""
 
 import importlib
 import inspect
@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL
 from typing import Annotated, Any, Final, Self
@@ -21,17 +22,20 @@ DEFAULT_FILE: Final = Path(__file__).with_name("cluster.yaml")
 
 ADDRESS_VARIABLE: Final = "DASK_SCHEDULER_ADDRESS"
 EXTRAS: Final = {"asyncssh": "ssh", "dask_jobqueue": "slurm", "dask_kubernetes": "kubernetes"}
-"""Which extra of this project installs the package that a profile needs."""
+"""The extra of this project that installs a package."""
 
 CLOSE_TIMEOUT_S: Final = 10
 
 
 class ClusterProfile(BaseModel):
-    """A class that starts a cluster, as in dask-ctl's cluster specifications, or the address of one that runs.
+    """A class that starts a cluster, or the address of a running cluster.
 
-    `client` goes to `distributed.Client`, `security` to `distributed.Security`, `adaptive` to the cluster's `adapt`.
-    With `ship_code` the workers are sent this package; else they must have it. An `address` of null stands for the
-    environment's DASK_SCHEDULER_ADDRESS.
+    module, class, kwargs: the class and its arguments, as in dask-ctl's cluster specifications.
+    address: a scheduler's address; null means the environment variable DASK_SCHEDULER_ADDRESS.
+    adaptive: arguments of the cluster's `adapt`.
+    client, security: arguments of `distributed.Client` and `distributed.Security`.
+    ship_code: send this package to the workers, which otherwise must have it installed.
+    price_per_core_hour: for the report, in any currency.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,22 +51,22 @@ class ClusterProfile(BaseModel):
     price_per_core_hour: Annotated[float, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
-    def _one_or_the_other(self) -> Self:
+    def _address_or_class(self) -> Self:
         if self.runs_already and self.model_fields_set & {"module", "class_", "kwargs", "adaptive"}:
             raise ValueError("give either an address, or a class (module, class, kwargs, adaptive), not both")
         return self
 
     @property
     def runs_already(self) -> bool:
-        """Whether the profile is the address of a cluster that somebody else started."""
+        """Whether the profile is the address of a running cluster."""
         return "address" in self.model_fields_set
 
     def scheduler_address(self) -> str:
-        """Return the address of the cluster that runs already; raises UsageError where none is given."""
+        """Return the address of the running cluster; raises UsageError where none is given."""
         address = self.address or os.environ.get(ADDRESS_VARIABLE)
         if not address:
             raise UsageError(
-                f"--cluster: the profile names no scheduler; write its address into the profile, or export "
+                f"--cluster: the profile has no scheduler address; write one into the profile, or export "
                 f"{ADDRESS_VARIABLE}=tcp://HOST:8786"
             )
         return address
@@ -70,26 +74,25 @@ class ClusterProfile(BaseModel):
     def start(self, workers: int | None, **arguments: Any) -> Any:
         """Start the cluster and return it.
 
-        `workers` is their number where the user gave one; else the profile decides, and a local cluster has one a
-        core. `arguments` are added to those of the profile.
+        `workers` is the number of workers, None for the profile's number. `arguments` are added to the profile's
+        `kwargs`. Raises UsageError for arguments that the class refuses, PipelineError where the start fails.
         """
         start = self._class()
-        arguments = {**self.kwargs, **arguments}
-        counts = "n_workers" in inspect.signature(start).parameters
-        if workers is not None and not counts:
-            raise UsageError(f"--workers {workers}: {self} has no number of workers to set; its profile names them")
-        if counts and self.class_ == "LocalCluster":
-            arguments.setdefault("n_workers", os.cpu_count())
+        quirks = QUIRKS.get(self.class_, Quirks())
+        takes_workers = "n_workers" in inspect.signature(start).parameters
+        if workers is not None and not takes_workers:
+            raise UsageError(
+                f"--workers {workers}: {self} takes no number of workers; its profile lists the workers instead"
+            )
+        arguments = {**quirks.defaults(), **self.kwargs, **arguments}
         if workers is not None:
             arguments["n_workers"] = workers
         try:
             cluster = start(**arguments)
-        except Exception as error:  # each kind of cluster has libraries with errors of their own
-            if self.class_ == "KubeCluster":
-                _drop_half_started(start)
-            raise self._explained(error) from error
-        if self.class_ == "SSHCluster":
-            cluster.sync(_let_them_print, cluster)
+        except Exception as error:  # each kind of cluster has errors of its own libraries
+            quirks.after_failure(start)
+            raise self._start_error(error) from error
+        quirks.after_start(cluster)
         if workers is None and self.adaptive is not None:
             cluster.adapt(**self.adaptive)
         return cluster
@@ -103,11 +106,13 @@ class ClusterProfile(BaseModel):
         except ImportError as error:
             raise self._missing(error) from error
         except AttributeError:
-            raise UsageError(f"--cluster: the package {self.module} has no {self.class_}; mend the profile") from None
+            raise UsageError(
+                f"--cluster: the package {self.module} has no {self.class_}; correct the profile"
+            ) from None
         return found
 
-    def _explained(self, error: BaseException) -> PipelineError:
-        """Return what was behind a failed start, in one line."""
+    def _start_error(self, error: BaseException) -> PipelineError:
+        """Return the innermost cause of a failed start, in one line."""
         error = first_cause(error)
         if isinstance(error, ImportError):
             return self._missing(error)
@@ -118,27 +123,67 @@ class ClusterProfile(BaseModel):
 
     def _missing(self, error: ImportError) -> UsageError:
         extra = next((EXTRAS[name] for name in EXTRAS if name in f"{self.module} {error}"), None)
-        remedy = f"pip install 'spoken-language-pipeline[{extra}]'" if extra else "install it, or mend the profile"
-        return UsageError(f"--cluster: {self} needs a package that is not here ({error}): {remedy}")
+        remedy = f"pip install 'spoken-language-pipeline[{extra}]'" if extra else "install it, or correct the profile"
+        return UsageError(f"--cluster: {self} needs a package that is not installed ({error}): {remedy}")
 
 
-def _drop_half_started(start: Callable[..., Any]) -> None:
-    """Delete what a failed start left in Kubernetes; else Python tries it when it ends, and prints a traceback."""
-    logging.getLogger("dask_kubernetes").setLevel(logging.ERROR)  # it warns of what there never was
+@dataclass(frozen=True)
+class Quirks:
+    """What a class of cluster needs besides the arguments of its profile."""
+
+    defaults: Callable[[], dict[str, Any]] = dict
+    """Arguments for those that the profile does not give."""
+    after_start: Callable[[Any], None] = lambda _: None
+    """Called with the started cluster."""
+    after_failure: Callable[[Callable[..., Any]], None] = lambda _: None
+    """Called with the class after a failed start."""
+
+
+def _local_defaults() -> dict[str, Any]:
+    """Return one worker per core, and nannies that survive a worker's death in its first seconds."""
+    from pipeline.runtime.nanny import RestartingNanny  # noqa: PLC0415 Dask takes a second to load
+
+    return {"n_workers": os.cpu_count(), "worker_class": RestartingNanny}
+
+
+def _discard_output(cluster: Any) -> None:
+    """Discard the output of SSHCluster's remote processes: it is not read after the start, and a few MB block them.
+
+    Written against distributed 2026.8.0 (`Process.proc`, an asyncssh process) and asyncssh 2.24.
+    """
+
+    async def redirect() -> None:
+        for process in (cluster.scheduler, *cluster.workers.values()):
+            await process.proc.redirect(stdout=DEVNULL, stderr=DEVNULL)
+
+    cluster.sync(redirect)
+
+
+def _delete_half_started(start: Callable[..., Any]) -> None:
+    """Delete what a failed start of KubeCluster left. Otherwise Python deletes it at exit, with a traceback.
+
+    Written against dask-kubernetes 2026.3 (`KubeCluster._instances`, `shutdown_on_close`).
+    """
+    logging.getLogger("dask_kubernetes").setLevel(logging.ERROR)  # it warns about resources that were never made
     for cluster in list(getattr(start, "_instances", ())):
-        with suppress(Exception):  # there may be nothing to delete, or nobody who answers
+        with suppress(Exception):  # there may be nothing to delete, or no API server
             cluster.close(timeout=CLOSE_TIMEOUT_S)
         cluster.shutdown_on_close = False
 
 
-async def _let_them_print(cluster: Any) -> None:
-    """Discard what remote processes print: once they run, SSHCluster reads none of it, and a few MB block them."""
-    for process in (cluster.scheduler, *cluster.workers.values()):
-        await process.proc.redirect(stdout=DEVNULL, stderr=DEVNULL)
+QUIRKS: Final[Mapping[str, Quirks]] = {
+    "LocalCluster": Quirks(defaults=_local_defaults),
+    "SSHCluster": Quirks(after_start=_discard_output),
+    "KubeCluster": Quirks(after_failure=_delete_half_started),
+}
+"""By the name of the class: the packages of these classes are loaded with the cluster, not with this module."""
 
 
 def load_profile(name: str, file: Path | None) -> ClusterProfile:
-    """Return the profile `name` of `file`, by default of ./cluster.yaml or, if that has none, of the package's."""
+    """Return the profile `name` of `file`, by default of ./cluster.yaml or, if that lacks it, of the package's file.
+
+    Raises UsageError for a file that cannot be read, and for a name that it lacks.
+    """
     files = [file] if file else [path for path in (WORKING_FILE, DEFAULT_FILE) if path.exists()]
     names: list[str] = []
     for path in files:
@@ -147,7 +192,7 @@ def load_profile(name: str, file: Path | None) -> ClusterProfile:
             return profiles[name]
         names += [other for other in profiles if other not in names]
     places = " or ".join(str(path) for path in files)
-    raise UsageError(f"--cluster {name}: no such profile in {places}; there are: {', '.join(names)}")
+    raise UsageError(f"--cluster {name}: no such profile in {places}; the profiles are {', '.join(names)}")
 
 
 def _read_profiles(path: Path) -> dict[str, ClusterProfile]:

@@ -1,4 +1,4 @@
-"""The package as data: digests that tell code apart, and a copy that works where the package is not installed."""
+"""The package as data: digests that identify the code, and an upload to processes that lack the package."""
 
 import shutil
 import subprocess
@@ -39,18 +39,18 @@ def output(code: str, *arguments: str | Path, cwd: Path) -> list[str]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The package in another place, which Python prefers when it starts there."""
+    """The package in another folder; a Python that starts there imports it."""
     return Path(shutil.copytree(code_upload.PACKAGE, tmp_path / "elsewhere" / "pipeline"))
 
 
-def test_equal_code_has_one_digest_wherever_it_lies(copy: Path) -> None:
+def test_digest_does_not_depend_on_the_folder(copy: Path) -> None:
     digest, identity, package = output(DIGEST, cwd=copy.parent)
     assert package == str(copy)
     assert (digest, identity) == (code_upload.code_digest(), code_upload.identity())
 
 
 @pytest.mark.parametrize("change", ["edited", "added", "renamed"])
-def test_any_other_source_has_another_digest(copy: Path, change: str) -> None:
+def test_changed_source_changes_the_digest(copy: Path, change: str) -> None:
     if change == "edited":
         with (copy / "features" / "mfcc.py").open("a") as file:
             file.write("\n")
@@ -63,33 +63,33 @@ def test_any_other_source_has_another_digest(copy: Path, change: str) -> None:
     assert identity != code_upload.identity()
 
 
-def test_versions_are_those_that_are_installed() -> None:
+def test_versions_are_the_installed_ones() -> None:
     assert code_upload.versions()["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
     assert set(code_upload.versions()) == {"python", "distributed", *code_upload.FEATURE_LIBRARIES}
 
 
 @pytest.fixture
 def sent(tmp_path: Path) -> Path:
-    """A folder with the plugin as Dask sends it, and one for a worker."""
-    (tmp_path / "plugin").write_bytes(pickle.dumps(code_upload.UploadToWorkers(code_upload.packed())))
+    """A folder with the pickled plugin and the local directory of a worker."""
+    (tmp_path / "plugin").write_bytes(pickle.dumps(code_upload.UploadToWorkers(code_upload.pack_code())))
     (tmp_path / "worker").mkdir()
     return tmp_path
 
 
-def test_a_process_without_the_package_has_it_when_the_plugin_is_set_up(sent: Path) -> None:
+def test_plugin_gives_the_package_to_a_process_that_lacks_it(sent: Path) -> None:
     digest, _, package = output(UNPACK + DIGEST, sent, cwd=sent)
     assert digest == code_upload.code_digest()
     assert Path(package) == sent / f"pipeline-{digest}" / "pipeline"
     assert list((sent / "worker").iterdir()) == []
 
 
-def test_another_package_of_the_name_that_is_loaded_is_replaced(sent: Path, copy: Path) -> None:
+def test_other_code_of_the_package_that_is_loaded_is_replaced(sent: Path, copy: Path) -> None:
     (copy / "extraction" / "task.py").write_text("")
     digest, *_ = output(UNPACK + DIGEST, sent, copy.parent, cwd=sent)
     assert digest == code_upload.code_digest()
 
 
-def test_workers_of_a_host_share_the_code_and_what_is_compiled_of_it(sent: Path) -> None:
+def test_workers_of_a_host_share_the_code_and_its_compiled_kernels(sent: Path) -> None:
     output(UNPACK + DIGEST, sent, cwd=sent)
     unpacked = sent / f"pipeline-{code_upload.code_digest()}"
     before = {path: path.stat().st_mtime_ns for path in unpacked.rglob("*") if path.suffix != ".pyc"}
@@ -99,10 +99,10 @@ def test_workers_of_a_host_share_the_code_and_what_is_compiled_of_it(sent: Path)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_plugins_have_a_name_that_says_which_code_it_is() -> None:
-    parcel = code_upload.packed()
+def test_names_of_the_plugins_contain_the_digest() -> None:
+    archive = code_upload.pack_code()
     assert (
-        code_upload.UploadToWorkers(parcel).name
-        == code_upload.UploadToScheduler(parcel).name
+        code_upload.UploadToWorkers(archive).name
+        == code_upload.UploadToScheduler(archive).name
         == f"pipeline-{code_upload.code_digest()}"
     )

@@ -1,4 +1,4 @@
-"""What is asked of workers: real answers of this process, and what is said of those that do not fit."""
+"""Checks of workers: real reports of this process, and the messages about workers that do not fit."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -18,9 +18,10 @@ FAR = "tcp://10.77.0.3:40000"
 
 
 class Far(SerialExecutor):
-    """Asks one worker that is elsewhere: its answer is this process's, changed."""
+    """Has one worker, elsewhere. Its report is this process's with a change."""
 
     def __init__(self, change: Callable[[preflight.WorkerReport], preflight.WorkerReport | BaseException]) -> None:
+        super().__init__()
         self._change = change
 
     def on_each_worker(self, function: Callable[[], Any]) -> dict[str, Any]:
@@ -48,29 +49,31 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[AudioS
     return [AudioSource(str(folder / name)) for name in "abc"]
 
 
-def test_this_process_fits_itself_and_leaves_no_file(output: OutputFolder, recordings: list[AudioSource]) -> None:
+def test_this_process_passes_and_no_file_is_left(output: OutputFolder, recordings: list[AudioSource]) -> None:
     preflight.check(SerialExecutor(), output, recordings)
     preflight.check(Far(lambda report: report), output, recordings)
     preflight.check(SerialExecutor(), output)
     assert list(output.root.iterdir()) == []
 
 
-def test_an_output_folder_by_url_is_asked_about_alike(memory_url: str) -> None:
+def test_output_folder_may_be_a_url(memory_url: str) -> None:
     preflight.check(SerialExecutor(), OutputFolder.at(memory_url))
 
 
-def test_other_code_is_told_with_both_digests(output: OutputFolder) -> None:
-    message = refusal(Far(lambda report: replace(report, code="0123")), output)
+def test_other_code_is_named_by_both_digests(output: OutputFolder) -> None:
+    message = refusal(Far(lambda report: replace(report, code_digest="0123")), output)
     assert message == (
         f"worker {FAR} runs other code of this project (digest 0123, the driver's is {code_upload.code_digest()}); "
-        "install the same"
+        "install the same version"
     )
 
 
 @pytest.mark.parametrize("name", ["python", "numpy", "zarr"])
-def test_another_version_is_told_with_both(output: OutputFolder, name: str) -> None:
+def test_other_version_is_named_beside_the_drivers(output: OutputFolder, name: str) -> None:
     message = refusal(Far(lambda report: replace(report, versions={**report.versions, name: "0.1"})), output)
-    assert message == f"worker {FAR} has {name} 0.1, the driver {code_upload.versions()[name]}; install the same"
+    assert (
+        message == f"worker {FAR} has {name} 0.1, the driver {code_upload.versions()[name]}; install the same version"
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,7 @@ def test_another_version_is_told_with_both(output: OutputFolder, name: str) -> N
         Exception("ModuleNotFoundError(\"No module named 'pipeline'\")"),
     ],
 )
-def test_a_missing_package_is_told_with_both_remedies(output: OutputFolder, error: Exception) -> None:
+def test_missing_package_has_two_remedies(output: OutputFolder, error: Exception) -> None:
     message = refusal(Far(lambda _: error), output)
     assert message == (
         f"worker {FAR} has no package pipeline; install the project there, or have it sent: ship_code: true in the "
@@ -88,17 +91,17 @@ def test_a_missing_package_is_told_with_both_remedies(output: OutputFolder, erro
     )
 
 
-def test_what_a_worker_raises_is_told(output: OutputFolder) -> None:
+def test_error_of_a_worker_is_in_the_message(output: OutputFolder) -> None:
     message = refusal(Far(lambda _: ValueError("no such thing")), output)
-    assert message == f"worker {FAR} cannot be asked what it is: ValueError: no such thing"
+    assert message == f"worker {FAR} failed the check of its code and files: ValueError: no such thing"
 
 
-def test_trouble_is_told_as_it_is(output: OutputFolder) -> None:
-    message = refusal(Far(lambda report: replace(report, trouble="cannot write to there")), output)
+def test_access_error_is_in_the_message(output: OutputFolder) -> None:
+    message = refusal(Far(lambda report: replace(report, access_error="cannot write to there")), output)
     assert message == f"worker {FAR} cannot write to there"
 
 
-def test_the_first_recording_that_the_driver_can_read_is_asked_for(
+def test_first_recording_that_the_driver_can_read_is_checked(
     output: OutputFolder, recordings: list[AudioSource]
 ) -> None:
     def loses(report: preflight.WorkerReport) -> preflight.WorkerReport:
@@ -107,26 +110,26 @@ def test_the_first_recording_that_the_driver_can_read_is_asked_for(
 
     asked: list[preflight.WorkerReport] = []
     preflight.check(Far(loses), output, recordings)
-    assert asked[0].trouble == ""
-    # none can be read: then there is nothing that a worker could be asked
+    assert asked[0].access_error == ""
+    # the driver can read none, so that no worker has to
     preflight.check(SerialExecutor(), output, [recordings[0]] * 20)
 
 
-def test_a_recording_that_is_not_there_is_trouble(output: OutputFolder, recordings: list[AudioSource]) -> None:
-    report = preflight.look(str(output.root), "none", recordings[0])
-    assert report.trouble.startswith(f"does not see the files in {output.root}")
+def test_missing_recording_is_an_access_error(output: OutputFolder, recordings: list[AudioSource]) -> None:
+    report = preflight.inspect_worker(str(output.root), "none", recordings[0])
+    assert report.access_error.startswith(f"does not see the files in {output.root}")
     (output.root / ".access-here").write_bytes(b"")
-    report = preflight.look(str(output.root), "here", recordings[0])
-    assert report.trouble == f"cannot read {recordings[0].container}: No such file or directory"
-    assert preflight.look(str(output.root), "here", recordings[1]).trouble == ""
+    report = preflight.inspect_worker(str(output.root), "here", recordings[0])
+    assert report.access_error == f"cannot read {recordings[0].container}: No such file or directory"
+    assert preflight.inspect_worker(str(output.root), "here", recordings[1]).access_error == ""
 
 
-def test_a_file_in_the_place_of_the_folder_is_trouble(tmp_path: Path) -> None:
+def test_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("not a folder")
     with pytest.raises((UsageError, OSError)):
         preflight.check(SerialExecutor(), OutputFolder.at(str(tmp_path / "out")))
 
 
-def test_this_process_is_named_without_an_address(output: OutputFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "_trouble", lambda *_: "cannot write to there")
+def test_message_about_this_process_has_no_address(output: OutputFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_access_error", lambda *_: "cannot write to there")
     assert re.fullmatch("this process cannot write to there", refusal(SerialExecutor(), output))

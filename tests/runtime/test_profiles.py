@@ -106,7 +106,7 @@ def test_number_of_workers_of_a_class_that_has_none_is_refused() -> None:
     with pytest.raises(UsageError) as error:
         profile.start(2)
     assert str(error.value) == (
-        f"--workers 2: {__name__}.Listed has no number of workers to set; its profile names them"
+        f"--workers 2: {__name__}.Listed takes no number of workers; its profile lists the workers instead"
     )
 
 
@@ -132,9 +132,7 @@ def test_address_that_is_nowhere_is_asked_for(monkeypatch: pytest.MonkeyPatch, v
     assert profile.runs_already
     with pytest.raises(UsageError) as error:
         profile.scheduler_address()
-    assert str(error.value).endswith(
-        f"write its address into the profile, or export {ADDRESS_VARIABLE}=tcp://HOST:8786"
-    )
+    assert str(error.value).endswith(f"write one into the profile, or export {ADDRESS_VARIABLE}=tcp://HOST:8786")
 
 
 @pytest.mark.parametrize("key", ["module: a", "class: B", "kwargs: {}", "adaptive: {minimum: 1}"])
@@ -170,7 +168,7 @@ def test_package_that_is_missed_while_starting_is_named_with_the_extra_that_inst
     with pytest.raises(UsageError) as error:
         here(Failing, kwargs={"reason": "package"}).start(None)
     assert str(error.value) == (
-        f"--cluster: {__name__}.Failing needs a package that is not here (No module named 'asyncssh'): "
+        f"--cluster: {__name__}.Failing needs a package that is not installed (No module named 'asyncssh'): "
         "pip install 'spoken-language-pipeline[ssh]'"
     )
 
@@ -191,17 +189,18 @@ def test_profile_is_frozen() -> None:
 
 def test_unknown_profile_is_answered_with_those_there_are(tmp_path: Path) -> None:
     file = written(tmp_path, MINE)
-    assert refusal("slurm", file) == f"--cluster slurm: no such profile in {file}; there are: mine, bare"
+    assert refusal("slurm", file) == f"--cluster slurm: no such profile in {file}; the profiles are mine, bare"
 
 
 def test_the_working_folder_comes_before_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert refusal("none", None).startswith(f"--cluster none: no such profile in {DEFAULT_FILE}; there are: local")
+    message = refusal("none", None)
+    assert message.startswith(f"--cluster none: no such profile in {DEFAULT_FILE}; the profiles are local")
     (tmp_path / "cluster.yaml").write_text("local: {kwargs: {host: 10.0.0.1}}\nmine: {address: null}")
     assert load_profile("local", None).kwargs == {"host": "10.0.0.1"}
     assert load_profile("slurm", None).class_ == "SLURMCluster"
     message = refusal("none", None)
-    places = f"cluster.yaml or {DEFAULT_FILE}; there are: local, mine, scheduler"
+    places = f"cluster.yaml or {DEFAULT_FILE}; the profiles are local, mine, scheduler"
     assert message.startswith(f"--cluster none: no such profile in {places}")
 
 
@@ -252,12 +251,12 @@ def test_module_that_nobody_knows_is_named() -> None:
     with pytest.raises(UsageError) as error:
         profile.start(1)
     assert str(error.value) == (
-        "--cluster: no_such_module.Cluster needs a package that is not here (No module named 'no_such_module'): "
-        "install it, or mend the profile"
+        "--cluster: no_such_module.Cluster needs a package that is not installed (No module named 'no_such_module'): "
+        "install it, or correct the profile"
     )
 
 
 def test_class_that_a_module_does_not_have_is_named() -> None:
     profile = ClusterProfile.model_validate({"module": "dask.distributed", "class": "NoSuchCluster"})
-    with pytest.raises(UsageError, match=r"the package dask\.distributed has no NoSuchCluster; mend the profile"):
+    with pytest.raises(UsageError, match=r"the package dask\.distributed has no NoSuchCluster; correct the profile"):
         profile.start(1)
