@@ -1,14 +1,15 @@
 """Settings of the models and of promotion: frozen, typed, unknown keys refused."""
 
-from typing import Annotated
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class ModelConfig(BaseModel):
-    """Settings that every kind of model has; a subclass per kind adds its own.
+class ModelConfig(BaseModel, ABC):
+    """A kind of model: its fields are the settings of one model, and `network` builds the layers that they describe.
 
     `batch_size` counts what the model classifies: frames or sequences. Training ends after `max_epochs` epochs, or
     after `patience` epochs without a lower validation loss.
@@ -16,12 +17,26 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    level: ClassVar[Literal["frame", "sequence"]] = "sequence"
+    """What the model classifies."""
+    optimizer: ClassVar[str] = "Adam"
+    """A class in keras.optimizers."""
+    jit_compile: ClassVar[bool | Literal["auto"]] = "auto"
+    """Whether XLA compiles the training step, as in keras.Model.compile."""
+
     kind: str
     batch_size: Count
     max_epochs: Count
     patience: Count = 3
     learning_rate: Annotated[float, Field(gt=0)] = 0.001
     balance_labels: bool = True
+
+    @abstractmethod
+    def network(self, x: Any) -> Any:
+        """Return the hidden representation, a Keras tensor (batch, width), of normalised features `x`.
+
+        `x` is a Keras tensor: (batch, feature) if `level` is "frame", (batch, timestep, feature) if it is "sequence".
+        """
 
 
 class PromotionConfig(BaseModel):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import toolz
 import xxhash
@@ -148,10 +148,20 @@ def _explain(schema: type[BaseModel], settings: Mapping[str, Any], error: Valida
 
 def _siblings(schema: type[BaseModel], settings: Mapping[str, Any], location: tuple[int | str, ...]) -> list[str]:
     """Return the keys that are allowed beside the last part of `location`."""
+    section: Any = schema
     for part in location[:-1]:
-        field, settings = schema.model_fields[str(part)], settings[str(part)]
-        by_kind = next((item for item in field.metadata if isinstance(item, ByKind)), None)
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        models = (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-        schema = by_kind.class_of(settings) if by_kind else next(models)
-    return list(schema.model_fields)
+        settings = settings[str(part)]
+        section = _section(section, str(part), settings)
+    return list(section.model_fields)
+
+
+def _section(parent: Any, key: str, settings: Mapping[str, Any]) -> Any:
+    """Return the type of the section `key` in `parent`, a class of settings or a mapping from names to settings."""
+    if isinstance(parent, type) and issubclass(parent, BaseModel):
+        annotation, metadata = parent.model_fields[key].annotation, parent.model_fields[key].metadata
+    else:
+        annotation, *metadata = get_args(get_args(parent)[1])
+    for item in metadata:
+        if isinstance(item, ByKind):
+            return item.class_of(settings)
+    return annotation

@@ -1,4 +1,4 @@
-"""Networks: one file per family, registered by kind.
+"""Networks: a class per kind of model.
 
 - `kinds`: the kinds of models, and how to add one
 - `basic`: the kinds `ann` and `lstm`

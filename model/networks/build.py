@@ -12,7 +12,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model.config import ModelConfig
-from model.networks.kinds import KINDS
 from model.networks.lstm_cpu import accelerate
 
 Array = NDArray[np.floating]
@@ -26,26 +25,25 @@ TENSOR_CORES = (7, 0)
 def build(config: ModelConfig, timesteps: int, mean: Array, std: Array, labels: int) -> keras.Model:
     """Build and compile the network that `config` describes, for `labels` languages.
 
-    `mean` and `std` are (feature,). The input is (batch, feature) or (batch, timestep, feature), by the kind's level.
+    `mean` and `std` are (feature,). The input is (batch, feature) or (batch, timestep, feature), by `config.level`.
     The output is (batch, 1) for two languages, the probability of the second, and (batch, label) for more.
 
-    Raises ValueError if the function of the kind returns another shape than (batch, width).
+    Raises ValueError if `config.network` returns another shape than (batch, width).
     """
-    kind = KINDS[config.kind]
     policy = precision(compute_capabilities())
-    inputs = keras.Input((len(mean),) if kind.level == "frame" else (timesteps, len(mean)))
+    inputs = keras.Input((len(mean),) if config.level == "frame" else (timesteps, len(mean)))
     # normalisation and output are float32 in any policy: features are hundreds, and the loss needs the digits
     x = keras.layers.Normalization(axis=-1, mean=mean, variance=np.square(std), dtype="float32")(inputs)
     with _default_policy(policy):
-        x = kind.network(x, config)
+        x = config.network(x)
     if len(x.shape) != 2:  # noqa: PLR2004 (batch, width)
         raise ValueError(f"kind {config.kind}: the network must return (batch, width), not {x.shape}")
     network = keras.Model(inputs, _output(labels)(x), name=config.kind)
-    optimizer = getattr(keras.optimizers, kind.optimizer)(config.learning_rate)
+    optimizer = getattr(keras.optimizers, config.optimizer)(config.learning_rate)
     if policy == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     loss = "binary_crossentropy" if labels == BINARY else "sparse_categorical_crossentropy"
-    network.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=kind.jit_compile)
+    network.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=config.jit_compile)
     accelerate(network)
     return network
 

@@ -94,12 +94,12 @@ def _model(batch: int) -> tuple[Any, Any]:
     import tensorflow as tf
 
     from model.networks import build
-    from model.networks.basic import LstmConfig
+    from model.networks.basic import Lstm
     from model.step_clock import StepClock
 
     keras.utils.set_random_seed(1)
     tf.config.experimental.enable_op_determinism()
-    model = build.build(LstmConfig(batch_size=batch), 20, np.zeros(40), np.ones(40), LABELS)
+    model = build.build(Lstm(batch_size=batch), 20, np.zeros(40), np.ones(40), LABELS)
     clock = StepClock()
     model.train_function = clock.train_function(model, batch)
     return model, clock
@@ -164,10 +164,10 @@ def wait(root: Path, batch: int) -> Iterator[Callable[[], float]]:
     load_tensorflow()
     import pandas as pd
 
-    from model.networks.basic import LstmConfig
+    from model.networks.basic import Lstm
     from model.train import train
 
-    output, config = OutputFolder.at(str(root)), LstmConfig(batch_size=batch, max_epochs=WAIT_EPOCHS)
+    output, config = OutputFolder.at(str(root)), Lstm(batch_size=batch, max_epochs=WAIT_EPOCHS)
 
     def once() -> float:
         shutil.rmtree(str(output.model("lstm")), ignore_errors=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.data.store_reader import Store
 from model.evaluate import Tally
-from model.networks.basic import AnnConfig, LstmConfig
+from model.networks.basic import Ann, Lstm
 from model.predict import Classifier, main
 from model.registry.history import Decision, History, PromotionRequest
 from model.train import train
@@ -70,8 +70,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     output = model_stores.write(
         root / "out", {"train": [(0, len(label))]}, label, features=np.concatenate(features), recording=label
     )
-    train(output, "lstm", LstmConfig(units=4, batch_size=8, max_epochs=2, learning_rate=0.01), 1, "key")
-    train(output, "ann", AnnConfig(hidden_units=(4, 4), batch_size=32, max_epochs=2), 1, "key")
+    train(output, "lstm", Lstm(units=4, batch_size=8, max_epochs=2, learning_rate=0.01), 1, "key")
+    train(output, "ann", Ann(hidden_units=(4, 4), batch_size=32, max_epochs=2), 1, "key")
     return Trained(output, recordings)
 
 

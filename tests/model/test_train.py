@@ -22,7 +22,7 @@ from model import train as train_module
 from model.bundle import load_model, version_of
 from model.data.store_reader import Block, Store
 from model.loader import sequence_dataset
-from model.networks.basic import AnnConfig, LstmConfig
+from model.networks.basic import Ann, Lstm
 from model.train import train
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
@@ -33,8 +33,8 @@ pytestmark = SAVES_MODELS
 
 RUNS = {"train": [(0, 40)], "validation": [(40, 52)], "test": [(52, 60)]}
 LABEL = np.random.default_rng(5).integers(0, 3, 60)
-LSTM = LstmConfig(units=3, batch_size=8, max_epochs=3, learning_rate=0.01)
-ANN = AnnConfig(hidden_units=(4, 3), batch_size=32, max_epochs=1)
+LSTM = Lstm(units=3, batch_size=8, max_epochs=3, learning_rate=0.01)
+ANN = Ann(hidden_units=(4, 3), batch_size=32, max_epochs=1)
 SEED = 11
 TIMINGS = ["wall_s", "steps_per_s", "input_wait"]
 
@@ -147,7 +147,7 @@ def _unlearnable_validation() -> tuple[NDArray[np.int64], NDArray[np.float32]]:
 def test_the_best_epoch_is_kept_and_patience_ends_the_training(tmp_path: Path) -> None:
     label, features = _unlearnable_validation()
     output = model_stores.write(tmp_path, RUNS, label, features=features)
-    config = LstmConfig(units=3, batch_size=8, max_epochs=50, learning_rate=0.02, patience=2)
+    config = Lstm(units=3, batch_size=8, max_epochs=50, learning_rate=0.02, patience=2)
     result = train(output, "lstm", config, SEED, "key")
     val_loss = _history(output)["val_loss"]
     best = int(val_loss.argmin())
@@ -192,7 +192,7 @@ def test_another_seed_gives_another_training(output: OutputFolder, uninterrupted
 STOPS = """
 import sys, time
 from pathlib import Path
-from model.networks.basic import LstmConfig
+from model.networks.basic import Lstm
 from model.data.store_reader import Store
 from model.train import train
 from pipeline.outputs import OutputFolder
@@ -207,7 +207,7 @@ def stops(self, split, seed, epoch, pool_chunks):
         yield block
 
 Store.shuffled_blocks = stops
-train(OutputFolder.at(sys.argv[1]), "lstm", LstmConfig.model_validate_json(sys.argv[2]), int(sys.argv[3]), "key")
+train(OutputFolder.at(sys.argv[1]), "lstm", Lstm.model_validate_json(sys.argv[2]), int(sys.argv[3]), "key")
 """
 
 

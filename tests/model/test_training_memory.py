@@ -30,14 +30,14 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from model.networks.basic import LstmConfig
+from model.networks.basic import Lstm
 from model.evaluate import evaluate
 from model.train import train
 from pipeline.outputs import OutputFolder
 
 small, large, allowance_bytes = OutputFolder.at(sys.argv[1]), OutputFolder.at(sys.argv[2]), int(sys.argv[3])
 speaker = np.arange(2**20)
-config = LstmConfig(units=2, batch_size=4096, max_epochs=1)
+config = Lstm(units=2, batch_size=4096, max_epochs=1)
 train(small, "lstm", config, 1, "key")
 evaluate(small, "lstm", small.model("lstm"), {}, speaker, 1)
 

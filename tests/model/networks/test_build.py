@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from model.bundle import load_model, model_bytes
 from model.config import ModelConfig
 from model.networks import build
-from model.networks.basic import AnnConfig, LstmConfig
-from model.networks.kinds import KINDS, Kind
+from model.networks.basic import Ann, Lstm
 from tests.support.model_stores import SAVES_MODELS
 
 pytestmark = SAVES_MODELS
@@ -19,7 +18,7 @@ pytestmark = SAVES_MODELS
 TIMESTEPS, COEFFICIENTS = 6, 5
 MEAN = np.array([-500.0, 100.0, 0.0, 3.0, -1.0])
 STD = np.array([120.0, 50.0, 1.0, 0.5, 20.0])
-CONFIGS = [AnnConfig(hidden_units=(7, 4)), LstmConfig(units=3)]
+CONFIGS = [Ann(hidden_units=(7, 4)), Lstm(units=3)]
 
 
 def _raw(count: int) -> NDArray[np.float32]:
@@ -71,14 +70,14 @@ def test_the_default_networks_have_these_numbers_of_parameters() -> None:
     mean, std = np.zeros(40), np.ones(40)
     sizes = {
         (type(config), labels): build.build(config, 20, mean, std, labels).count_params()
-        for config in (AnnConfig(), LstmConfig())
+        for config in (Ann(), Lstm())
         for labels in (2, 3)
     }
     assert sizes == {
-        (AnnConfig, 2): 41 * 128 + 129 * 128 + 129,
-        (AnnConfig, 3): 41 * 128 + 129 * 128 + 129 * 3,
-        (LstmConfig, 2): 4 * 141 * 100 + 2001,
-        (LstmConfig, 3): 4 * 141 * 100 + 2001 * 3,
+        (Ann, 2): 41 * 128 + 129 * 128 + 129,
+        (Ann, 3): 41 * 128 + 129 * 128 + 129 * 3,
+        (Lstm, 2): 4 * 141 * 100 + 2001,
+        (Lstm, 3): 4 * 141 * 100 + 2001 * 3,
     }
 
 
@@ -148,8 +147,8 @@ def test_a_saved_network_gives_equal_outputs_when_it_is_loaded(
 
 
 @pytest.mark.parametrize(("config", "optimizer"), [
-    (AnnConfig(learning_rate=0.25), keras.optimizers.Adam),
-    (LstmConfig(learning_rate=0.25), keras.optimizers.RMSprop),
+    (Ann(learning_rate=0.25), keras.optimizers.Adam),
+    (Lstm(learning_rate=0.25), keras.optimizers.RMSprop),
 ])  # fmt: skip
 def test_the_ann_learns_by_adam_and_the_lstm_by_rmsprop(config: ModelConfig, optimizer: type) -> None:
     model = _build(config, 2)
@@ -158,9 +157,9 @@ def test_the_ann_learns_by_adam_and_the_lstm_by_rmsprop(config: ModelConfig, opt
 
 
 def test_a_network_that_keeps_the_timesteps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KINDS, "lstm", Kind(LstmConfig, lambda x, config: x))
+    monkeypatch.setattr(Lstm, "network", lambda self, x: x)
     with pytest.raises(ValueError, match=r"kind lstm: the network must return \(batch, width\), not \(None, 6, 5\)"):
-        _build(LstmConfig(), 3)
+        _build(Lstm(), 3)
 
 
 @pytest.mark.parametrize("config", CONFIGS)

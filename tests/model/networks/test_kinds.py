@@ -7,7 +7,7 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from model.networks.basic import AnnConfig, LstmConfig
+from model.networks.basic import Ann, Lstm
 from model.networks.kinds import KINDS
 from pipeline.config import load
 from pipeline.errors import UsageError
@@ -22,24 +22,28 @@ def _read(*overrides: str) -> RunConfig:
 
 
 def test_the_default_models_are_ann_and_lstm() -> None:
-    assert _read().models == {"ann": AnnConfig(), "lstm": LstmConfig()}
+    assert _read().models == {"ann": Ann(), "lstm": Lstm()}
 
 
 def test_a_setting_of_a_default_model_changes_and_a_null_leaves_one_out() -> None:
-    assert _read("models.lstm.units=200", "models.ann=null").models == {"lstm": LstmConfig(units=200)}
+    assert _read("models.lstm.units=200", "models.ann=null").models == {"lstm": Lstm(units=200)}
 
 
 def test_a_new_name_with_a_kind_adds_a_model() -> None:
     models = _read("models.big.kind=lstm", "models.big.units=300").models
     assert list(models) == ["ann", "lstm", "big"]
-    assert models["big"] == LstmConfig(units=300)
+    assert models["big"] == Lstm(units=300)
+
+
+def test_settings_of_one_kind_do_not_apply_to_another() -> None:
+    assert _read("models.lstm.kind=ann", "models.lstm.max_epochs=1").models["lstm"] == Ann(max_epochs=1)
 
 
 def test_models_in_yaml_are_merged_with_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("models: {lstm: null, Big_1.5-x: {kind: lstm, units: 3}}\npromotion: {model: Big_1.5-x}\n")
     config = load(RunConfig, file, ["models.ann.max_epochs=1"])
-    assert config.models == {"ann": AnnConfig(max_epochs=1), "Big_1.5-x": LstmConfig(units=3)}
+    assert config.models == {"ann": Ann(max_epochs=1), "Big_1.5-x": Lstm(units=3)}
     assert config.promotion.model == "Big_1.5-x"
 
 
@@ -50,14 +54,14 @@ def test_settings_are_read_back_as_they_were_written() -> None:
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (["models.ltsm.units=3"], "models.ltsm: kind is missing; a new model needs one of ann, lstm"),
-    (["models.big.kind=gru"], "models.big.kind = 'gru': there is no such kind; choose one of ann, lstm"),
-    (["models.big.kind=[lstm]"], "models.big.kind = ['lstm']: there is no such kind; choose one of ann, lstm"),
-    (["models.lstm.unts=3"], f"models.lstm.unts = 3: there is no such key; allowed for kind lstm: {LSTM_KEYS}"),
+    (["models.ltsm.units=3"], "models.ltsm: kind is missing; choose one of ann, lstm"),
+    (["models.big.kind=gru"], "models.big.kind = 'gru': there is no such kind of model; allowed here: ann, lstm"),
+    (["models.big.kind=[x]"], "models.big.kind = ['x']: there is no such kind of model; allowed here: ann, lstm"),
+    (["models.lstm.unts=3"], f"models.lstm.unts = 3: there is no such key; allowed here: {LSTM_KEYS}"),
     (["models.lstm.units=0"], "models.lstm.units = 0: input should be greater than or equal to 1"),
     (["models.lstm.units=0", "models.ann.patience=0"],
      "models.ann.patience = 0: input should be greater than or equal to 1 (and 1 more)"),
-    (["models.lstm=3"], "models.lstm = 3: expected the settings of a model, or null; kind is one of ann, lstm"),
+    (["models.lstm=3"], "models.lstm = 3: input should be a valid dictionary"),
     (["models=3"], "models = 3: input should be a valid dictionary"),
     (["models.as-of-x.kind=lstm"], f"models.as-of-x: {NAMES}"),
     (["models={.x: {kind: lstm}}"], f"models..x: {NAMES}"),
@@ -79,10 +83,9 @@ def test_the_default_of_promotion_may_be_left_out() -> None:
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_kind_is_registered_under_the_name_in_its_settings(kind: str) -> None:
-    config = KINDS[kind].config
-    assert config.model_fields["kind"].default == kind
+    assert KINDS[kind].model_fields["kind"].default == kind
     with pytest.raises(pydantic.ValidationError, match="kind"):
-        config(kind="another")
+        KINDS[kind](kind="another")
 
 
 def test_settings_are_validated_without_tensorflow() -> None:

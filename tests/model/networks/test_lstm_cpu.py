@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.bundle import load_model, model_bytes
 from model.networks import build
-from model.networks.basic import LstmConfig
+from model.networks.basic import Lstm
 from model.networks.lstm_cpu import MAX_UNROLLED, accelerate, lstm
 from tests.support.model_stores import SAVES_MODELS
 
@@ -52,7 +52,7 @@ def test_outputs_and_gradients_are_those_of_the_layer(batch: int, timesteps: int
 
 def _network(timesteps: int = 6) -> keras.Model:
     keras.utils.set_random_seed(1)
-    return build.build(LstmConfig(units=3), timesteps, np.zeros(5), np.ones(5), 3)
+    return build.build(Lstm(units=3), timesteps, np.zeros(5), np.ones(5), 3)
 
 
 def _operations(model: keras.Model) -> set[str]:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from model.config import Count, ModelConfig
 
 
-class ToyConfig(ModelConfig):
+class Toy(ModelConfig):
     """Sequence classifier: one convolution over time, averaged."""
 
     kind: Literal["toy"] = "toy"
@@ -13,10 +13,9 @@ class ToyConfig(ModelConfig):
     max_epochs: Count = 4
     filters: Count = 6
 
+    def network(self, x: Any) -> Any:
+        """Return (batch, filters) for sequences (batch, timestep, feature)."""
+        import keras
 
-def toy(x: Any, config: ToyConfig) -> Any:
-    """Return the mean (batch, filters) over time of a convolution of sequences `x` (batch, timestep, feature)."""
-    import keras
-
-    x = keras.layers.Conv1D(config.filters, 2, activation="relu")(x)  # (batch, timestep - 1, filters)
-    return keras.layers.GlobalAveragePooling1D()(x)  # (batch, filters)
+        x = keras.layers.Conv1D(self.filters, 2, activation="relu")(x)  # (batch, timestep - 1, filters)
+        return keras.layers.GlobalAveragePooling1D()(x)  # (batch, filters)
