@@ -28,7 +28,7 @@ class ByKind:
             raise PydanticKnownError("dict_type")
         allowed = ", ".join(self.classes)
         kind = settings.get("kind", self.default)
-        if kind is None:
+        if "kind" not in settings and self.default is None:
             raise ValueError(f"kind is missing; choose one of {allowed}")
         if not isinstance(kind, str) or kind not in self.classes:
             raise refusal(f"there is no such {self.name}; allowed here: {allowed}", "kind", kind)
