@@ -50,6 +50,10 @@ class OutputFolder:
         """Return the place of the evaluation of the model `name`."""
         return self.root / "metrics" / f"{name}.json"
 
+    def scores(self, name: str) -> UPath:
+        """Return the place of the scores of the model `name` on the test sequences."""
+        return self.root / "metrics" / f"{name}.scores.parquet"
+
     @property
     def registry(self) -> UPath:
         """The models that serve or have served, and the decisions on them."""

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,10 @@ from upath import UPath
 
 from model.bundle import version_of
 from model.config import ModelConfig
+from model.metrics.metrics_file import Metrics
+from model.metrics.scores import METRICS
 from model.registry import registry
-from model.registry.history import Moment, PromotionRequest
+from model.registry.history import Comparison, Moment, PromotionRequest
 from model.tensorflow_setup import load_tensorflow
 from pipeline import storage
 from pipeline.config import digest
@@ -164,20 +165,22 @@ def evaluate_stage(run: Run) -> None:
         trained = run.record.stages.get(f"train/{name}")
         if trained is None:
             raise UsageError(f"--out {run.output.root}: the model {name} is not trained yet; run train first")
-        key = digest([run.store_key(), dict(trained.outputs)])
-        run.perform(f"evaluate/{name}", key, [run.output.metrics(name)], partial(_accuracies, run, name))
+        key = digest([run.store_key(), dict(trained.outputs), list(METRICS)])
+        run.perform(
+            f"evaluate/{name}", key, [run.output.metrics(name)], partial(_accuracies, run, name),
+            complete=run.output.scores(name).exists(),
+        )  # fmt: skip
 
 
 def _accuracies(run: Run, name: str) -> Facts:
     facts = {"model": name, "config_hash": digest(run.config.model_dump(mode="json"))}
     metrics = _evaluate(run, name, run.output.model(name), facts)
-    levels = [level for level in ("frame", "sequence", "recording") if level in metrics]
-    accuracies = {f"{level}_accuracy": metrics[level]["accuracy"] for level in levels}
+    accuracies = {f"{name}_accuracy": level.accuracy for name, level in metrics.levels.items()}
     log.info("evaluate %s: %s", name, ", ".join(f"{k} {v:.2%}" for k, v in accuracies.items()))
     return accuracies
 
 
-def _evaluate(run: Run, name: str, folder: UPath, facts: Facts) -> dict[str, Any]:
+def _evaluate(run: Run, name: str, folder: UPath, facts: Facts) -> Metrics:
     load_tensorflow()
     from model.evaluate import evaluate  # noqa: PLC0415 TensorFlow takes seconds to load
 
@@ -193,8 +196,8 @@ def evaluate_as_of(run: Run, date: str) -> None:
     run.store_key()
     version = registry.read(run.output).served(moment)
     name, facts = f"{AS_OF}{moment.name}", {"version": version, "as_of": moment.at.isoformat()}
-    recording = _evaluate(run, name, registry.checked(run.output, version), facts)["recording"]
-    log.info("evaluate %s: version %s, macro F1 per recording %.3f", name, version, recording["macro_f1"])
+    recording = _evaluate(run, name, registry.checked(run.output, version), facts).recording
+    log.info("evaluate %s: version %s, macro F1 per recording %.3f", name, version, recording.macro_f1)
 
 
 def promote(run: Run, run_key: str | None) -> bool:
@@ -218,12 +221,11 @@ def promote(run: Run, run_key: str | None) -> bool:
         rule=settings.model_dump(exclude={"model"}),
     )  # fmt: skip
 
-    def judge(folder: UPath, champion: UPath | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def judge(folder: UPath, champion: UPath | None) -> tuple[Comparison, Metrics]:
         load_tensorflow()
         from model.evaluate import compare  # noqa: PLC0415 TensorFlow takes seconds to load
 
-        verdict, metrics = compare(run.output, folder, champion, settings, run.speakers(), run.config.seed)
-        return asdict(verdict), metrics
+        return compare(run.output, folder, champion, settings, run.speakers(), run.config.seed)
 
     return registry.promote(run.output, request, run_key, judge)
 

@@ -2,6 +2,11 @@
 
 import io
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -39,6 +44,30 @@ def write_atomically(path: UPath, *parts: bytes | memoryview) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         error.filename = str(path)  # a full disk comes without the place
+        raise
+
+
+@contextmanager
+def replacing(path: UPath) -> Iterator[BinaryIO]:
+    """Yield a file to write that takes the place of `path` when the block ends without an error.
+
+    For files that are too large to be held in memory. The folder is created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_local(path):
+        with tempfile.TemporaryFile() as scratch:
+            yield scratch
+            scratch.seek(0)
+            with path.open("wb") as remote:
+                shutil.copyfileobj(scratch, remote)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -46,10 +46,10 @@ def test_a_night_after_another(out: Path) -> None:
     first = run(*arguments, "--set=promotion.model=ann", "--run-key=night 1")
     assert first.returncode == 99, first.stderr
     assert f"promote: refused {ann} (ann); champion none: macro F1 " in first.stderr.splitlines()[-1]
-    assert "against chance, 0.333" in first.stderr
+    assert "against chance 0.333" in first.stderr
     told = run("evaluate", "--out", out, "--as-of", f"{datetime.now(UTC):%Y-%m-%d}", *DEMO)
     assert (told.returncode, len(told.stderr.splitlines())) == (2, 1)
-    assert "no model served then; none has been promoted yet" in told.stderr
+    assert "no model was in service then; none has been promoted yet" in told.stderr
 
     for _ in range(2):  # the second is an attempt of the same run, which is told the same
         second = run(*arguments, "--run-key=night 2")
@@ -87,18 +87,18 @@ def test_rollback_and_the_model_that_served_before(out: Path) -> None:
     promoted = run(*arguments)
     second = history(out)["champion"]
     assert second != first, promoted.stderr
-    assert "against the champion's" in promoted.stderr
+    assert " of the champion; " in promoted.stderr
 
     rolled = run("rollback", "--out", out, "--reason", "worse on the phone")
     assert rolled.returncode == 0, rolled.stderr
     assert f"rollback: from {second} to {first}: worse on the phone" in rolled.stderr
     again = run(*arguments)
     assert again.returncode == 0, again.stderr
-    assert "a rollback took it out of service; only rollback --to brings it back" in again.stderr
+    assert "a rollback took it out of service; only rollback --to restores it" in again.stderr
     assert history(out)["champion"] == first
     nothing = run("rollback", "--out", out)
     assert (nothing.returncode, len(nothing.stderr.splitlines())) == (2, 1)
-    assert f"no champion was before {first}, so there is nothing to roll back to" in nothing.stderr
+    assert f"{first} is the first champion; there is nothing to roll back to" in nothing.stderr
     assert run("rollback", "--out", out, "--to", second).returncode == 0
     assert history(out)["champion"] == second
 
@@ -114,7 +114,10 @@ def test_rollback_and_the_model_that_served_before(out: Path) -> None:
         assert found["recording"] == json.loads((out / "registry" / version / "metrics.json").read_text())["recording"]
     before = run("evaluate", "--out", out, "--as-of", "2025-12-31", *DEMO)
     assert (before.returncode, len(before.stderr.splitlines())) == (2, 1)
-    assert "--as-of 2025-12-31: no model served then; the first was promoted at 2026-01-01 03:00 UTC" in before.stderr
+    assert (
+        "--as-of 2025-12-31: no model was in service then; the first was promoted at 2026-01-01 03:00 UTC"
+        in before.stderr
+    )
     # the page's models are those of this run
     assert run("report", "--out", out, *DEMO).returncode == 0
     assert "AS-OF" not in (out / "report" / "index.html").read_text()
@@ -128,7 +131,7 @@ def test_rollback_and_the_model_that_served_before(out: Path) -> None:
     (("evaluate", "--as-of", "yesterday"), "--as-of yesterday: write a date (2026-01-31) or a time"),
     (("promote",), "the model lstm is not trained yet; run train first, or choose another by --set promotion.model=…"),
     (("promote", "--set=promotion.model=rnn"), "promotion: model rnn is not configured; choose one of ann, lstm"),
-    (("rollback",), "registry: no model has been promoted yet, so there is nothing to roll back to"),
+    (("rollback",), "registry: no model has been promoted yet; there is nothing to roll back to"),
 ])  # fmt: skip
 def test_wrong_usage_is_told_in_one_line(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
     result = run(*arguments, "--out", tmp_path)

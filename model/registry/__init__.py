@@ -1,6 +1,6 @@
-"""Which model is in service, and why.
+"""The registry of models that are or were in service.
 
-- `registry`: registry/ and its file of decisions
-- `history`: decisions, as pure functions of their history
+- `registry`: the folder registry/ and its file of decisions
+- `history`: the decisions, and what follows from them, as pure functions
 - `promotion`: the rule that compares two models
 """

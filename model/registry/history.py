@@ -1,34 +1,28 @@
-"""Decisions on which model serves: pure, the history alone says which one does, did and may not again."""
+"""The history of decisions on which model is in service: it determines the champion at any time."""
 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from typing import Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from model.metrics.estimate import Estimate
 from pipeline.errors import UsageError
 
 Version = str
-"""Digest of a model."""
+"""The digest of a model, see `bundle.version_of`."""
 
-
-class Estimate(BaseModel):
-    """A value with its interval; None where nothing is known of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    value: float
-    low: float | None
-    high: float | None
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f}" + ("" if self.low is None else f" ({self.low:.3f} to {self.high:.3f})")
+RENAMED: Final = {"question": "request", "judgement": "comparison"}
+"""Fields of a decision in schema version 1, and their names now."""
 
 
 class Comparison(BaseModel):
-    """What the comparison of a challenger with the champion came to; without a champion, with chance."""
+    """The comparison of a challenger with the champion or, if there was none, with chance; None if not computed.
+
+    `better_in` is the fraction of resamples in which the gain is larger than the rule requires.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,25 +32,23 @@ class Comparison(BaseModel):
     champion_f1: Estimate | None = None
     gain: Estimate | None = None
     better_in: float | None = None
-    """Fraction of resamples in which the gain was above what the rule asks."""
     recordings: int | None = None
     speakers: int | None = None
 
 
 class PromotionRequest(BaseModel):
-    """What is decided: whether a model is to serve, on which store and by which rule it is judged."""
+    """The model `model` of a run, with version `challenger`, is to be promoted on a store by a rule."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     challenger: Version
     model: str
-    """Its name among the models of a run."""
     store: dict[str, str]
     rule: dict[str, float]
 
 
 class Decision(BaseModel):
-    """One line of the history."""
+    """One entry of the history; `champion` is the version in service after it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,31 +57,44 @@ class Decision(BaseModel):
     reason: str
     by: str
     champion: Version | None
-    """The model that serves from here on."""
     run_key: str | None = None
     request: PromotionRequest | None = None
     comparison: Comparison | None = None
 
     @property
     def time(self) -> str:
-        """When it was decided, as people read it."""
+        """The time of the decision as text."""
         return utc(self.at)
 
     @property
     def subject(self) -> Version | None:
-        """The version that was decided on."""
+        """The version that the decision is about."""
         return self.request.challenger if self.request else self.champion
 
 
 class History(BaseModel):
-    """All decisions, the oldest first; only ever added to."""
+    """All decisions, oldest first; decisions are only added.
+
+    `champion` repeats that of the last decision, for other readers of the file.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     champion: Version | None = None
-    """For readers of the file; what the last decision says."""
     decisions: tuple[Decision, ...] = Field(default=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgraded(cls, content: Any) -> Any:
+        """Give the fields of schema version 1 their present names."""
+        if not isinstance(content, dict) or content.get("schema_version") != 1:
+            return content
+        decisions = content.get("decisions", [])
+        if not isinstance(decisions, list) or not all(isinstance(decision, dict) for decision in decisions):
+            return content
+        renamed = [{RENAMED.get(name, name): value for name, value in decision.items()} for decision in decisions]
+        return {**content, "schema_version": 2, "decisions": renamed}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -104,19 +109,19 @@ class History(BaseModel):
                 "rolled back": version in ever and version != before,
             }
             if not follows[decision.kind]:
-                raise ValueError(f"decision {number} ({decision.kind}) does not follow from those before it")
+                raise ValueError(f"decision {number} ({decision.kind}) contradicts the decisions before it")
             line = _after(line, decision)
             ever.update(line)
         if self.champion != (line[-1] if line else None):
-            raise ValueError(f"champion {self.champion} is not the one of the last decision")
+            raise ValueError(f"champion {self.champion} is not that of the last decision")
         return self
 
     @property
     def line(self) -> tuple[Version, ...]:
-        """The champion and those before it that a rollback leads to, the champion last.
+        """The champions that a rollback can restore, oldest first, and last the present champion.
 
-        A promotion adds to the line; a rollback takes those off that came after the version it goes back to, or, if
-        that one was taken off itself, puts it back on.
+        A promotion appends to the line. A rollback removes the versions after the one that it restores; a version that
+        is not in the line any more is appended again.
         """
         line: list[Version] = []
         for decision in self.decisions:
@@ -125,22 +130,22 @@ class History(BaseModel):
 
     @property
     def promoted(self) -> frozenset[Version]:
-        """All models that ever served."""
+        """All versions that have ever been in service."""
         return frozenset(d.champion for d in self.decisions if d.champion is not None)
 
     @property
     def withdrawn(self) -> frozenset[Version]:
-        """Models that a rollback took out of service: no promotion brings them back, only another rollback."""
+        """The versions that a rollback took out of service; only another rollback restores them."""
         return self.promoted - set(self.line)
 
     def with_decision(self, decision: Decision) -> "History":
-        """Return the history with one more decision; raises ValueError where it does not follow."""
+        """Return the history with one more decision; raises ValueError if it contradicts the others."""
         return History(champion=decision.champion, decisions=(*self.decisions, decision))
 
     def settled(self, request: PromotionRequest) -> Decision | None:
-        """Return the decision that has answered `request` already, or None.
+        """Return the decision on the same request, or None if it has to be decided.
 
-        That is the one that made the challenger the champion, or one that refused it against the same champion.
+        It is the decision that made the challenger the champion, or one that refused it against the present champion.
         """
         for decision in reversed(self.decisions):
             if request.challenger == self.champion and decision.kind != "refused":
@@ -152,33 +157,33 @@ class History(BaseModel):
         return None
 
     def back_to(self, version: Version | None) -> Version:
-        """Return the version that a rollback leads to: `version`, or the champion before this one.
+        """Return the version that a rollback restores: `version`, or the previous champion.
 
-        Raises UsageError where there is none, or where it serves already.
+        Raises UsageError if there is none, or if it is the champion already.
         """
         if self.champion is None:
-            raise UsageError("no model has been promoted yet, so there is nothing to roll back to")
+            raise UsageError("no model has been promoted yet; there is nothing to roll back to")
         if version is None:
             if len(self.line) == 1:
-                raise UsageError(f"no champion was before {self.champion}, so there is nothing to roll back to")
+                raise UsageError(f"{self.champion} is the first champion; there is nothing to roll back to")
             return self.line[-2]
         if version not in self.promoted:
-            raise UsageError(f"--to {version}: no such version was promoted; there are {', '.join(self._versions())}")
+            raise UsageError(f"--to {version}: never promoted; choose one of {', '.join(self._versions())}")
         if version == self.champion:
-            raise UsageError(f"--to {version}: it serves already")
+            raise UsageError(f"--to {version}: it is the champion already")
         return version
 
     def served(self, moment: "Moment") -> Version:
-        """Return the version that served at a moment; raises UsageError where none did."""
+        """Return the version in service at a moment; raises UsageError if there was none."""
         before = [decision for decision in self.decisions if decision.at <= moment.at]
         if not before or before[-1].champion is None:
             first = next((d for d in self.decisions if d.champion is not None), None)
             since = f"the first was promoted at {utc(first.at)}" if first else "none has been promoted yet"
-            raise UsageError(f"--as-of {moment.name}: no model served then; {since}")
+            raise UsageError(f"--as-of {moment.name}: no model was in service then; {since}")
         return before[-1].champion
 
     def latest_f1(self, version: Version | None) -> tuple[Estimate, Decision] | None:
-        """Return the last macro F1 of a version, with the decision for which it was computed."""
+        """Return the latest macro F1 of a version, and the decision that it was computed for."""
         for number in reversed(range(len(self.decisions))):
             decision = self.decisions[number]
             if decision.comparison is None or decision.request is None:
@@ -192,9 +197,9 @@ class History(BaseModel):
         return None
 
     def standing(self) -> str:
-        """Say which model serves, since when, and its latest macro F1."""
+        """Return a line on the champion: its version, since when it is in service, and its latest macro F1."""
         if self.champion is None:
-            return "none, no model has been promoted"
+            return "none; no model has been promoted"
         since = next(d for d in reversed(self.decisions) if d.kind != "refused")
         name = next(d.request.model for d in self.decisions if d.request and d.subject == self.champion)
         text = f"{self.champion} ({name}) since {utc(since.at)}"
@@ -202,12 +207,12 @@ class History(BaseModel):
         return text if latest is None else f"{text}, macro F1 {latest[0]} at {utc(latest[1].at)}"
 
     def _versions(self) -> list[Version]:
-        """Return all that ever served, in the order in which they came."""
+        """Return all versions that have ever been in service, in the order of their first promotion."""
         return list(dict.fromkeys(d.champion for d in self.decisions if d.champion is not None))
 
 
 def _after(line: Sequence[Version], decision: Decision) -> list[Version]:
-    """Return the line after one more decision."""
+    """Return the line of champions after one more decision."""
     version = decision.champion
     if version is None or decision.kind == "refused":
         return list(line)
@@ -218,16 +223,16 @@ def _after(line: Sequence[Version], decision: Decision) -> list[Version]:
 
 @dataclass(frozen=True)
 class Moment:
-    """A time to look back to: `name` is its spelling in the name of a file."""
+    """A time in the past; `name` is its spelling in the name of a file."""
 
     name: str
     at: datetime
 
     @classmethod
     def of(cls, text: str, now: datetime) -> "Moment":
-        """Read a date, which means its end, or a date and time; UTC unless it says otherwise.
+        """Parse a date, which stands for its end, or a date and time; in UTC unless it has an offset.
 
-        Raises UsageError where it is neither, or lies in the future: a date that has not begun, a time after `now`.
+        Raises UsageError for other text, and for the future: a date that has not begun, a time after `now`.
         """
         try:
             begin = datetime.fromisoformat(text)
@@ -237,7 +242,7 @@ class Moment:
             ) from None
         begin = begin.astimezone(UTC) if begin.tzinfo else begin.replace(tzinfo=UTC)
         if begin > now:
-            raise UsageError(f"--as-of {text} lies in the future; which model serves then is not known")
+            raise UsageError(f"--as-of {text} is in the future")
         with suppress(ValueError):
             day = date.fromisoformat(text)
             return cls(day.isoformat(), datetime.combine(day, time.max, UTC))
@@ -245,5 +250,5 @@ class Moment:
 
 
 def utc(moment: datetime) -> str:
-    """Return a moment as people read it."""
+    """Return a moment as text, in UTC."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,4 +1,4 @@
-"""The rule by which a model takes the place of the one that serves: from answers to a verdict with its reason."""
+"""The rule that decides whether a model replaces the champion: from the answers of both to a comparison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,77 +6,68 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.config import PromotionConfig
-from model.metrics.bootstrap import Answers, Estimate, gain, macro_f1
+from model.metrics.bootstrap import Answers, gain, macro_f1
+from model.metrics.estimate import Estimate
+from model.registry.history import Comparison
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The model that serves, as the challenger's opponent on the current test split."""
+    """The champion on the current test split: its answers, and the codes of languages that it was not trained on."""
 
     answers: Answers
     unknown: Sequence[int] = ()
-    """Codes of spoken languages that it was not trained on."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the challenger is promoted, why, and the numbers that say so; None where they are not known."""
-
-    promoted: bool
-    reason: str
-    challenger_f1: Estimate
-    champion_f1: Estimate | None
-    gain: Estimate | None
-    better_in: float | None
-    recordings: int
-    speakers: int
 
 
 def decide(
     challenger: Answers, champion: Champion | None, rule: PromotionConfig, seed: int, labels: Sequence[str],
     obstacle: str | None = None,
-) -> Verdict:  # fmt: skip
-    """Judge the challenger against the champion or, where there is none, against chance.
+) -> Comparison:  # fmt: skip
+    """Compare the challenger with the champion or, if there is none, with chance.
 
-    Chance is 1 / (languages spoken): neither naming one language always nor guessing has a higher macro F1. Without a
-    champion's answers although one serves, `obstacle` says why, and the champion stays.
+    Chance is 1 / (languages in the test split): neither guessing nor naming one language always has a higher macro F1.
+    `obstacle` is the reason why a champion cannot be compared; it then stays. `labels` are the languages by code.
     """
     f1 = macro_f1(challenger, seed)
-    size = {"recordings": len(challenger.true), "speakers": challenger.speakers}
+    recordings, speakers = len(challenger.true), challenger.speakers
     if obstacle is not None:
         reason = f"macro F1 {f1}, but the champion cannot be compared: {obstacle}"
-        return Verdict(False, reason, f1, None, None, None, **size)
+        return Comparison(
+            promoted=False, reason=reason, challenger_f1=f1, recordings=recordings, speakers=speakers
+        )  # fmt: skip
     chance = 1 / len(np.unique(challenger.true))
-    opponent = chance if champion is None else champion.answers
-    difference, share = gain(challenger, opponent, rule.min_gain, seed)
+    difference, share = gain(challenger, chance if champion is None else champion.answers, rule.min_gain, seed)
     enough = difference.value > rule.min_gain and (rule.confidence == 0 or (share or 0) >= rule.confidence)
-    other_f1 = None if champion is None else macro_f1(champion.answers, seed)
-    against = f"chance, {chance:.3f}" if other_f1 is None else f"the champion's {other_f1}"
-    parts = [f"macro F1 {f1} against {against}", _of_gain(difference, share, rule)]
+    champion_f1 = None if champion is None else macro_f1(champion.answers, seed)
+    opponent = f"chance {chance:.3f}" if champion_f1 is None else f"{champion_f1} of the champion"
+    reasons = [f"macro F1 {f1}, against {opponent}", _explain_gain(difference, share, rule)]
     if champion is not None and champion.unknown:
-        parts.append(_of_unknown(challenger, champion, labels))
-    return Verdict(enough, "; ".join(parts), f1, other_f1, difference, share, **size)
+        reasons.append(_explain_unknown(challenger, champion, labels))
+    return Comparison(
+        promoted=enough, reason="; ".join(reasons), challenger_f1=f1, champion_f1=champion_f1, gain=difference,
+        better_in=share, recordings=recordings, speakers=speakers,
+    )  # fmt: skip
 
 
-def _of_gain(difference: Estimate, share: float | None, rule: PromotionConfig) -> str:
-    """Say what the gain is, and what the rule makes of it."""
+def _explain_gain(difference: Estimate, share: float | None, rule: PromotionConfig) -> str:
+    """Return the gain, and how it compares with the rule."""
     text = f"gain {difference.value:+.3f}"
     if difference.low is not None:
         text += f" ({difference.low:+.3f} to {difference.high:+.3f})"
     if difference.value <= rule.min_gain:
         return f"{text}, not above promotion.min_gain {rule.min_gain:g}"
     if share is None:
-        return f"{text}, of one speaker, which proves nothing; promotion.confidence is {rule.confidence:g}"
-    asked = f"promotion.confidence asks for {rule.confidence:.1%}"
-    return f"{text}, above {rule.min_gain:g} in {share:.1%} of resamples, {asked}"
+        return f"{text}, from a single speaker, which is no evidence at promotion.confidence {rule.confidence:g}"
+    required = f"promotion.confidence requires {rule.confidence:.1%}"
+    return f"{text}, above {rule.min_gain:g} in {share:.1%} of resamples, {required}"
 
 
-def _of_unknown(challenger: Answers, champion: Champion, labels: Sequence[str]) -> str:
-    """Say which languages the champion cannot know, and how the two compare on the others."""
+def _explain_unknown(challenger: Answers, champion: Champion, labels: Sequence[str]) -> str:
+    """Return the languages that the champion does not know, and the comparison on the others."""
     names = ", ".join(labels[code] for code in champion.unknown)
     keep = ~np.isin(challenger.true, champion.unknown)
-    text = f"the champion does not know {names}, whose F1 counts as 0 for it"
+    text = f"the champion does not know {names}, which counts as F1 0 for it"
     if not keep.any():
         return text
     one, other = (macro_f1(answers.only(keep), seed=0).value for answers in (challenger, champion.answers))
-    return f"{text}; on the other languages {one:.3f} against its {other:.3f}"
+    return f"{text}; on the other languages macro F1 {one:.3f} against its {other:.3f}"

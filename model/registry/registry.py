@@ -1,21 +1,21 @@
-"""The registry: the models that serve or have served, and the file of decisions that says which one does.
+"""The registry: the models that are or were in service, and the file of decisions that names the champion.
 
-A promoted model is copied first and named in the file last; the file is replaced as a whole. So a kill at any time
-leaves the old champion or the new one, and at most a copy that nothing names.
+A promoted model is copied first, and then the file is replaced as a whole. After a kill at any time, the file names
+the old champion or the new one; at worst there is a copy that it does not name.
 """
 
 import getpass
-import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Final
 
 from pydantic import ValidationError
 from upath import UPath
 
 from model.bundle import FILES, version_of
+from model.metrics.metrics_file import Metrics
 from model.registry.history import Comparison, Decision, History, PromotionRequest, Version, utc
 from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
@@ -23,11 +23,12 @@ from pipeline.storage import write_atomically
 
 log = logging.getLogger(__name__)
 
-FILE = "registry.json"
-FURTHER = ("history.csv",)
+FILE: Final = "registry.json"
+FURTHER: Final = ("history.csv",)
+"""Files that are copied with a model but are not needed to use it."""
 
-Judge = Callable[[UPath, UPath | None], tuple[Mapping[str, Any], Mapping[str, Any]]]
-"""Compares the model in a folder with the champion's folder: the fields of a Comparison, and metrics to keep."""
+Judge = Callable[[UPath, UPath | None], tuple[Comparison, Metrics]]
+"""Compares the model in a folder with the champion's folder; also returns the model's metrics."""
 
 
 def is_registry(folder: UPath) -> bool:
@@ -36,7 +37,7 @@ def is_registry(folder: UPath) -> bool:
 
 
 def champion_folder(folder: UPath) -> UPath | None:
-    """Return the folder of the model that serves in the registry `folder`, or None if none does.
+    """Return the folder of the champion of the registry in `folder`, or None if there is none.
 
     Raises UsageError if the registry's file is damaged.
     """
@@ -66,22 +67,22 @@ def _read(folder: UPath) -> History:
 
 
 def checked(output: OutputFolder, version: Version) -> UPath:
-    """Return the folder of a promoted model; raises PipelineError where it is not as it was promoted."""
+    """Return the folder of a promoted model; raises PipelineError if it is not what was promoted."""
     folder = output.version(version)
     try:
         found = version_of(folder)
     except PipelineError as error:
-        raise PipelineError(f"version {version} cannot serve: {error}; roll back to another one with --to") from None
+        raise PipelineError(f"version {version} is unusable: {error}; roll back to another one with --to") from None
     if found != version:
         raise PipelineError(f"{folder} has changed since it was promoted; roll back to another version with --to")
     return folder
 
 
 def promote(output: OutputFolder, request: PromotionRequest, run_key: str | None, judge: Judge) -> bool:
-    """Decide whether the model that was just trained takes the champion's place; record and log it.
+    """Decide whether the trained model replaces the champion; record and log the decision.
 
-    Returns whether this run promoted it: also where it did so before, under the same `run_key`. What is decided
-    already is not decided again.
+    Returns whether this run promoted it. A request that has been decided is not decided again: it counts as promoted
+    by this run if it was promoted under the same `run_key`.
     """
     history = read(output)
     settled = history.settled(request)
@@ -90,8 +91,8 @@ def promote(output: OutputFolder, request: PromotionRequest, run_key: str | None
                  settled.reason)  # fmt: skip
         return settled.kind == "promoted" and run_key is not None and settled.run_key == run_key
     comparison, metrics = _judge(output, history, request, judge)
-    if comparison.promoted:
-        _copy(output, request, metrics)
+    if metrics is not None and comparison.promoted:
+        _copy(output, history, request, metrics)
     decision = Decision(
         at=_now(), kind="promoted" if comparison.promoted else "refused", reason=comparison.reason, by=_user(),
         champion=request.challenger if comparison.promoted else history.champion, run_key=run_key, request=request,
@@ -105,44 +106,43 @@ def promote(output: OutputFolder, request: PromotionRequest, run_key: str | None
 
 def _judge(
     output: OutputFolder, history: History, request: PromotionRequest, judge: Judge
-) -> tuple[Comparison, Mapping[str, Any]]:  # fmt: skip
+) -> tuple[Comparison, Metrics | None]:  # fmt: skip
     if request.challenger in history.withdrawn:
-        reason = "a rollback took it out of service; only rollback --to brings it back"
-        return Comparison(promoted=False, reason=reason), {}
+        reason = "a rollback took it out of service; only rollback --to restores it"
+        return Comparison(promoted=False, reason=reason), None
     champion = None if history.champion is None else checked(output, history.champion)
-    facts, metrics = judge(output.model(request.model), champion)
-    comparison = Comparison.model_validate(facts)
+    comparison, metrics = judge(output.model(request.model), champion)
     return comparison.model_copy(update={"reason": comparison.reason + _caution(history, request)}), metrics
 
 
 def _caution(history: History, request: PromotionRequest) -> str:
-    """Say where the champion may have been trained on recordings on which it is judged now."""
+    """Return a warning if the champion may have been trained on some of the present test recordings."""
     made = next(
         (d.request for d in history.decisions if d.kind == "promoted" and d.champion == history.champion), None
     )
     if made is None or made.store.get("config_hash") == request.store.get("config_hash"):
         return ""
-    return "; the champion was trained on a store of other settings, perhaps on some of these test recordings"
+    return "; the champion was trained on a store with other settings, possibly on some of these test recordings"
 
 
-def _copy(output: OutputFolder, request: PromotionRequest, metrics: Mapping[str, Any]) -> None:
-    """Copy a model into the registry; one that was promoted before is there, and stays as it is."""
+def _copy(output: OutputFolder, history: History, request: PromotionRequest, metrics: Metrics) -> None:
+    """Copy a model into the registry; the copy of an earlier promotion is checked and kept."""
     source, target = output.model(request.model), output.version(request.challenger)
-    if request.challenger in read(output).promoted:
+    if request.challenger in history.promoted:
         checked(output, request.challenger)
         return
     for name in (*FILES, *FURTHER):
         if name in FILES or (source / name).exists():
             write_atomically(target / name, (source / name).read_bytes())
-    write_atomically(target / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False).encode())
+    metrics.write(target / "metrics.json")
     if version_of(target) != request.challenger:
-        raise PipelineError(f"{source} has changed while it was judged; run promote again when training is over")
+        raise PipelineError(f"{source} changed during the comparison; run promote again when training has finished")
 
 
 def roll_back(output: OutputFolder, to: Version | None, reason: str | None) -> Version:
-    """Make the champion before this one serve again, or the version `to`; record who did it and why.
+    """Restore the previous champion, or the version `to`; record who did it and why. Returns the version.
 
-    Raises UsageError where there is nothing to go back to.
+    Raises UsageError if there is nothing to restore.
     """
     history = read(output)
     try:
@@ -150,18 +150,16 @@ def roll_back(output: OutputFolder, to: Version | None, reason: str | None) -> V
     except UsageError as error:
         raise UsageError(f"{output.registry}: {error}") from None
     checked(output, version)
-    text = f"from {history.champion} to {version}: {reason or 'no reason was given'}"
+    text = f"from {history.champion} to {version}: {reason or 'no reason given'}"
     _add(output, history, Decision(at=_now(), kind="rolled back", reason=text, by=_user(), champion=version))
     log.info("rollback: %s", text)
     return version
 
 
 def _add(output: OutputFolder, history: History, decision: Decision) -> None:
-    """Add a decision; raises PipelineError where another process has decided since `history` was read."""
+    """Add a decision; raises PipelineError if another process has added one since `history` was read."""
     if read(output) != history:
-        raise PipelineError(
-            f"{output.decisions} has changed meanwhile, by another promotion or rollback; run this again"
-        )
+        raise PipelineError(f"{output.decisions} was changed by another promotion or rollback; run this again")
     write_atomically(output.decisions, history.with_decision(decision).model_dump_json(indent=1).encode())
 
 
@@ -170,7 +168,7 @@ def _now() -> datetime:
 
 
 def _user() -> str:
-    """Return who runs this; in a container an account may have a number and no name."""
+    """Return the name of the account; in a container it may have only a number."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

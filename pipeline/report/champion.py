@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from pipeline.report.plots import INK, QUIET, WIDTH_IN, picture
 
 if TYPE_CHECKING:
-    from model.registry.history import Decision, Estimate, History
+    from model.metrics.estimate import Estimate
+    from model.registry.history import Decision, History
 
 MAX_DRAWN: Final = 40
 MAX_LISTED: Final = 10

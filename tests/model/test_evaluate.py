@@ -12,9 +12,13 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from model.bundle import NETWORK, model_bytes
 from model.config import PromotionConfig
-from model.data.store_reader import Block
-from model.evaluate import IncomparableError, Tally, compare, evaluate, scores
-from model.registry.promotion import Verdict
+from model.evaluate import IncomparableError, compare, evaluate
+from model.metrics import score_file
+from model.metrics.levels import Scores
+from model.metrics.metrics_file import Metrics
+from model.metrics.score_file import ScoreFile, joined
+from model.metrics.scores import METRICS
+from model.registry.history import Comparison
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
 from pipeline.storage import write_atomically
@@ -29,8 +33,12 @@ EACH_ITS_OWN = np.arange(100)
 
 
 def _evaluate(output: OutputFolder, speaker: NDArray[np.int64] = EACH_ITS_OWN) -> dict[str, Any]:
-    """Evaluate the model; every recording has a speaker of its own if they are not given."""
-    return evaluate(output, "known", output.model("known"), {"model": "known", "config_hash": "abc"}, speaker, seed=1)
+    """Evaluate the model and return its metrics file; if not given, every recording has a speaker of its own."""
+    facts = {"model": "known", "config_hash": "abc"}
+    metrics = evaluate(output, "known", output.model("known"), facts, speaker, seed=1)
+    assert Metrics.read(output.metrics("known")) == metrics
+    content: dict[str, Any] = json.loads(output.metrics("known").read_text(encoding="utf-8"))
+    return content
 
 
 class Spoken:
@@ -46,6 +54,7 @@ class Spoken:
         self.features = logits.astype(np.float32)
         self.valid = rng.random(len(self.label)) > 0.1
         self.valid[0] = True
+        self.start_frame = TIMESTEPS * np.concatenate([np.arange(length) for length in lengths])
         self.output = model_stores.write(
             root,
             {"train": [(0, 4)], "test": [(4, 4 + len(self.label))]},
@@ -53,6 +62,7 @@ class Spoken:
             features=np.concatenate([np.zeros((4, TIMESTEPS, 3), np.float32), self.features]),
             valid=np.concatenate([[True] * 4, self.valid]),
             recording=np.concatenate([[99] * 4, self.recording]),
+            start_frame=np.concatenate([[0] * 4, self.start_frame]),
         )
 
     def save(self, model: keras.Model, name: str = "known") -> None:
@@ -109,10 +119,9 @@ def test_every_level_is_counted_as_one_would_by_hand(spoken: Spoken, frames: boo
 
 
 @pytest.mark.parametrize("frames", [True, False])
-def test_the_metrics_file_holds_what_is_returned(spoken: Spoken, frames: bool) -> None:
+def test_the_metrics_file_has_known_keys(spoken: Spoken, frames: bool) -> None:
     spoken.save(frame_network() if frames else sequence_network())
     metrics = _evaluate(spoken.output)
-    assert json.loads(spoken.output.metrics("known").read_text(encoding="utf-8")) == metrics
     levels = ["frame", "sequence", "recording"] if frames else ["sequence", "recording"]
     further = ["labels_without_test", "labels_without_validation", "example", "store"]
     assert list(metrics) == ["model", "config_hash", "labels", *levels, *further]
@@ -146,87 +155,33 @@ def test_a_store_without_valid_test_sequences_is_refused(tmp_path: Path, runs: m
     assert not output.metrics("known").exists()
 
 
-def _block(label: list[int], recording: list[int], first: int = 0) -> Block:
-    count = len(label)
-    features = np.zeros((count, 1, 3), np.float32)
-    return Block(features, np.array(label), np.array(recording, np.uint32), np.arange(first, first + count))
+@pytest.mark.parametrize("frames", [True, False])
+def test_the_scores_of_every_sequence_are_kept(spoken: Spoken, monkeypatch: pytest.MonkeyPatch, frames: bool) -> None:
+    monkeypatch.setattr(score_file, "ROWS_PER_GROUP", 10)
+    spoken.save(frame_network() if frames else sequence_network())
+    speaker = EACH_ITS_OWN // 7
+    _evaluate(spoken.output, speaker)
+    found = joined(list(ScoreFile.open(spoken.output.scores("known")).blocks()))
+    logits = spoken.features[spoken.valid]
+    expected = log_softmax(logits).mean(axis=1) if frames else log_softmax(logits.mean(axis=1))
+    np.testing.assert_allclose(found.log_posterior, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(found.label, spoken.label[spoken.valid])
+    np.testing.assert_array_equal(found.recording, spoken.recording[spoken.valid])
+    np.testing.assert_array_equal(found.speaker, speaker[spoken.recording[spoken.valid]])
+    np.testing.assert_array_equal(found.sequence, 4 + np.flatnonzero(spoken.valid))
+    np.testing.assert_allclose(found.start_s, 0.01 * spoken.start_frame[spoken.valid])
+    assert set(found.duration_s) == {0.01 * TIMESTEPS}
 
 
-def _log(probabilities: list[list[float]]) -> NDArray[np.float64]:
-    """Log posteriors (sequence, 1, label)."""
-    return np.log(np.array(probabilities))[:, None]
+def test_a_registered_metric_is_in_the_metrics_file(spoken: Spoken, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mean_certainty(scores: Scores) -> float:
+        return float(np.mean([block.log_posterior.max(axis=1).mean() for block in scores.blocks()]))
 
-
-def test_a_recording_is_decided_by_the_mean_log_posterior() -> None:
-    posteriors = _log([[0.60, 0.39, 0.01], [0.60, 0.39, 0.01], [0.001, 0.3, 0.699]])
-    assert np.exp(posteriors).mean(axis=0).argmax() == 0  # as would the majority of the sequences
-    tally = Tally(3, 10)
-    tally.add(_block([2, 2, 2], [5, 5, 5]), posteriors)
-    tally.end()
-    assert tally.confusion["sequence"].tolist() == [[0, 0, 0], [0, 0, 0], [2, 0, 1]]
-    assert tally.confusion["recording"].tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
-
-
-def test_a_sequence_of_frames_is_decided_by_the_mean_log_posterior() -> None:
-    frames = _log([[0.70, 0.29, 0.01], [0.70, 0.29, 0.01], [0.001, 0.3, 0.699]]).transpose(1, 0, 2)
-    assert np.exp(frames[0]).mean(axis=0).argmax() == 0  # as would the majority of the frames
-    tally = Tally(3, 10)
-    tally.add(_block([1], [0]), frames)
-    tally.end()
-    assert tally.confusion["frame"].tolist() == [[0, 0, 0], [2, 0, 1], [0, 0, 0]]
-    assert tally.confusion["sequence"].tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
-
-
-def test_recordings_go_on_from_block_to_block() -> None:
-    # alone, its first two sequences and its last two would each be another language's
-    certain, other = [0.98, 0.01, 0.01], [0.30, 0.69, 0.01]
-    tally = Tally(3, 10)
-    tally.add(_block([1, 0], [8, 7], first=10), _log([other, certain]))
-    tally.add(_block([0], [7], first=12), _log([other]))
-    tally.add(_block([0, 2], [7, 9], first=13), _log([other, other]))
-    tally.end()
-    assert tally.confusion["recording"].tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
-    assert (tally.example["recording"], tally.example["first_sequence"]) == (7, 11)
-    assert len(tally.example["probabilities"]) == 3
-
-
-def test_ending_twice_counts_once() -> None:
-    tally = Tally(3, 10)
-    tally.end()
-    tally.add(_block([1], [3]), _log([[0.1, 0.8, 0.1]]))
-    tally.end()
-    tally.end()
-    assert tally.confusion["recording"].sum() == 1
-
-
-def test_the_example_is_the_first_of_the_longest_recordings_that_are_short_enough() -> None:
-    tally = Tally(3, example_sequences=3)
-    lengths = {4: 1, 6: 4, 2: 3, 9: 3, 1: 2}
-    recording = [row for row, length in lengths.items() for _ in range(length)]
-    label = [row % 3 for row in recording]
-    posterior = np.random.default_rng(0).dirichlet([1, 1, 1], len(label))
-    tally.add(_block(label, recording, first=100), np.log(posterior)[:, None])
-    tally.end()
-    assert tally.example == {
-        "recording": 2,
-        "label": 2,
-        "first_sequence": 105,
-        "probabilities": posterior[5:8].round(4).tolist(),
-    }
-
-
-def test_without_a_recording_that_is_short_enough_there_is_no_example() -> None:
-    tally = Tally(3, example_sequences=1)
-    tally.add(_block([0, 0], [1, 1]), _log([[0.5, 0.3, 0.2]] * 2))
-    tally.end()
-    assert tally.example == {}
-
-
-def test_scores_of_a_perfect_and_of_an_always_wrong_model() -> None:
-    perfect = scores(np.diag([3, 4, 5]), LANGUAGES)
-    assert (perfect["n"], perfect["accuracy"], perfect["macro_f1"]) == (12, 1.0, 1.0)
-    wrong = scores(np.roll(np.diag([3, 4, 5]), 1, axis=1), LANGUAGES)
-    assert (wrong["n"], wrong["accuracy"], wrong["macro_f1"]) == (12, 0.0, 0.0)
+    monkeypatch.setitem(METRICS, "mean_certainty", mean_certainty)
+    spoken.save(frame_network())
+    metrics = _evaluate(spoken.output)
+    assert "mean_certainty" not in metrics["frame"]
+    assert metrics["sequence"]["mean_certainty"] < metrics["recording"]["mean_certainty"] + 1
 
 
 def test_the_interval_of_recordings_is_that_of_their_speakers(spoken: Spoken) -> None:
@@ -312,7 +267,7 @@ def _skewed_network() -> keras.Model:
     return model
 
 
-def _compare(spoken: Spoken, champion: str | None, **rule: Any) -> tuple[Verdict, dict[str, Any]]:
+def _compare(spoken: Spoken, champion: str | None, **rule: Any) -> tuple[Comparison, Metrics]:
     serving = None if champion is None else spoken.output.model(champion)
     output, settings = spoken.output, PromotionConfig(**rule)
     return compare(output, output.model("known"), serving, settings, EACH_ITS_OWN, seed=1)
@@ -323,12 +278,13 @@ def test_two_models_are_judged_on_the_same_recordings(spoken: Spoken) -> None:
     spoken.save(_skewed_network(), "skewed")
     verdict, metrics = _compare(spoken, "skewed")
     assert verdict.promoted
-    assert verdict.challenger_f1.value == metrics["recording"]["macro_f1"]
+    assert verdict.challenger_f1 is not None
+    assert verdict.challenger_f1.value == metrics.recording.macro_f1
     assert verdict.champion_f1 is not None
     skewed = {"model": "skewed"}
     champion = evaluate(spoken.output, "skewed", spoken.output.model("skewed"), skewed, EACH_ITS_OWN, seed=1)
-    assert verdict.champion_f1.value == pytest.approx(champion["recording"]["macro_f1"])
-    assert (verdict.recordings, verdict.speakers) == (metrics["recording"]["n"], metrics["recording"]["n"])
+    assert verdict.champion_f1.value == pytest.approx(champion.recording.macro_f1)
+    assert (verdict.recordings, verdict.speakers) == (metrics.recording.n, metrics.recording.n)
     assert not _compare(spoken, "known")[0].promoted  # against itself
     assert _compare(spoken, None)[0].promoted
 
@@ -340,7 +296,7 @@ def test_a_champion_of_other_features_stays_and_the_reason_says_so(spoken: Spoke
     verdict, _ = _compare(spoken, "old")
     assert not verdict.promoted
     assert "but the champion cannot be compared: " in verdict.reason
-    assert "was trained on features with n_mels 64, but the store has n_mels 128; it goes on serving" in verdict.reason
+    assert "features with n_mels 64, but the store has n_mels 128; it stays in service" in verdict.reason
 
 
 def test_a_champion_that_lacks_a_language_is_compared_and_the_reason_says_so(spoken: Spoken) -> None:
@@ -349,4 +305,4 @@ def test_a_champion_that_lacks_a_language_is_compared_and_the_reason_says_so(spo
     model_stores.describe(spoken.output.model("old"), "frame", ("de", "en", "nl"))
     verdict, _ = _compare(spoken, "old")
     assert verdict.promoted
-    assert "; the champion does not know fr, whose F1 counts as 0 for it; on the other languages " in verdict.reason
+    assert "; the champion does not know fr, which counts as F1 0 for it; on the other languages " in verdict.reason

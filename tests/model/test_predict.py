@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.data.store_reader import Store
-from model.evaluate import Tally
+from model.metrics import levels
 from model.networks.basic import Ann, Lstm
 from model.predict import Classifier, main
 from model.registry.history import Decision, History, PromotionRequest
@@ -26,7 +26,7 @@ from pipeline.features.audio import AudioError, read_blocks
 from pipeline.features.audio_source import AudioSource
 from pipeline.outputs import OutputFolder
 from pipeline.storage import write_atomically
-from tests.support import model_stores
+from tests.support import model_stores, score_files
 from tests.support.model_stores import LANGUAGES, SAVES_MODELS
 
 pytestmark = SAVES_MODELS
@@ -92,16 +92,17 @@ def test_the_probabilities_are_those_of_a_recording_in_evaluation(trained: Train
 
 
 @pytest.mark.parametrize("name", ["lstm", "ann"])
-def test_the_language_named_is_the_one_that_evaluation_counts(trained: Trained, name: str) -> None:
+def test_the_language_named_is_the_one_that_evaluation_counts(trained: Trained, tmp_path: Path, name: str) -> None:
     rows = json.loads(_predict(trained.model(name), *trained.recordings, "--json").stdout)
     bundle = Bundle.load(trained.output.model(name))
-    tally = Tally(3, 1)
-    for block in Store(str(trained.output.store)).blocks("train", pool_chunks=3):
-        tally.add(block, bundle.log_posteriors(block.features))
-    tally.end()
+    blocks = [
+        score_files.block(block.label, block.recording, np.exp(bundle.log_posteriors(block.features).mean(axis=1)))
+        for block in Store(str(trained.output.store)).blocks("train", pool_chunks=3)
+    ]
+    recordings = levels.recordings(score_files.write(tmp_path, *blocks))
     expected = np.zeros((3, 3), int)
     np.add.at(expected, (range(3), [LANGUAGES.index(row["language"]) for row in rows]), 1)
-    assert tally.confusion["recording"].tolist() == expected.tolist()
+    assert recordings.confusion.tolist() == expected.tolist()
 
 
 def test_json_has_one_object_a_file_in_the_order_given(trained: Trained) -> None:

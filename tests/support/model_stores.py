@@ -105,6 +105,7 @@ def write(
     features: NDArray[np.float32] | None = None,
     valid: Sequence[bool] | NDArray[np.bool_] | None = None,
     recording: Sequence[int] | NDArray[np.int64] | None = None,
+    start_frame: Sequence[int] | NDArray[np.int64] | None = None,
     languages: Sequence[str] = LANGUAGES,
     sequences_per_chunk: int = 4,
     chunks_per_shard: int = 2,
@@ -127,7 +128,7 @@ def write(
         "label": np.asarray(label, np.uint16),
         "split": split,
         "recording": np.asarray(np.arange(count) if recording is None else recording, np.uint32),
-        "start_frame": np.zeros(count, np.uint32),
+        "start_frame": np.asarray(np.zeros(count) if start_frame is None else start_frame, np.uint32),
         "valid": keep,
     }
     output = create(

@@ -12,9 +12,9 @@ from model.metrics.bootstrap import Answers, gain, macro_f1
 
 
 def answers(true: list[int] | NDArray[np.int64], predicted: list[int] | NDArray[np.int64],
-            speaker: list[int] | NDArray[np.int64] | None = None, labels: int = 3) -> Answers:  # fmt: skip
+            speaker: list[int] | NDArray[np.int64] | None = None) -> Answers:  # fmt: skip
     speakers = np.arange(len(true)) if speaker is None else np.array(speaker)
-    return Answers(np.array(true), np.array(predicted), speakers, labels)
+    return Answers(np.array(true), np.array(predicted), speakers)
 
 
 def right_at(rate: float, count: int, seed: int, speaker: NDArray[np.int64] | None = None) -> Answers:
@@ -23,7 +23,7 @@ def right_at(rate: float, count: int, seed: int, speaker: NDArray[np.int64] | No
     speakers = np.arange(count) if speaker is None else speaker
     true = speakers % 2
     right = (rng.random(speakers.max() + 1) < rate)[speakers]
-    return Answers(true, np.where(right, true, 1 - true), speakers, 2)
+    return Answers(true, np.where(right, true, 1 - true), speakers)
 
 
 def test_a_value_computed_by_hand() -> None:
@@ -41,7 +41,7 @@ def test_the_value_is_that_of_scikit_learn_and_lies_in_what_resampling_can_reach
     rows: list[tuple[int, int, int]],
 ) -> None:
     true, predicted, speaker = np.array(rows).T
-    found = macro_f1(answers(true, predicted, speaker, labels=4), seed=1)
+    found = macro_f1(answers(true, predicted, speaker), seed=1)
     expected = f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0.0)
     assert found.value == pytest.approx(expected)
     if len(np.unique(speaker)) == 1:
@@ -64,9 +64,9 @@ def test_the_interval_is_as_wide_as_theory_has_it() -> None:
 
 def test_recordings_of_one_speaker_prove_no_more_than_one_recording() -> None:
     few = right_at(0.8, 40, seed=3)
-    again = Answers(*(np.repeat(part, 25) for part in (few.true, few.predicted, few.speaker)), few.labels)
+    again = Answers(*(np.repeat(part, 25) for part in (few.true, few.predicted, few.speaker)))
     assert macro_f1(again, seed=1) == macro_f1(few, seed=1)
-    unknown = Answers(again.true, again.predicted, np.arange(1000), 2)
+    unknown = Answers(again.true, again.predicted, np.arange(1000))
     widths = [e.high - e.low for e in (macro_f1(again, 1), macro_f1(unknown, 1)) if e.high and e.low]
     assert widths[0] == pytest.approx(5 * widths[1], rel=0.2)  # the root of 25
 
@@ -84,7 +84,7 @@ def speakers_of_three_languages(each: int, seed: int) -> Answers:
     speaker = np.repeat(np.arange(3 * each), 6)
     true = speaker // each
     right = rng.random(len(speaker)) < rng.beta(2.4, 1.6, 3 * each)[speaker]
-    return Answers(true, np.where(right, true, (true + rng.integers(1, 3, len(true))) % 3), speaker, 3)
+    return Answers(true, np.where(right, true, (true + rng.integers(1, 3, len(true))) % 3), speaker)
 
 
 @pytest.mark.parametrize(("each", "least", "most"), [(1, 0.5, 0.75), (3, 0.8, 0.93), (30, 0.9, 0.99)])
@@ -104,7 +104,7 @@ def test_a_gain_is_paired() -> None:
     # the champion is wrong on the same recordings and on every tenth of the others
     challenger = right_at(0.7, 200, seed=5)
     worse = np.where(np.arange(200) % 10 == 0, 1 - challenger.true, challenger.predicted)
-    champion = Answers(challenger.true, worse, challenger.speaker, 2)
+    champion = Answers(challenger.true, worse, challenger.speaker)
     difference, share = gain(challenger, champion, 0.0, seed=1)
     one, other = macro_f1(challenger, 1), macro_f1(champion, 1)
     assert difference.value == pytest.approx(one.value - other.value)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model.registry.history import Comparison, Decision, Estimate, History, Moment, PromotionRequest
+from model.metrics.estimate import Estimate
+from model.registry.history import Comparison, Decision, History, Moment, PromotionRequest
 from pipeline.errors import UsageError
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -101,10 +102,10 @@ def test_rollbacks_lead_back_along_the_line(steps: list[str], champion: str, wit
 @pytest.mark.parametrize(("steps", "to", "told"), [
     ([], None, "no model has been promoted yet"),
     (["-a"], None, "no model has been promoted yet"),
-    (["+a"], None, "no champion was before a, so there is nothing to roll back to"),
-    (["+a", "+b", "<"], None, "no champion was before a"),
-    (["+a", "-b"], "b", "--to b: no such version was promoted; there are a"),
-    (["+a", "+b"], "b", "--to b: it serves already"),
+    (["+a"], None, "a is the first champion; there is nothing to roll back to"),
+    (["+a", "+b", "<"], None, "a is the first champion"),
+    (["+a", "-b"], "b", "--to b: never promoted; choose one of a"),
+    (["+a", "+b"], "b", "--to b: it is the champion already"),
 ])  # fmt: skip
 def test_where_no_rollback_leads(steps: list[str], to: str | None, told: str) -> None:
     with pytest.raises(UsageError, match=told):
@@ -136,7 +137,7 @@ def test_what_served_at_a_time() -> None:
     assert list(served.values()) == ["b", "b", "d", "b", "b"]
     for text in ("2025-12-31", "2026-01-01", "2026-01-02T11:59:59"):
         with pytest.raises(
-            UsageError, match=r"--as-of .*: no model served then; the first was promoted at 2026-01-02 12:00"
+            UsageError, match=r"--as-of .*: no model was in service then; the first was promoted at 2026-01-02 12:00"
         ):
             history.served(Moment.of(text, START + timedelta(days=9)))
     assert history.served(Moment.of("2026-01-02T12:00", START + timedelta(days=9))) == "b"
@@ -157,7 +158,7 @@ def test_moments_are_read_in_utc(text: str, name: str, at: datetime) -> None:
 
 @pytest.mark.parametrize(("text", "told"), [
     ("yesterday", "write a date"), ("2026-13-01", "write a date"), ("", "write a date"),
-    ("2026-01-02", "lies in the future"), ("2026-01-01T12:00:01", "lies in the future"),
+    ("2026-01-02", "is in the future"), ("2026-01-01T12:00:01", "is in the future"),
 ])  # fmt: skip
 def test_what_is_no_moment_of_the_past_is_refused(text: str, told: str) -> None:
     with pytest.raises(UsageError, match=f"--as-of {text}.*{told}"):
@@ -165,7 +166,7 @@ def test_what_is_no_moment_of_the_past_is_refused(text: str, told: str) -> None:
 
 
 @pytest.mark.parametrize("change", [
-    {"champion": "b"}, {"champion": None}, {"schema_version": 2}, {"more": 1}, {"decisions": ()},
+    {"champion": "b"}, {"champion": None}, {"schema_version": 3}, {"more": 1}, {"decisions": ()},
 ])  # fmt: skip
 def test_a_history_that_contradicts_itself_is_refused(change: dict[str, object]) -> None:
     history = histories("+a", "-b")
@@ -177,7 +178,7 @@ def test_a_history_that_contradicts_itself_is_refused(change: dict[str, object])
     ((), "rolled back", "a"), (("+a",), "rolled back", "b"), (("+a",), "promoted", "a"), (("+a",), "rolled back", "a"),
 ])  # fmt: skip
 def test_a_decision_that_does_not_follow_is_refused(steps: tuple[str, ...], kind: str, version: str) -> None:
-    with pytest.raises(ValueError, match=f"decision .* \\({kind}\\) does not follow"):
+    with pytest.raises(ValueError, match=f"decision .* \\({kind}\\) contradicts the"):
         after(histories(*steps), kind, version)
 
 

@@ -12,8 +12,10 @@ import pytest
 from upath import UPath
 
 from model.bundle import version_of
+from model.metrics import metrics_file
+from model.metrics.metrics_file import Metrics
 from model.registry import registry
-from model.registry.history import History, PromotionRequest
+from model.registry.history import Comparison, History, PromotionRequest
 from pipeline import storage
 from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
@@ -21,7 +23,11 @@ from tests.conftest import Killed
 
 STORE = {"config_hash": "c", "manifest_digest": "m"}
 RULE = {"min_gain": 0.0, "confidence": 0.9}
-METRICS = {"labels": ["de", "en"]}
+LEVEL = {"n": 1, "accuracy": 1.0, "macro_f1": 1.0, "confusion": [[1]], "per_label": {}}
+METRICS = Metrics.model_validate({
+    "labels": ["de", "en"], "sequence": LEVEL, "recording": LEVEL, "labels_without_test": [],
+    "labels_without_validation": [], "example": None, "store": STORE,
+})  # fmt: skip
 
 
 @pytest.fixture
@@ -43,7 +49,7 @@ def train(output: OutputFolder, weights: str, saved: str = "today") -> str:
 
 
 def judge(promoted: bool) -> registry.Judge:
-    return lambda folder, champion: ({"promoted": promoted, "reason": "as the test wants it"}, METRICS)
+    return lambda folder, champion: (Comparison(promoted=promoted, reason="as the test wants it"), METRICS)
 
 
 def never(*_: Any) -> Any:
@@ -73,9 +79,9 @@ def test_a_promoted_model_is_copied_and_named(output: OutputFolder) -> None:
         "model.keras",
     ]
     assert (folder / "model.keras").read_bytes() == (output.model("lstm") / "model.keras").read_bytes()
-    assert json.loads((folder / "metrics.json").read_text()) == METRICS
+    assert Metrics.read(folder / "metrics.json") == METRICS
     content = json.loads(output.decisions.read_text())
-    assert (content["schema_version"], content["champion"]) == (1, version)
+    assert (content["schema_version"], content["champion"]) == (2, version)
     (decision,) = content["decisions"]
     assert (decision["kind"], decision["run_key"], decision["reason"]) == (
         "promoted",
@@ -109,7 +115,7 @@ def test_the_judge_gets_the_challenger_and_the_champion_of_the_registry(output: 
 
     def watch(folder: UPath, champion: UPath | None) -> Any:
         seen.append((folder, champion))
-        return {"promoted": True, "reason": ""}, {}
+        return Comparison(promoted=True, reason=""), METRICS
 
     first = train(output, "a")
     promote(output, first, watch)
@@ -158,11 +164,11 @@ def test_what_was_rolled_back_does_not_come_back_by_itself(output: OutputFolder)
     assert found.champion == first
     assert found.decisions[2].reason == f"from {second} to {first}: worse on the phone"
     assert found.decisions[2].by
-    assert found.decisions[3].reason == "a rollback took it out of service; only rollback --to brings it back"
+    assert found.decisions[3].reason == "a rollback took it out of service; only rollback --to restores it"
     assert not promote(output, train(output, "b"), never)  # said once
     assert len(registry.read(output).decisions) == 4
     assert registry.roll_back(output, second, None) == second
-    assert registry.read(output).decisions[-1].reason == f"from {first} to {second}: no reason was given"
+    assert registry.read(output).decisions[-1].reason == f"from {first} to {second}: no reason given"
     assert not promote(output, train(output, "b"), never)  # it serves
 
 
@@ -171,7 +177,7 @@ def test_rollbacks_in_a_row_lead_further_back(output: OutputFolder) -> None:
     for name in "abc":
         promote(output, train(output, name))
     assert [registry.roll_back(output, None, None) for _ in range(2)] == versions[1::-1]
-    with pytest.raises(UsageError, match=rf"{output.registry}: no champion was before {versions[0]}"):
+    with pytest.raises(UsageError, match=rf"{output.registry}: {versions[0]} is the first champion; there is nothing"):
         registry.roll_back(output, None, None)
     assert registry.read(output).champion == versions[0]
 
@@ -190,7 +196,7 @@ def test_a_champion_of_a_store_of_other_settings_is_a_caution(output: OutputFold
     other = {**STORE, "config_hash": "another seed"}
     promote(output, train(output, "b"), store=other)
     promote(output, train(output, "c"), store=other)
-    caution = "; the champion was trained on a store of other settings, perhaps on some of these test recordings"
+    caution = "; the champion was trained on a store with other settings, possibly on some of these test recordings"
     assert [caution in decision.reason for decision in registry.read(output).decisions] == [False, True, False]
 
 
@@ -209,7 +215,8 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bool], list[str]]
             if len(written) == number + 1 and done:
                 raise Killed
 
-        monkeypatch.setattr(registry, "write_atomically", write)
+        for module in (registry, metrics_file):
+            monkeypatch.setattr(module, "write_atomically", write)
         return written
 
     return prepare
@@ -258,8 +265,28 @@ def test_a_kill_in_a_rollback_leaves_the_champion(
     assert registry.roll_back(output, None, None) == versions[0]
 
 
+def test_a_file_of_schema_version_1_is_read_and_written_as_version_2(output: OutputFolder) -> None:
+    version = train(output, "a")
+    asked = {"challenger": version, "model": "lstm", "store": STORE, "rule": RULE}
+    judged = {"promoted": False, "reason": "worse", "challenger_f1": {"value": 0.5, "low": None, "high": None},
+              "champion_f1": None, "gain": None, "better_in": None, "recordings": 3, "speakers": 1}  # fmt: skip
+    decision = {"at": "2026-01-02T03:04:05Z", "kind": "refused", "reason": "worse", "by": "ana", "champion": None,
+                "run_key": None, "question": asked, "judgement": judged}  # fmt: skip
+    content = {"schema_version": 1, "champion": None, "decisions": [decision]}
+    storage.write_atomically(output.decisions, json.dumps(content).encode())
+    (found,) = registry.read(output).decisions
+    assert found.request == PromotionRequest.model_validate(asked)
+    assert found.comparison == Comparison.model_validate(judged)
+    assert not promote(output, version, never)  # it is decided
+    assert promote(output, train(output, "b"))
+    written = json.loads(output.decisions.read_text())
+    assert (written["schema_version"], len(written["decisions"])) == (2, 2)
+    assert written["decisions"][0]["comparison"] == judged
+
+
 @pytest.mark.parametrize("content", [
-    b"", b"{", b"[]", b"null", b"\xff", b'{"schema_version": 2, "champion": null, "decisions": []}',
+    b'{"schema_version": 1, "decisions": 3}', b'{"schema_version": 1, "decisions": [3]}',
+    b"", b"{", b"[]", b"null", b"\xff", b'{"schema_version": 3, "champion": null, "decisions": []}',
     b'{"schema_version": 1, "champion": "abc", "decisions": []}', b'{"schema_version": 1, "decisions": [{}]}',
 ])  # fmt: skip
 def test_a_damaged_file_is_told_in_one_line(output: OutputFolder, content: bytes) -> None:
@@ -285,7 +312,7 @@ def test_a_version_that_has_changed_never_serves(output: OutputFolder) -> None:
     ):
         registry.roll_back(output, None, None)
     (output.version(first) / "model.keras").unlink()
-    with pytest.raises(PipelineError, match=f"version {first} cannot serve: .* is not a complete model"):
+    with pytest.raises(PipelineError, match=f"version {first} is unusable: .* is not a complete model"):
         registry.roll_back(output, None, None)
     (output.version(first) / "model.keras").write_bytes(b"no archive")
     with pytest.raises(PipelineError, match=r"model\.keras is damaged"):
@@ -304,10 +331,10 @@ def test_a_champion_that_has_changed_is_not_judged(output: OutputFolder) -> None
 def test_a_model_that_changes_while_it_is_judged_is_not_promoted(output: OutputFolder) -> None:
     def meanwhile(*_: Any) -> Any:
         train(output, "c")
-        return {"promoted": True, "reason": ""}, {}
+        return Comparison(promoted=True, reason=""), METRICS
 
     promote(output, train(output, "a"))
-    with pytest.raises(PipelineError, match="has changed while it was judged; run promote again"):
+    with pytest.raises(PipelineError, match="changed during the comparison; run promote again"):
         promote(output, train(output, "b"), meanwhile)
     assert len(registry.read(output).decisions) == 1
     version = train(output, "b")
@@ -322,9 +349,9 @@ def test_a_decision_of_another_process_is_not_lost(output: OutputFolder) -> None
 
     def meanwhile(*_: Any) -> Any:
         registry.roll_back(output, None, "by hand")
-        return {"promoted": True, "reason": ""}, {}
+        return Comparison(promoted=True, reason=""), METRICS
 
-    with pytest.raises(PipelineError, match="has changed meanwhile, by another promotion or rollback; run this again"):
+    with pytest.raises(PipelineError, match="was changed by another promotion or rollback; run this again"):
         promote(output, train(output, "c"), meanwhile)
     assert decisions(output) == [("promoted", first), ("promoted", second), ("rolled back", first)]
 
