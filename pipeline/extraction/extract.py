@@ -16,8 +16,9 @@ from pipeline.errors import PipelineError
 from pipeline.extraction import lifecycle
 from pipeline.extraction.plan import Plan, projected_bytes
 from pipeline.extraction.task import ShardSummary, run_task
-from pipeline.monitoring.counters import ExtractionCounters, ShardEvent
-from pipeline.monitoring.progress import track
+from pipeline.monitoring.counters import ExtractionCounters
+from pipeline.monitoring.events import BeginEvent, EndEvent, ShardEvent, SlowRecording
+from pipeline.monitoring.progress import show
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
 from pipeline.runtime.executor import Executor, completed
@@ -100,29 +101,25 @@ def _extract(
     """Extract the pending shards, and report each to the monitor and to the terminal."""
     monitor = executor.monitor
     work = partial(run_task, out=str(output.root), config=plan.config)
-    monitor.report({"kind": "begin", "stage": "extract", "shards": len(plan), "done": len(plan) - len(pending)})
+    monitor.report(BeginEvent(stage="extract", shards=len(plan), done=len(plan) - len(pending)))
     try:
-        with track("extract", len(pending), "shards", monitor.dashboard) as progress:
+        with show("extract", monitor.counters, "shards", monitor.dashboard) as refresh:
             tasks = plan.tasks(pending, lambda: executor.workers)
             for done in completed(executor.run(work, tasks)):
-                events = [_event(summary, done.worker, table, plan) for summary in done.result]
-                monitor.report(*(event.to_dict() for event in events))
-                for event, summary in zip(events, done.result, strict=True):
-                    progress.advance(audio_s=event.audio_s, failed=summary.failed)
+                monitor.report(*(_event(summary, done.worker, table, plan) for summary in done.result))
+                refresh()
     finally:
-        monitor.report({"kind": "end"})
+        monitor.report(EndEvent())
 
 
 def _event(summary: ShardSummary, worker: str, table: pd.DataFrame, plan: Plan) -> ShardEvent:
     names = table["recording_id"]
     return ShardEvent(
-        index=summary.index,
+        worker=worker,
         audio_s=plan.duration_s(summary.sequences),
         busy_s=summary.busy_s,
-        worker=worker,
-        time_s=0.0,
-        failures=summary.failures,
-        slowest=tuple((str(names.iloc[row]), work_s, audio_s) for row, work_s, audio_s in summary.slowest),
+        failures=dict(summary.failures),
+        slowest=tuple(SlowRecording(names.iloc[row], work_s, audio_s) for row, work_s, audio_s in summary.slowest),
         bytes_read=summary.bytes_read,
         bytes_written=summary.bytes_written,
     )

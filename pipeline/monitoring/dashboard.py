@@ -1,9 +1,8 @@
-"""The pipeline's page on Dask's dashboard server: /pipeline for a person, /metrics for Prometheus.
+"""The page /pipeline on Dask's dashboard server, and metrics for Prometheus on /metrics.
 
-A scheduler plugin, registered by the driver (`client.register_plugin(Dashboard())`) or preloaded
-(`dask scheduler --preload pipeline.monitoring.dashboard`). Registering it twice changes nothing. The driver reports
-progress with `client.log_event(TOPIC, [event, …])`, using the events of `pipeline.monitoring.counters`. The scheduler
-itself supplies the number of workers and their memory.
+A scheduler plugin that the driver registers (`client.register_plugin(Dashboard())`) or the scheduler preloads (`dask
+scheduler --preload pipeline.monitoring.dashboard`). A second registration changes nothing. The driver reports progress
+with `client.log_event(TOPIC, events.to_json(…))`; the scheduler adds the workers and their memory.
 """
 
 import asyncio
@@ -22,26 +21,32 @@ from prometheus_client import REGISTRY, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pipeline.monitoring.counters import ExtractionCounters
+from pipeline.monitoring.events import BeginEvent, ClusterEvent, from_json
+from pipeline.monitoring.monitor import Monitor
 
 NAME: Final = "pipeline-dashboard"
 TOPIC: Final = "pipeline"
-TICK_S: Final = 2.0  # of the series of workers and memory
-REFRESH_S: Final = 1.5  # of the page
-MAX_GONE: Final = 20  # workers that have left, shown in the page
-
-# columns of the series that the page draws
-DRAWN: Final = ("time_s", "audio_h_per_h", "workers", "memory_bytes")
+TICK_S: Final = 2.0
+"""How often the workers and their memory are counted."""
+REFRESH_S: Final = 1.5
+"""How often the page asks for the numbers."""
+MAX_GONE: Final = 20
+"""Workers on the page that have left."""
+CHARTED: Final = ("time_s", "audio_h_per_h", "workers", "memory_bytes")
+"""The columns of the time series that the page draws."""
 
 
 class Dashboard(SchedulerPlugin):
-    """Counts the events of a run and what the scheduler alone knows, and serves both."""
+    """Counts the events of a run, lost workers and repeated tasks, and serves them.
+
+    Written against distributed 2026.8.0: the events `closing-worker` and `remove-worker`, and `Scheduler.transition`.
+    """
 
     name = NAME
     idempotent = True
 
     def __init__(self) -> None:
-        self.board = ExtractionCounters()
+        self.monitor = Monitor()
         self.lost_workers = 0
         self.retries = 0
         self._closing: set[str] = set()
@@ -58,19 +63,18 @@ class Dashboard(SchedulerPlugin):
         self._ticks = asyncio.create_task(self._tick())
 
     async def close(self) -> None:
-        """Take the metrics back; the scheduler closes."""
+        """Remove the metrics, as the scheduler closes."""
         self._ticks.cancel()
         with suppress(asyncio.CancelledError):
             await self._ticks
         REGISTRY.unregister(self._metrics)
 
     def log_event(self, topic: str, msg: Any) -> None:
-        """Count what the driver says, and how workers leave."""
+        """Count the driver's events, and workers that leave without notice or with unfinished tasks."""
         if topic == TOPIC:
-            for event in msg:
-                # one clock for all: the scheduler's
-                self.board.add({**event, "time_s": time.time()})
-                if event["kind"] == "begin":
+            for event in from_json(msg):
+                self.monitor.report(event)
+                if isinstance(event, BeginEvent):
                     self.lost_workers = self.retries = 0
             return
         action = msg.get("action") if isinstance(msg, dict) else None
@@ -79,50 +83,46 @@ class Dashboard(SchedulerPlugin):
         elif action == "remove-worker" and topic == "all":
             announced = msg["expected"] or msg["worker"] in self._closing
             self._closing.discard(msg["worker"])
-            # a worker that leaves in order, but before its tasks are done, is missed all the same
             self.lost_workers += not announced or bool(msg["processing-tasks"])
 
     def transition(self, key: Key, start: str, finish: str, *_: Any, stimulus_id: str, **__: Any) -> None:  # noqa: ARG002
-        """Count tasks that a worker had and that somebody waits for still: they will run again."""
+        """Count tasks that were taken from a worker while their results are still wanted: they run again."""
         if (start, finish) == ("processing", "released") and self.scheduler.tasks[key].who_wants:
             self.retries += 1
 
     def state(self) -> dict[str, Any]:
-        """Return what the page shows, as JSON values."""
+        """Return the numbers of the page, as JSON values."""
         workers = self.scheduler.workers
-        seen = self.board.snapshot(time.time())
-        counts, series = seen.pop("workers"), seen.pop("series")
+        snapshot = self.monitor.counters.snapshot(time.time())
+        counts, series = snapshot.pop("workers"), snapshot.pop("series")
         rows = [{**_worker(state), **counts.get(address, {})} for address, state in workers.items()]
         gone = [{"address": address, **count} for address, count in counts.items() if address not in workers]
         rows += sorted(gone, key=lambda row: row["since_s"])[:MAX_GONE]
-        running = sum(row.get("running", 0) for row in rows)
         return {
-            **seen,
-            "running": running,
+            **snapshot,
+            "running": sum(row.get("running", 0) for row in rows),
             "lost_workers": self.lost_workers,
             "retries": self.retries,
             "workers": rows,
-            "series": {name: series[name] for name in DRAWN},
+            "series": {name: series[name] for name in CHARTED},
         }
 
     async def _tick(self) -> None:
         while True:
             workers = self.scheduler.workers.values()
-            self.board.add({
-                "kind": "cluster", "workers": len(workers), "time_s": time.time(),
-                "memory_bytes": sum(worker.memory.process for worker in workers),
-            })  # fmt: skip
+            memory_bytes = sum(worker.memory.process for worker in workers)
+            self.monitor.report(ClusterEvent(workers=len(workers), memory_bytes=memory_bytes))
             await asyncio.sleep(TICK_S)
 
 
 def _prefix(scheduler: Scheduler) -> str:
-    """Return what Dask's own pages have before their names (`dask scheduler --dashboard-prefix`)."""
+    """Return the prefix of the paths of Dask's own pages (`dask scheduler --dashboard-prefix`)."""
     prefixes = (getattr(application, "prefix", "") for application in scheduler.http_application.applications)
     return next(filter(None, prefixes), "")
 
 
 def _worker(state: WorkerState) -> dict[str, Any]:
-    """Return what the scheduler knows of a worker. Tasks that it was given beyond its threads wait there."""
+    """Return a worker's tasks and memory. Tasks beyond its number of threads are waiting."""
     running = min(len(state.processing), state.nthreads)
     return {
         "address": state.address,
@@ -141,18 +141,18 @@ def _template() -> Template:
 
 
 class Page(RequestHandler):
-    """The page, which asks for the state again and again."""
+    """The page. It asks for `State` every REFRESH_S."""
 
     def get(self) -> None:
-        """Send the page as it is now."""
+        """Send the page with the current numbers."""
         self.write(_template().render(state=_dashboard(self.server).state(), refresh_s=REFRESH_S))
 
 
 class State(RequestHandler):
-    """The page's numbers."""
+    """The numbers of the page."""
 
     def get(self) -> None:
-        """Send the numbers of now as JSON."""
+        """Send the current numbers as JSON."""
         self.set_header("Cache-Control", "no-store")
         self.write(_dashboard(self.server).state())
 
@@ -161,34 +161,37 @@ PAGES: Final[Mapping[str, type[RequestHandler]]] = {"/pipeline": Page, "/pipelin
 
 
 class Metrics(Collector):
-    """The board's numbers for Prometheus. Labels are bounded: kinds of reasons and workers are, on the board."""
+    """The counters as metrics for Prometheus. Their labels are bounded, as workers and reasons of counters are."""
 
     def __init__(self, dashboard: Dashboard) -> None:
         self._dashboard = dashboard
 
     def describe(self) -> Iterator[Metric]:
-        """Name nothing beforehand: two schedulers of a process (as in tests) have the same names."""
+        """Name no metrics beforehand: two schedulers in one process, as in tests, have the same names."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """Return the numbers of now."""
-        seen = self._dashboard.state()
-        running = min(seen["running"], seen["shards"]["left"])
-        states = {"done": seen["shards"]["done"], "running": running, "left": seen["shards"]["left"] - running}
+        """Return the current numbers."""
+        state = self._dashboard.state()
+        running = min(state["running"], state["shards"]["left"])
+        states = {"done": state["shards"]["done"], "running": running, "left": state["shards"]["left"] - running}
         yield _labelled(GaugeMetricFamily, "shards", "Shards of the plan", "state", states)
-        yield _single(CounterMetricFamily, "audio_seconds", "Audio of finished shards", seen["audio_s"])
-        yield _single(
-            GaugeMetricFamily, "audio_hours_per_hour", "Speed over the last shards", seen["audio_h_per_h_now"] or 0
-        )
-        reasons = dict(seen["failures"])
+        yield _single(CounterMetricFamily, "audio_seconds", "Audio of finished shards", state["audio_s"])
+        yield _single(GaugeMetricFamily, "audio_hours_per_hour", "Current speed", state["audio_h_per_h_now"] or 0)
+        reasons = dict(state["failures"])
         yield _labelled(CounterMetricFamily, "recordings_failed", "Failures of recordings", "reason", reasons)
-        yield _single(CounterMetricFamily, "read_bytes", "Bytes of recordings read", seen["bytes_read"])
-        yield _single(CounterMetricFamily, "written_bytes", "Bytes of shards written", seen["bytes_written"])
+        yield _single(CounterMetricFamily, "read_bytes", "Bytes of recordings read", state["bytes_read"])
+        yield _single(CounterMetricFamily, "written_bytes", "Bytes of shards written", state["bytes_written"])
         yield _single(GaugeMetricFamily, "workers", "Workers now", len(self._dashboard.scheduler.workers))
-        busy = {address: count.busy_s for address, count in self._dashboard.board.workers.items()}
+        busy = {address: count.busy_s for address, count in self._dashboard.monitor.counters.workers.items()}
         yield _labelled(CounterMetricFamily, "worker_busy_seconds", "Time spent on finished shards", "worker", busy)
-        yield _single(CounterMetricFamily, "workers_lost", "Workers that left unasked", seen["lost_workers"])
-        yield _single(CounterMetricFamily, "task_retries", "Tasks given out again", seen["retries"])
+        yield _single(
+            CounterMetricFamily,
+            "workers_lost",
+            "Workers that left without notice or with unfinished tasks",
+            state["lost_workers"],
+        )
+        yield _single(CounterMetricFamily, "task_retries", "Tasks that ran again", state["retries"])
 
 
 Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
@@ -206,9 +209,9 @@ def _labelled(family: Family, name: str, text: str, label: str, values: Mapping[
 
 
 def _dashboard(scheduler: Scheduler) -> Dashboard:
-    found = scheduler.plugins[NAME]
-    assert isinstance(found, Dashboard)
-    return found
+    plugin = scheduler.plugins[NAME]
+    assert isinstance(plugin, Dashboard)
+    return plugin
 
 
 def dask_setup(scheduler: Scheduler) -> None:
@@ -217,11 +220,11 @@ def dask_setup(scheduler: Scheduler) -> None:
 
 
 def lost_workers_and_retries(dask_scheduler: Scheduler) -> tuple[int, int]:
-    """Return how many workers were lost and how many tasks given out again, for `client.run_on_scheduler`."""
-    found = _dashboard(dask_scheduler)
-    return found.lost_workers, found.retries
+    """Return the numbers of lost workers and of repeated tasks; for `Client.run_on_scheduler`."""
+    dashboard = _dashboard(dask_scheduler)
+    return dashboard.lost_workers, dashboard.retries
 
 
 def series_csv(dask_scheduler: Scheduler) -> bytes:
-    """Return the series of the run as CSV, for `client.run_on_scheduler`; see `board.Point` for the columns."""
-    return _dashboard(dask_scheduler).board.series_csv()
+    """Return the time series of the run as CSV; for `Client.run_on_scheduler`."""
+    return _dashboard(dask_scheduler).monitor.series_csv()

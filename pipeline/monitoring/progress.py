@@ -1,24 +1,30 @@
-"""What a person sees of a run: a live bar on a terminal, a log line now and then elsewhere."""
+"""The progress of a stage: a live bar on a terminal, otherwise a log line every half minute."""
 
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from pipeline.monitoring.stage_counters import StageCounters
 
 CONSOLE = Console(stderr=True)
-LOG_EVERY_S = 30.0
+LOG_EVERY_S: Final = 30.0
+SECONDS_BELOW_MIN: Final = 10
+"""Durations below this many minutes have seconds."""
 
 log = logging.getLogger(__name__)
 
 
 def set_up_logging() -> None:
-    """Log to stderr: in colour on a terminal, with dates elsewhere."""
+    """Log to stderr: in colour on a terminal, otherwise with date and level."""
     if CONSOLE.is_terminal:
         handler: logging.Handler = RichHandler(console=CONSOLE, show_path=False, log_time_format="%X", markup=False)
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -31,78 +37,95 @@ def set_up_logging() -> None:
         logger.setLevel(logging.INFO)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tracker:
-    """How far a stage is. Audio and failures are shown where a stage counts them."""
+    """Counts the finished items of a stage and shows them."""
 
-    title: str
-    unit: str
-    total: int
-    done: int = 0
-    audio_s: float = 0.0
-    failed: int = 0
-    started_s: float = field(default_factory=time.monotonic)
-
-    def advance(self, items: int, *, audio_s: float = 0.0, failed: int = 0) -> None:
-        """Count finished items."""
-        self.done += items
-        self.audio_s += audio_s
-        self.failed += failed
-
-    @property
-    def detail(self) -> str:
-        """Audio hours, hours per hour and failures, for a stage that counts audio; else failures if any."""
-        elapsed_s = time.monotonic() - self.started_s
-        parts = []
-        if self.audio_s:
-            parts.append(f"{self.audio_s / 3600:.2f} h of audio")
-            parts.append(f"{self.audio_s / max(elapsed_s, 1e-9):,.0f} h/h")
-        if self.failed or self.audio_s:
-            parts.append(f"{self.failed} failed")
-        return ", ".join(parts)
-
-    @property
-    def left_s(self) -> float | None:
-        """Seconds left at the speed so far."""
-        elapsed_s = time.monotonic() - self.started_s
-        return elapsed_s / self.done * (self.total - self.done) if self.done else None
-
-
-class _Reporter:
-    """Shows a tracker after each change."""
-
-    def __init__(self, tracker: Tracker, bar: Progress | None) -> None:
-        self._tracker, self._bar = tracker, bar
-        self._task = bar.add_task(tracker.title, total=tracker.total, detail="") if bar else None
-        self._logged_s = time.monotonic()
+    counters: StageCounters
+    refresh: Callable[[], None]
 
     def advance(self, items: int = 1, *, audio_s: float = 0.0, failed: int = 0) -> None:
-        tracker = self._tracker
-        tracker.advance(items, audio_s=audio_s, failed=failed)
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=tracker.done, detail=tracker.detail)
-        elif time.monotonic() - self._logged_s > LOG_EVERY_S:
-            self._logged_s = time.monotonic()
-            detail = f", {tracker.detail}" if tracker.detail else ""
-            left = "" if tracker.left_s is None else f", {tracker.left_s / 60:.0f} min left"
-            log.info("%s: %d of %d %s%s%s", tracker.title, tracker.done, tracker.total, tracker.unit, detail, left)
+        """Count items that were finished now, their seconds of audio, and how many of them failed."""
+        self.counters.advance(time.time(), items, audio_s=audio_s, failed=failed)
+        self.refresh()
 
 
 @contextmanager
-def track(title: str, total: int, unit: str, dashboard: str | None = None) -> Iterator[_Reporter]:
-    """Show the progress of `total` items while the context is open; call `advance` for each that is done."""
+def track(title: str, total: int, unit: str, dashboard: str | None = None) -> Iterator[Tracker]:
+    """Show the progress of a stage of `total` items; call `Tracker.advance` for each finished item."""
+    now_s = time.time()
+    counters = StageCounters(total=total, started_s=now_s, updated_s=now_s)
+    with show(title, counters, unit, dashboard) as refresh:
+        yield Tracker(counters, refresh)
+
+
+@contextmanager
+def show(title: str, counters: StageCounters, unit: str, dashboard: str | None = None) -> Iterator[Callable[[], None]]:
+    """Show `counters` while the context is open; call the yielded function after each change."""
     if dashboard:
         log.info("%s: dashboard at %s", title, dashboard)
-    tracker = Tracker(title, unit, total)
     if not CONSOLE.is_terminal:
-        yield _Reporter(tracker, None)
+        yield _logger(title, counters, unit)
         return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(f"{unit}  {{task.fields[detail]}}"),
-        TimeRemainingColumn(),
+        _TimeLeft(),
     )
     with Progress(*columns, console=CONSOLE) as bar:
-        yield _Reporter(tracker, bar)
+        task = bar.add_task(title, total=counters.total - counters.done_before, detail="", counters=counters)
+        yield lambda: bar.update(task, completed=counters.done_new, detail=_detail(counters, time.time()))
+
+
+def _logger(title: str, counters: StageCounters, unit: str) -> Callable[[], None]:
+    """Return a function that logs `counters` if the last line is LOG_EVERY_S old."""
+    logged_s = time.time()
+
+    def log_now_and_then() -> None:
+        nonlocal logged_s
+        now_s = time.time()
+        if now_s - logged_s > LOG_EVERY_S:
+            logged_s = now_s
+            total = counters.total - counters.done_before
+            parts = [f"{counters.done_new} of {total} {unit}", _detail(counters, now_s), _left(counters, now_s)]
+            log.info("%s: %s", title, ", ".join(part for part in parts if part))
+
+    return log_now_and_then
+
+
+class _TimeLeft(ProgressColumn):
+    """The time left by the task's counters: the same number as on the page and in the log."""
+
+    def render(self, task: Task) -> Text:
+        return Text(_left(task.fields["counters"], time.time()), style="progress.remaining")
+
+
+def _detail(counters: StageCounters, time_s: float) -> str:
+    """Return hours of audio, speed and failures of a stage that counts audio, otherwise failures if there are any."""
+    parts = []
+    if counters.audio_s:
+        parts.append(f"{counters.audio_s / 3600:.2f} h of audio")
+        parts.append(f"{counters.audio_h_per_h(time_s):,.0f} h/h")
+    if counters.failed or counters.audio_s:
+        parts.append(f"{counters.failed} failed")
+    return ", ".join(parts)
+
+
+def _left(counters: StageCounters, time_s: float) -> str:
+    left_s = counters.left_s(time_s)
+    return "" if left_s is None else f"{duration(left_s)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as the page shows it: 9 s, 1 min 05 s, 12 min, 3 h 07 min, 2 d 4 h."""
+    whole_s = round(seconds)
+    days, hours, minutes = whole_s // 86400, whole_s // 3600 % 24, whole_s // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    if minutes:
+        return f"{minutes} min" + (f" {whole_s % 60:02} s" if minutes < SECONDS_BELOW_MIN else "")
+    return f"{whole_s} s"

@@ -1,14 +1,14 @@
 """Watching a run on a Dask cluster: the page /pipeline on the scheduler's dashboard, and Dask's own report."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from distributed import Client, performance_report
 from upath import UPath
 
 from pipeline.monitoring import dashboard
+from pipeline.monitoring.events import Event, to_json
 from pipeline.monitoring.monitor import Monitor
 from pipeline.runtime.dask_errors import scheduler_needed
 
@@ -38,12 +38,12 @@ class DaskMonitor(Monitor):
         link = str(self._client.dashboard_link)
         return link.removesuffix("/status") + "/pipeline" if self._has_page else link
 
-    def report(self, *events: Mapping[str, Any]) -> None:
+    def report(self, *events: Event) -> None:
         """Count the events here and on the scheduler."""
         super().report(*events)
         if self._has_page:
             with suppress(OSError):  # a lost scheduler is an error of the run itself
-                self._client.log_event(dashboard.TOPIC, events)
+                self._client.log_event(dashboard.TOPIC, to_json(events))
 
     def lost_workers_and_retries(self) -> tuple[int, int] | None:
         """Return the scheduler's counts, None where it has no page."""

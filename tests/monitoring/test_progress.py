@@ -1,8 +1,7 @@
-"""Progress: the numbers, the lines without a terminal, and the bar on one."""
+"""Progress: the log lines without a terminal, the bar on one, and the time left that both show."""
 
 import io
 import logging
-import time
 import types
 from collections.abc import Iterator
 
@@ -10,14 +9,15 @@ import pytest
 from rich.console import Console
 
 from pipeline.monitoring import progress
-from pipeline.monitoring.progress import Tracker, set_up_logging, track
+from pipeline.monitoring.progress import duration, set_up_logging, show, track
+from pipeline.monitoring.stage_counters import StageCounters
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time in seconds, as the only entry of a list; it goes on when a test says so."""
-    now = [time.monotonic()]
-    monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    """The time in seconds, as the only entry of a list."""
+    now = [1e9]
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(time=lambda: now[0]))
     return now
 
 
@@ -29,7 +29,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What a terminal is sent."""
+    """The output on a terminal."""
     sent = io.StringIO()
     monkeypatch.setattr(progress, "CONSOLE", Console(file=sent, force_terminal=True, color_system=None, width=200))
     return sent
@@ -42,66 +42,48 @@ def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) ->
     return caplog
 
 
-def test_tracker_adds_up(clock: list[float]) -> None:
-    tracker = Tracker("extract", "shards", 10, started_s=clock[0])
-    tracker.advance(1, audio_s=1800)
-    tracker.advance(2, audio_s=1800, failed=3)
-    assert (tracker.done, tracker.audio_s, tracker.failed) == (3, 3600, 3)
-
-
-def test_time_left_follows_from_the_speed_so_far(clock: list[float]) -> None:
-    tracker = Tracker("extract", "shards", 10, started_s=clock[0])
-    assert tracker.left_s is None
-    clock[0] += 60
-    assert tracker.left_s is None
-    tracker.advance(4)
-    assert tracker.left_s == pytest.approx(90)
-    tracker.advance(6)
-    assert tracker.left_s == 0
-
-
-def test_detail_is_audio_speed_and_failures(clock: list[float]) -> None:
-    tracker = Tracker("extract", "shards", 10, started_s=clock[0])
-    tracker.advance(1, audio_s=5400)
-    clock[0] += 1.5
-    assert tracker.detail == "1.50 h of audio, 3,600 h/h, 0 failed"
-    tracker.advance(1, failed=2)
-    assert tracker.detail.endswith(", 2 failed")
-
-
-def test_detail_without_audio_is_failures_if_any(clock: list[float]) -> None:
-    tracker = Tracker("verify", "shards", 10, started_s=clock[0])
-    tracker.advance(1)
-    assert tracker.detail == ""
-    tracker.advance(1, failed=1)
-    assert tracker.detail == "1 failed"
-
-
-def test_speed_in_the_first_instant_is_a_number(clock: list[float]) -> None:
-    tracker = Tracker("extract", "shards", 10, started_s=clock[0])
-    tracker.advance(1, audio_s=3600)
-    assert tracker.detail.startswith("1.00 h of audio, ")
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (65, "1 min 05 s"), (600, "10 min"), (3599, "59 min"),
+     (3600, "1 h 00 min"), (11_220, "3 h 07 min"), (187_200, "2 d 4 h")],
+)  # fmt: skip
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 @pytest.mark.usefixtures("plain")
-def test_without_a_terminal_a_line_comes_now_and_then(clock: list[float], logged: pytest.LogCaptureFixture) -> None:
-    with track("extract", 100, "shards") as reporter:
+def test_without_a_terminal_a_line_is_logged_every_half_minute(
+    clock: list[float], logged: pytest.LogCaptureFixture
+) -> None:
+    with track("extract", 100, "shards") as tracker:
         for _ in range(50):
             clock[0] += 4
-            reporter.advance(audio_s=36, failed=0)
+            tracker.advance(audio_s=36, failed=0)
     # every 30 s, counted in steps of 4 s: after 32, 64, …
     assert len(logged.messages) == 6
-    assert logged.messages[0] == "extract: 8 of 100 shards, 0.08 h of audio, 9 h/h, 0 failed, 6 min left"
+    assert logged.messages[0] == "extract: 8 of 100 shards, 0.08 h of audio, 9 h/h, 0 failed, 6 min 08 s left"
     assert [message.split()[1] for message in logged.messages] == ["8", "16", "24", "32", "40", "48"]
 
 
 @pytest.mark.usefixtures("plain")
 def test_without_a_terminal_a_short_stage_says_nothing(clock: list[float], logged: pytest.LogCaptureFixture) -> None:
-    with track("verify", 2, "shards") as reporter:
-        reporter.advance()
+    with track("verify", 2, "shards") as tracker:
+        tracker.advance()
         clock[0] += 29
-        reporter.advance(2, failed=1)
+        tracker.advance(2, failed=1)
     assert logged.messages == []
+
+
+@pytest.mark.usefixtures("plain")
+def test_stage_without_audio_shows_failures_if_there_are_any(
+    clock: list[float], logged: pytest.LogCaptureFixture
+) -> None:
+    with track("verify", 10, "shards") as tracker:
+        clock[0] += 31
+        tracker.advance(5)
+        clock[0] += 31
+        tracker.advance(3, failed=2)
+    assert logged.messages == ["verify: 5 of 10 shards, 31 s left", "verify: 8 of 10 shards, 2 failed, 21 s left"]
 
 
 @pytest.mark.usefixtures("plain")
@@ -111,15 +93,28 @@ def test_dashboard_is_named_first(logged: pytest.LogCaptureFixture) -> None:
 
 
 def test_terminal_shows_a_bar(terminal: io.StringIO, logged: pytest.LogCaptureFixture) -> None:
-    with track("extract", 4, "shards") as reporter:
-        reporter.advance(3, audio_s=7200, failed=1)
-        reporter.advance(1)
+    with track("extract", 4, "shards") as tracker:
+        tracker.advance(3, audio_s=7200, failed=1)
+        tracker.advance(1)
     shown = terminal.getvalue()
     assert "extract" in shown
     assert "4/4" in shown
     assert "2.00 h of audio" in shown
     assert "1 failed" in shown
     assert logged.messages == []
+
+
+def test_bar_shows_the_time_left_and_the_new_items_of_the_counters(clock: list[float], terminal: io.StringIO) -> None:
+    counters = StageCounters(total=30, done_before=10, started_s=clock[0])
+    with show("extract", counters, "shards") as refresh:
+        clock[0] += 60
+        counters.advance(clock[0], 5, audio_s=3600)
+        refresh()
+    shown = terminal.getvalue()
+    assert "5/20" in shown
+    assert "1.00 h of audio, 60 h/h, 0 failed" in shown
+    assert counters.left_s(clock[0]) == 180
+    assert "3 min 00 s left" in shown
 
 
 def test_errors_pass_through_the_bar(terminal: io.StringIO) -> None:
