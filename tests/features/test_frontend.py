@@ -11,6 +11,7 @@ from model.loader import sequence_dataset
 from pipeline.config import PipelineConfig, StoreConfig, load
 from pipeline.errors import UsageError
 from pipeline.features.audio import read
+from pipeline.features.audio_source import AudioSource
 from pipeline.features.frontend import FRONTENDS
 from pipeline.features.mfcc import Mfcc
 from tests.conftest import make_corpus, noise
@@ -120,7 +121,7 @@ def test_another_front_end_is_extracted_verified_and_streamed(tmp_path: Path) ->
     assert store.attrs["config"]["features"] == LogEnergy().model_dump()
     assert store["valid"].all()
     # this recording lies in several shards, so its frames were streamed
-    expected = LogEnergy().extract([read(str(long), 16_000)]).values
+    expected = LogEnergy().extract([read(AudioSource(str(long)), 16_000)]).values
     rows = np.flatnonzero(store["start_frame"] == 2990)
     assert len(rows) == 1
     stored = store["features"].to_numpy()[rows[0] - 299 : rows[0] + 1].reshape(-1, 8)
