@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from tests.support.whole_system import SAMPLE_RATE_HZ, run
+
+pytestmark = pytest.mark.slow
 
 UNITS = {"small": 3, "middle": 6, "big": 12}
 SETTINGS = (

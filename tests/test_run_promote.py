@@ -120,7 +120,7 @@ def test_rollback_and_the_model_that_served_before(out: Path) -> None:
     )
     # the page's models are those of this run
     assert run("report", "--out", out, *DEMO).returncode == 0
-    assert "AS-OF" not in (out / "report" / "index.html").read_text()
+    assert "as-of-2026" not in (out / "report" / "index.html").read_text()
 
 
 @pytest.mark.parametrize(("arguments", "told"), [

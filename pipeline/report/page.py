@@ -124,14 +124,8 @@ def duration(seconds: float) -> str:
 def _read(output: OutputFolder) -> Found:
     manifest = read_manifest(output)
     run = json.loads(output.run.read_text(encoding="utf-8")) if output.run.exists() else {}
-    names = {path.name for path in _children(output.root / "models")}
-    names |= {
-        path.stem
-        for path in _children(output.root / "metrics")
-        if path.suffix == ".json" and not path.name.startswith(AS_OF)
-    }
     metrics, histories = {}, {}
-    for name in sorted(names):
+    for name in _model_names(output, run):
         if output.metrics(name).exists():
             metrics[name] = json.loads(output.metrics(name).read_text(encoding="utf-8"))
         history = output.model(name) / "history.csv"
@@ -143,6 +137,20 @@ def _read(output: OutputFolder) -> Found:
     hop_s = config["features"]["hop_s"] if config else None
     sequence_s = config["store"]["timesteps"] * hop_s if config else None
     return Found(output, manifest, ledger, run, metrics, histories, labels, hop_s, sequence_s)
+
+
+def _model_names(output: OutputFolder, run: Mapping[str, Any]) -> list[str]:
+    """Return the models of the last run in their order there; without a run record, those in the output folder."""
+    configured = run.get("config", {}).get("models")
+    if configured is not None:
+        return list(configured)
+    names = {path.name for path in _children(output.root / "models")}
+    names |= {
+        path.stem
+        for path in _children(output.root / "metrics")
+        if path.suffix == ".json" and not path.name.startswith(AS_OF)
+    }
+    return sorted(names)
 
 
 def _children(folder: UPath) -> Iterable[UPath]:

@@ -29,7 +29,7 @@ from pipeline.outputs import OutputFolder
 from tests.support import model_stores
 from tests.support.model_stores import LANGUAGES, SAVES_MODELS, SplitRuns
 
-pytestmark = SAVES_MODELS
+pytestmark = [SAVES_MODELS, pytest.mark.slow]
 
 RUNS = {"train": [(0, 40)], "validation": [(40, 52)], "test": [(52, 60)]}
 LABEL = np.random.default_rng(5).integers(0, 3, 60)

@@ -12,6 +12,8 @@ from pipeline.outputs import OutputFolder
 from pipeline.store import feature_store
 from tests.support import model_stores
 
+pytestmark = pytest.mark.slow
+
 TIMESTEPS, COEFFICIENTS = 20, 40
 SEQUENCES_PER_CHUNK, CHUNKS_PER_SHARD = 256, 16
 SEQUENCES_PER_SHARD = SEQUENCES_PER_CHUNK * CHUNKS_PER_SHARD

@@ -386,6 +386,15 @@ def test_five_models_with_long_names_are_compared(write: Write) -> None:
     assert "to which the model best gives 60.0 %" in page.text
 
 
+def test_models_that_are_no_longer_configured_are_left_out(write: Write) -> None:
+    run = run_record()
+    run["config"]["models"] = {"small": {}, "big": {}}
+    page = write({"lstm": 40, "big": 30, "small": 20}, run=run)
+    assert list(page.table("per sequence"))[-4:-2] == ["small", "big"]
+    assert "to which the model big gives" in page.text
+    assert "lstm" not in page.text.replace("train/lstm", "")
+
+
 @pytest.mark.parametrize(("models", "shown"), [
     ({"ann": 40, "big": 20, "small": 30}, "small"),
     ({"ann": 40}, "ann"),
