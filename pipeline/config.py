@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
 import toolz
-import xxhash
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.digests import value_digest
 from pipeline.errors import UsageError
 from pipeline.features.frontend import BY_KIND, Frontend
 from pipeline.features.mfcc import Mfcc
@@ -63,9 +63,9 @@ class PipelineConfig(BaseModel):
     store: StoreConfig = StoreConfig()
 
     @property
-    def store_hash(self) -> str:
+    def config_hash(self) -> str:
         """Digest of the settings that the store's bytes depend on."""
-        return digest(self.model_dump(include=set(PipelineConfig.model_fields)))
+        return value_digest(self.model_dump(mode="json", include=set(PipelineConfig.model_fields)))
 
 
 class DemoConfig(BaseModel):
@@ -77,11 +77,6 @@ class DemoConfig(BaseModel):
     speakers_per_language: int = Field(default=20, ge=1, le=100)
     utterances_per_speaker: int = Field(default=10, ge=1, le=1000)
     utterance_s: float = Field(default=6.0, ge=0.2, le=60.0)
-
-
-def digest(value: Any) -> str:
-    """Return a short stable digest of JSON-like data (dictionaries may come in any order)."""
-    return xxhash.xxh3_128_hexdigest(yaml.safe_dump(value, sort_keys=True).encode())[:16]
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -1,15 +1,16 @@
-"""Where each file lies below an output folder."""
+"""The places of all files below an output folder."""
 
 from dataclasses import dataclass
+from itertools import chain
 
 from upath import UPath
 
-from pipeline.storage import folder_at
+from pipeline.storage import PARTIAL, clear_partial_files, folder_at, is_local
 
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """The places of all files below an output folder, which is a path or any URL that fsspec opens."""
+    """The places of all files below an output folder: `root`, a path or any URL that fsspec opens."""
 
     root: UPath
 
@@ -20,12 +21,12 @@ class OutputFolder:
 
     @property
     def manifest(self) -> UPath:
-        """One row a recording, in plan order."""
+        """The recordings, one row each, in the order of the store."""
         return self.root / "manifest.parquet"
 
     @property
     def ledger(self) -> UPath:
-        """One row a recording: what became of it."""
+        """The outcome of each recording, in the rows of the manifest."""
         return self.root / "ledger.parquet"
 
     @property
@@ -35,11 +36,11 @@ class OutputFolder:
 
     @property
     def shards(self) -> UPath:
-        """One record a finished shard."""
+        """The folder of the shard records."""
         return self.root / "shards"
 
     def shard_record(self, index: int) -> UPath:
-        """Return the place of the record that says that shard `index` is finished."""
+        """Return the place of the record of shard `index`, which exists once the shard is finished."""
         return self.shards / f"{index:08d}.json"
 
     def model(self, name: str) -> UPath:
@@ -56,12 +57,12 @@ class OutputFolder:
 
     @property
     def registry(self) -> UPath:
-        """The models that serve or have served, and the decisions on them."""
+        """The folder of the promoted models and the decisions on them."""
         return self.root / "registry"
 
     @property
     def decisions(self) -> UPath:
-        """Every decision on which model serves; what it says last is so."""
+        """All decisions on which model serves; the last one holds."""
         return self.registry / "registry.json"
 
     def version(self, version: str) -> UPath:
@@ -70,40 +71,50 @@ class OutputFolder:
 
     @property
     def compacted(self) -> "OutputFolder":
-        """Where compaction writes the new manifest, ledger and store; only there while it is under way."""
+        """Where compaction writes the new manifest, ledger and store; it exists only during a compaction."""
         return OutputFolder(self.root / "compacted")
 
     @property
     def complete(self) -> UPath:
-        """In a folder of compaction: it is finished, and has to change places with what is there."""
+        """In a folder of compaction: marks that it is complete and has to be swapped in."""
         return self.root / "complete"
 
     @property
     def demo_corpus(self) -> UPath:
-        """The demo's recordings; only a demo has them."""
+        """The recordings of a demo."""
         return self.root / "corpus"
 
     @property
     def demo_key(self) -> UPath:
-        """Digest of the settings of the demo's corpus; only a demo has it."""
+        """The digest of the settings of a demo's corpus."""
         return self.root / "corpus.key"
 
     @property
     def report(self) -> UPath:
-        """The report's folder; its page is index.html."""
+        """The folder of the report, whose page is index.html."""
         return self.root / "report"
 
     @property
     def performance(self) -> UPath:
-        """Dask's performance report of the last extraction."""
+        """Dask's performance report on the last extraction."""
         return self.report / "dask.html"
 
     @property
     def series(self) -> UPath:
-        """How the last extraction went over time, as CSV."""
+        """The progress of the last extraction over time, as CSV."""
         return self.report / "extraction.csv"
 
     @property
     def run(self) -> UPath:
-        """Configuration, versions, and what each stage did."""
+        """The settings, the versions of the libraries, and the record of each stage."""
         return self.root / "run.json"
+
+    def clear_partial_files(self) -> None:
+        """Delete files that killed commands of this machine left half-written.
+
+        The store is left out: it has a folder per shard, and the end of an extraction clears it.
+        """
+        if is_local(self.root):
+            folders = (self.root / name for name in ("models", "metrics", "registry", "report"))
+            found = chain(self.root.glob(f"*{PARTIAL}"), *(folder.rglob(f"*{PARTIAL}") for folder in folders))
+            clear_partial_files(list(found))

@@ -9,8 +9,10 @@ from typing import Any, Final
 import click
 
 from pipeline import interrupts, stages
-from pipeline.config import digest, load
+from pipeline.config import load
+from pipeline.digests import value_digest
 from pipeline.errors import PipelineError, UsageError
+from pipeline.extraction import lifecycle
 from pipeline.monitoring.progress import set_up_logging
 from pipeline.options import PROGRAM, PRUNE, UNCHANGED_EXIT_CODE, Options, StageGroup, epilog, explain
 from pipeline.outputs import OutputFolder
@@ -195,17 +197,14 @@ def _prepared(
 
 def _record(output: OutputFolder, config: RunConfig, corpus: str | None) -> RunRecord:
     """Record the settings; raises UsageError for a store of other settings, or a folder that cannot be written."""
-    found = records.attributes(output)
-    wanted = config.pipeline.store_hash
-    if found is not None and found["config_hash"] != wanted:
-        raise UsageError(
-            f"--out {output.root} holds a store of another configuration (hash {found['config_hash']}, this run has "
-            f"{wanted}); take another --out, or the configuration that it was made with"
-        )
+    found = records.read_attributes(output)
+    if found is not None:
+        lifecycle.check_config(output, found, config.pipeline)
+    output.clear_partial_files()
     record = RunRecord(output)
     settings: Mapping[str, Any] = config.model_dump(mode="json")
     try:
-        record.describe(corpus=corpus, config=settings, config_hash=digest(settings))
+        record.describe(corpus=corpus, config=settings, config_hash=value_digest(settings))
     except OSError as error:
         raise UsageError(f"--out {output.root} cannot be written: {error.strerror or error}") from None
     return record

@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from upath import UPath
 
-from pipeline.config import digest
 from pipeline.corpus.manifest import read_manifest
 from pipeline.corpus.splits import speaker_codes
+from pipeline.digests import value_digest
 from pipeline.errors import UsageError
 from pipeline.outputs import OutputFolder
 from pipeline.run_config import RunConfig
@@ -89,4 +89,4 @@ class Run:
         extracted = self.record.stages.get("extract")
         if extracted is None:
             raise UsageError(f"--out {self.output.root}: nothing is extracted yet; run extract first")
-        return digest([extracted.key, dict(extracted.outputs)])
+        return value_digest([extracted.key, dict(extracted.outputs)])

@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""The version of the store's layout, names and codes; stores of other versions are refused."""
 
 SPLITS: Final = ("train", "validation", "test")
 """Splits in the order of their codes, which is also their order in a store."""
@@ -77,6 +78,16 @@ SHARED_VARIABLES: Final = (
 def computed_names() -> tuple[str, ...]:
     """Return the names of the variables over `sequence` that depend on the audio."""
     return tuple(variable.name for variable in SEQUENCE_VARIABLES if variable.computed)
+
+
+def version_mismatch(store: str, found: object) -> str | None:
+    """Return why a store with the schema version `found` cannot be used, in one line, or None if it can."""
+    if found == SCHEMA_VERSION:
+        return None
+    return (
+        f"{store} has schema version {found}, but this version of the pipeline needs {SCHEMA_VERSION}; choose another "
+        "--out, or use the version of the pipeline that wrote the store"
+    )
 
 
 _NUMBER: Final = re.compile(r"\d+(?:[.,]\d+)*")

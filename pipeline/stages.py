@@ -19,10 +19,10 @@ from model.registry import registry
 from model.registry.history import Comparison, Moment, PromotionRequest
 from model.tensorflow_setup import load_tensorflow
 from pipeline import storage
-from pipeline.config import digest
 from pipeline.corpus.diff import CorpusDiff, compare
 from pipeline.corpus.listing import Listing, list_recordings
 from pipeline.corpus.manifest import manifest_digest, masked_rows
+from pipeline.digests import value_digest
 from pipeline.errors import UsageError, few
 from pipeline.extraction import lifecycle
 from pipeline.extraction.plan import Plan
@@ -40,7 +40,7 @@ def scan_stage(run: Run) -> None:
         raise UsageError("--corpus is missing: the folder LANGUAGE/[SPEAKER/]file of recordings")
     output, config = run.output, run.config.pipeline
     listing = list_recordings(run.corpus)
-    key = digest([listing.digest, run.corpus, config.store_hash])
+    key = value_digest([listing.digest, run.corpus, config.config_hash])
 
     def work() -> Facts:
         from pipeline.corpus import scan  # noqa: PLC0415 like all stages: what only work needs is loaded for work
@@ -57,7 +57,7 @@ def scan_stage(run: Run) -> None:
     if not run.prune and run.record.unchanged("scan", key) and not run.recheck:
         log.info("scan: unchanged, nothing to do")
         return
-    known = run.manifest() if records.attributes(output) and output.manifest.exists() else None
+    known = run.manifest() if records.read_attributes(output) and output.manifest.exists() else None
     changes = None if known is None else _changes(run, known, listing)
     if changes is not None and not changes:
         log.info("scan: nothing new")
@@ -80,7 +80,7 @@ def _changes(run: Run, table: pd.DataFrame, listing: Listing) -> CorpusDiff:
 def _extract_key(run: Run, table: pd.DataFrame) -> str:
     rows = np.flatnonzero(masked_rows(table)).tolist()
     masked = zip(rows, table["masked"].iloc[rows], strict=True)
-    return digest([run.config.pipeline.store_hash, manifest_digest(table), *masked])
+    return value_digest([run.config.pipeline.config_hash, manifest_digest(table), *masked])
 
 
 def _extract_outputs(output: OutputFolder) -> list[UPath]:
@@ -147,7 +147,7 @@ def compact_stage(run: Run) -> None:
 def train_stage(run: Run) -> None:
     """Store → models."""
     for name, config in run.config.models.items():
-        key = digest([run.store_key(), name, config.model_dump(mode="json"), run.config.seed])
+        key = value_digest([run.store_key(), name, config.model_dump(mode="json"), run.config.seed])
         outputs = [run.output.model(name) / file for file in ("model.keras", "labels.json", "history.csv")]
         run.perform(f"train/{name}", key, outputs, partial(_train, run, name, config, key))
 
@@ -165,7 +165,7 @@ def evaluate_stage(run: Run) -> None:
         trained = run.record.stages.get(f"train/{name}")
         if trained is None:
             raise UsageError(f"--out {run.output.root}: the model {name} is not trained yet; run train first")
-        key = digest([run.store_key(), dict(trained.outputs), list(METRICS)])
+        key = value_digest([run.store_key(), dict(trained.outputs), list(METRICS)])
         run.perform(
             f"evaluate/{name}", key, [run.output.metrics(name)], partial(_accuracies, run, name),
             complete=run.output.scores(name).exists(),
@@ -173,7 +173,7 @@ def evaluate_stage(run: Run) -> None:
 
 
 def _accuracies(run: Run, name: str) -> Facts:
-    facts = {"model": name, "config_hash": digest(run.config.model_dump(mode="json"))}
+    facts = {"model": name, "config_hash": value_digest(run.config.model_dump(mode="json"))}
     metrics = _evaluate(run, name, run.output.model(name), facts)
     accuracies = {f"{name}_accuracy": level.accuracy for name, level in metrics.levels.items()}
     log.info("evaluate %s: %s", name, ", ".join(f"{k} {v:.2%}" for k, v in accuracies.items()))
@@ -214,10 +214,10 @@ def promote(run: Run, run_key: str | None) -> bool:
             "another by --set promotion.model=…"
         )
     run.store_key()
-    attributes = records.attributes(run.output) or {}
+    found = records.read_attributes(run.output)
     request = PromotionRequest(
         challenger=version_of(run.output.model(settings.model)), model=settings.model,
-        store={key: attributes[key] for key in ("config_hash", "manifest_digest")},
+        store=found.model_dump(include={"config_hash", "manifest_digest"}) if found else {},
         rule=settings.model_dump(exclude={"model"}),
     )  # fmt: skip
 
@@ -234,7 +234,7 @@ def report_key(run: Run) -> str:
     """Return a digest of all that a report shows, and of the settings of this run."""
     stages = {name: dict(stage.outputs) for name, stage in run.record.stages.items() if name != "report"}
     history, settings = registry.read(run.output), run.config.model_dump(mode="json", exclude={"demo"})
-    return digest([run.store_key(), stages, history.model_dump(mode="json"), settings])
+    return value_digest([run.store_key(), stages, history.model_dump(mode="json"), settings])
 
 
 def complete(run: Run) -> bool:

@@ -1,24 +1,31 @@
-"""Reading and writing files at a path or URL: atomic writes, and Parquet tables."""
+"""Reading and writing files at a path or URL: atomic writes, typed JSON, and Parquet tables."""
 
 import io
 import os
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, Final, TypeVar
 
 import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
+from pydantic import BaseModel, ValidationError
 from upath import UPath
 from upath.implementations.local import PosixUPath, WindowsUPath
 
-from pipeline.errors import UsageError
+from pipeline.errors import PipelineError, UsageError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+PARTIAL: Final = ".partial"
+"""Suffix of a file that is being written; zarr has the same for its own."""
 
 
 def folder_at(uri: str) -> UPath:
-    """Return the folder that a path or URL names; raises UsageError where no package is there that opens it."""
+    """Return the folder that a path or URL names; raises UsageError if no installed package opens it."""
     try:
         return UPath(uri).absolute()
     except (ImportError, ValueError) as error:
@@ -31,27 +38,24 @@ def is_local(path: UPath) -> bool:
 
 
 def write_atomically(path: UPath, *parts: bytes | memoryview) -> None:
-    """Write a file of `parts`, one after the other, that is never seen half-written; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not is_local(path):  # object stores show an object when it is whole
+    """Write `parts`, one after the other, to a file that readers see either whole or not at all; create its folder."""
+    if not is_local(path):  # object stores show an object only when it is complete
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"".join(parts))
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             file.writelines(parts)
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        error.filename = str(path)  # a full disk comes without the place
+        error.filename = str(path)  # the error of a full disk names no file
         raise
 
 
 @contextmanager
 def replacing(path: UPath) -> Iterator[BinaryIO]:
-    """Yield a file to write that takes the place of `path` when the block ends without an error.
+    """Yield a file to write that replaces `path` when the block ends without an error; create its folder.
 
-    For files that are too large to be held in memory. The folder is created.
+    For files that are too large to be held in memory.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not is_local(path):
@@ -61,18 +65,68 @@ def replacing(path: UPath) -> Iterator[BinaryIO]:
             with path.open("wb") as remote:
                 shutil.copyfileobj(scratch, remote)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_path(path)
     try:
-        with temporary.open("wb") as file:
+        with partial.open("wb") as file:
             yield file
-        temporary.replace(path)
+        partial.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
+def partial_path(path: UPath) -> UPath:
+    """Return where this process writes `path` until it is complete; other processes write it elsewhere."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
+
+
+def clear_partial_files(paths: Iterable[UPath]) -> None:
+    """Delete those of `paths` that killed processes of this machine left half-written.
+
+    Call it while this process writes none of them: a file of its own process number is that of a killed process, too.
+    """
+    for path in paths:
+        writer, _, process = path.name.removesuffix(PARTIAL).rpartition(".")
+        if (
+            path.name.endswith(PARTIAL)
+            and writer.endswith(f".{socket.gethostname()}")
+            and process.isdecimal()
+            and not _runs_elsewhere(int(process))
+        ):
+            path.unlink(missing_ok=True)
+
+
+def _runs_elsewhere(process: int) -> bool:
+    """Whether another process of this number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return process != os.getpid()
+
+
+def read_json(path: UPath, schema: type[Model], remedy: str) -> Model:
+    """Read a JSON file as `schema`; raises PipelineError, with the remedy, for one that does not fit it."""
+    content = path.read_bytes()
+    with refusing_damage(path, remedy):
+        return schema.model_validate_json(content)
+
+
+@contextmanager
+def refusing_damage(path: UPath, remedy: str) -> Iterator[None]:
+    """Raise a ValidationError of the content of `path` as a PipelineError of one line, with the remedy."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise PipelineError(f"{path} is damaged ({key + ': ' if key else ''}{first['msg']}); {remedy}") from None
+
+
 def read_parquet(path: UPath) -> pd.DataFrame:
-    """Read a table in this thread: pyarrow's threads may outlive Python's exit and abort it (Arrow issue 34314)."""
+    """Read a table in this thread: pyarrow's threads can outlive Python's exit and abort it (Arrow issue 34314)."""
     file = parquet.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False)
     table: pd.DataFrame = file.read(use_threads=False).to_pandas(use_threads=False)
     return table

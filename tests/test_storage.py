@@ -1,12 +1,19 @@
-"""Tables: what is written is what is read."""
+"""Files: what is written is what is read, damage is named, and nothing half-written stays."""
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from pydantic import BaseModel
 from upath import UPath
 
 from pipeline import storage
+from pipeline.errors import PipelineError
+from pipeline.outputs import OutputFolder
 
 TABLE = pd.DataFrame({
     "text": pd.array(["ä", None, "<script>"], dtype="string"),
@@ -45,3 +52,61 @@ def test_table_behind_a_url(memory_url: str) -> None:
 def test_missing_table_names_its_path(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.parquet"):
         storage.read_parquet(UPath(str(tmp_path / "none.parquet")))
+
+
+class Typed(BaseModel):
+    """A file with one number."""
+
+    number: int
+
+
+def test_typed_file_comes_back(tmp_path: Path) -> None:
+    path = UPath(str(tmp_path / "typed.json"))
+    storage.write_atomically(path, Typed(number=7).model_dump_json().encode())
+    assert storage.read_json(path, Typed, "") == Typed(number=7)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "Invalid JSON: EOF while parsing"),
+        (b'{"number": "many"}', r"number: Input should be a valid integer"),
+        (b"{}", "number: Field required"),
+        (b'{"number": "\xff"}', "Invalid JSON"),
+    ],
+)
+def test_damaged_file_is_one_line_with_a_remedy(tmp_path: Path, content: bytes, why: str) -> None:
+    path = UPath(str(tmp_path / "typed.json"))
+    path.write_bytes(content)
+    with pytest.raises(PipelineError, match=rf"^\S+typed\.json is damaged \({why}.*\); write it by hand$"):
+        storage.read_json(path, Typed, "write it by hand")
+
+
+KILLED = """
+import os, sys
+from upath import UPath
+from pipeline import storage
+
+UPath.replace = lambda *_: os._exit(9)
+storage.write_atomically(UPath(sys.argv[1]), b"half")
+"""
+
+
+def test_files_that_a_killed_process_left_are_cleared_and_those_of_others_stay(tmp_path: Path) -> None:
+    output, host = OutputFolder.at(str(tmp_path)), socket.gethostname()
+    places = [output.run, output.metrics("lstm"), output.model("lstm") / "checkpoints" / "a.keras", output.decisions]
+    code = KILLED.replace("UPath.replace", "type(UPath(sys.argv[1])).replace")
+    for path in places:
+        assert subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=60).returncode == 9
+    left = {path.name for path in tmp_path.rglob("*.partial")}
+    assert len(left) == len(places)
+    others = [f".run.json.{host}.{os.getppid()}.partial", ".run.json.elsewhere.1.partial", ".run.json.7.partial"]
+    own = [f".run.json.{host}.{os.getpid()}.partial"]
+    for name in (*others, *own, "run.json", "notes.partial.txt"):
+        (tmp_path / name).touch()
+    output.clear_partial_files()
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {*others, "run.json", "notes.partial.txt"}
+
+
+def test_nothing_is_cleared_behind_a_url(memory_url: str) -> None:
+    OutputFolder.at(memory_url).clear_partial_files()

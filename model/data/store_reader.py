@@ -14,7 +14,7 @@ from upath import UPath
 
 from model.data.array_reader import open_arrays
 from pipeline.errors import UsageError
-from pipeline.schema import flag_names
+from pipeline.schema import flag_names, version_mismatch
 
 POOL_CHUNKS = 16
 """Chunks that are mixed at a time. Recordings are stored in random order, so a pool of chunks drawn at random is a
@@ -55,11 +55,14 @@ class Store:
     """A feature store opened for reading; holds only metadata.
 
     `extra` names further variables over `sequence` that each block is to hold. Raises UsageError for a variable that
-    the store does not have.
+    the store does not have, and for a store of another schema version.
     """
 
     def __init__(self, uri: str, extra: Sequence[str] = ()) -> None:
         with xr.open_zarr(uri, chunks=None) as dataset:  # with chunks Dask would list every chunk of the store
+            mismatch = version_mismatch(uri, dataset.attrs.get("schema_version"))
+            if mismatch:
+                raise UsageError(mismatch)
             self.labels = flag_names(dataset["label"].attrs)
             self.split_runs: dict[str, list[list[int]]] = dataset.attrs["split_runs"]
             self.attributes: dict[str, Any] = dict(dataset.attrs)

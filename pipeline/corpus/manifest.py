@@ -5,12 +5,13 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-import xxhash
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.config import PipelineConfig
 from pipeline.corpus.sources import PART_COLUMNS, PART_TYPES, AudioSources, container_names
 from pipeline.corpus.splits import assign_splits, stable_hash
+from pipeline.digests import table_digest
 from pipeline.errors import UsageError, few
 from pipeline.outputs import OutputFolder
 from pipeline.schema import MANIFEST_COLUMNS, SPLITS
@@ -18,8 +19,6 @@ from pipeline.storage import read_parquet
 
 HEADER_TYPES: Final = {"samples": "int64", "sample_rate_hz": "int32", "channels": "int32", "error": "string"}
 """Columns and types of headers. Where a file has no header, `error` is the reason and the others are 0."""
-
-ROWS_AT_ONCE: Final = 2**16
 
 
 def read_manifest(output: OutputFolder) -> pd.DataFrame:
@@ -134,17 +133,11 @@ def _check_languages(manifest: pd.DataFrame, config: PipelineConfig) -> None:
 def manifest_digest(manifest: pd.DataFrame) -> str:
     """Return a digest of the recordings and their places in the store.
 
-    It does not depend on where the files lie, nor on which recordings are masked. PART_COLUMNS count only if they
-    apply to a recording: manifests written without them keep their digest.
+    It does not depend on where the files lie, nor on which recordings are masked. A column counts only if it applies
+    to a recording.
     """
-    state = xxhash.xxh3_128()
-    unused = [name for name in PART_COLUMNS if manifest[name].isna().all()]
-    for name in manifest.columns.drop(["uri", "append_index", "masked", *unused]):
-        state.update(name.encode())
-        for start in range(0, len(manifest), ROWS_AT_ONCE):  # text becomes Python objects
-            values = manifest[name].iloc[start : start + ROWS_AT_ONCE]
-            state.update(pd.util.hash_pandas_object(values, index=False).to_numpy().tobytes())
-    return state.hexdigest()
+    counted = manifest.drop(columns=["uri", "append_index", "masked"])
+    return table_digest(pa.Table.from_pandas(counted, preserve_index=False, nthreads=1))
 
 
 def extends(manifest: pd.DataFrame, earlier_digest: str) -> bool:

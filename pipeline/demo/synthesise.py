@@ -10,13 +10,14 @@ from typing import NamedTuple
 import soundfile
 from upath import UPath
 
-from pipeline.config import DemoConfig, digest
+from pipeline.config import DemoConfig
 from pipeline.demo.speech import LANGUAGES, SAMPLE_RATE_HZ, utterance
+from pipeline.digests import value_digest
 from pipeline.errors import UsageError
 from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.executor import Executor, completed
-from pipeline.storage import is_local, write_atomically
+from pipeline.storage import PARTIAL, clear_partial_files, is_local, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def make_corpus(output: OutputFolder, config: DemoConfig, executor: Executor) ->
     """
     if not is_local(output.root):
         raise UsageError(f"--out {output.root}: the demo needs a folder on this machine")
-    key_file, key = output.demo_key, digest(config.model_dump())
+    key_file, key = output.demo_key, value_digest(config.model_dump())
     if key_file.exists() and key_file.read_text() != key:
         raise UsageError(
             f"--out {output.root} holds a demo of other settings ({key_file.read_text()}, this one is {key}); take "
@@ -49,6 +50,7 @@ def make_corpus(output: OutputFolder, config: DemoConfig, executor: Executor) ->
     if not missing:
         log.info("demo: the corpus is complete already")
         return
+    clear_partial_files(root.rglob(f"*{PARTIAL}"))
     with track("demo", len(missing), "recordings", executor.monitor.dashboard) as progress:
         for _ in completed(executor.run(partial(write, root=root, config=config), missing)):
             progress.advance(audio_s=config.utterance_s)

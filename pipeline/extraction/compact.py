@@ -1,4 +1,4 @@
-"""The compact command: a store that grew, or of which something is masked → the store that one run would have made."""
+"""The compact command: a store with appends or masked recordings → the store that a single run would have written."""
 
 import logging
 import shutil
@@ -25,20 +25,20 @@ from pipeline.runtime import preflight
 from pipeline.runtime.executor import Executor, completed
 from pipeline.storage import is_local, write_atomically
 from pipeline.store import feature_store, records
-from pipeline.store.records import RecordingOutcome
+from pipeline.store.records import RecordingOutcome, Status
 
 PARTS: Final = ("manifest.parquet", "ledger.parquet", "features.zarr", "shards")
-"""What compaction makes anew, as it is called below the output folder."""
+"""What compaction replaces, by its names below the output folder."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the sequences of a segment lie in the old store: from `start`; and what became of its recording there."""
+    """The first sequence of a segment in the old store, and the outcome of its recording in the old ledger."""
 
     start: int
-    status: str
+    status: Status
     reason: str
     decoded_frames: int
 
@@ -55,18 +55,19 @@ class Move:
 
 
 def compact(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, key: str, executor: Executor) -> int:
-    """Write the finished store of the manifest `table` anew and put it in the old one's place; return its sequences.
+    """Replace the finished store of the manifest `table` by one without masked recordings; return its sequences.
 
-    No recording is read. Splits stay as they are; what is masked is dropped, and with it all that was known of it.
-    The new store is written beside the old one, which can be used until both change places. What an interrupted
-    compaction of the same store (`key`) has written is kept.
+    No recording is read, and no recording changes its split. The manifest and the ledger lose the rows of masked
+    recordings. The new store is written beside the old one, which can be read until both are swapped. Shards that an
+    interrupted compaction of the same store (`key`) wrote are kept. Raises UsageError for an output folder that is not
+    local, and PipelineError if all recordings are masked.
     """
     if not is_local(output.root):
-        raise UsageError(f"--out {output.root}: compact renames folders, so it needs one on this machine")
+        raise UsageError(f"--out {output.root}: compact renames folders, so it needs a folder on this machine")
     new = compacted_manifest(table, config.seed)
     plan = Plan(new, config)
     if not plan.sequences:
-        raise PipelineError(f"{output.manifest}: all that it has is masked, so compaction would leave nothing")
+        raise PipelineError(f"{output.manifest}: all recordings are masked; add recordings to the corpus first")
     extract.check_memory(executor, config)
     preflight.check(executor, output)
     beside = output.compacted
@@ -86,7 +87,7 @@ def compact(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, k
 
 
 def _begin(beside: OutputFolder, key: str) -> None:
-    """Remove what a compaction of another state of the store has left."""
+    """Delete what an interrupted compaction of another state of the store left."""
     key_file = beside.root / "key.txt"
     if not key_file.exists() or key_file.read_text() != key:
         shutil.rmtree(str(beside.root), ignore_errors=True)
@@ -96,7 +97,8 @@ def _begin(beside: OutputFolder, key: str) -> None:
 def _moves(
     table: pd.DataFrame, ledger: pd.DataFrame, new: pd.DataFrame, plan: Plan, pending: NDArray[np.int64]
 ) -> Iterator[Move]:
-    old = pd.Index(table["recording_id"]).get_indexer(pd.Index(new["recording_id"]))  # rows
+    """Yield the moves of the shards `pending` of the manifest `new`; `table` and `ledger` are of the old store."""
+    old = pd.Index(table["recording_id"]).get_indexer(pd.Index(new["recording_id"]))  # row of each new row
     start = table["first_sequence"].to_numpy()[old]
     status, reason = ledger["status"].to_numpy(object)[old], ledger["reason"].to_numpy(object)[old]
     decoded_frames = ledger["decoded_frames"].to_numpy()[old]
@@ -110,7 +112,7 @@ def _moves(
 
 
 def move_shard(move: Move, *, out: str, config: PipelineConfig) -> int:
-    """Write one whole shard of the new store from the sequences of the old one; return how many they are."""
+    """Write one whole shard of the new store from sequences of the old one; return their number."""
     old, shard = OutputFolder.at(out), move.shard
     arrays, outcomes = shard_arrays.empty(shard, config), []
     spans = [
@@ -126,19 +128,27 @@ def move_shard(move: Move, *, out: str, config: PipelineConfig) -> int:
         outcomes.append(_outcome(segment, origin, int(np.count_nonzero(values["valid"]))))
     with task.one_thread():
         written = feature_store.write_shard(old.compacted, shard.index, arrays)
-        records.mark_finished(old.compacted, shard_arrays.record_of(shard, arrays, tuple(outcomes), written))
+        records.write_record(old.compacted, shard_arrays.record_of(shard, arrays, tuple(outcomes), written))
     return shard.stop - shard.start
 
 
 def _outcome(segment: Segment, origin: Origin, written: int) -> RecordingOutcome:
-    """Return what extraction would have said of a segment of which `written` sequences are valid."""
-    if written == segment.count:
-        return RecordingOutcome(segment.recording, "ok", "", origin.decoded_frames, written)
-    return RecordingOutcome(segment.recording, origin.status, origin.reason, origin.decoded_frames, written)
+    """Return the outcome that extraction would have recorded for a segment with `written` valid sequences."""
+    complete = written == segment.count
+    return RecordingOutcome(
+        recording=segment.recording,
+        status="ok" if complete else origin.status,
+        reason="" if complete else origin.reason,
+        decoded_frames=origin.decoded_frames,
+        sequences_written=written,
+    )
 
 
 def swap(output: OutputFolder) -> None:
-    """Put the store that a compaction has finished in the place of the old one, however far an earlier swap came."""
+    """Move the store of a finished compaction into the place of the old one, or complete an interrupted swap.
+
+    Each part is replaced by two renames, and the mark `complete` goes last: a swap that was killed can be repeated.
+    """
     root, beside = Path(str(output.root)), Path(str(output.compacted.root))
     for name in PARTS:
         if (beside / name).exists():

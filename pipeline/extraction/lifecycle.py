@@ -1,8 +1,6 @@
 """The life of a store: created or extended, filled shard by shard, and finished with statistics and ledger."""
 
 import importlib.metadata
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +16,7 @@ from pipeline.outputs import OutputFolder
 from pipeline.runtime.code_upload import FEATURE_LIBRARIES
 from pipeline.schema import SCHEMA_VERSION, SPLITS, flag_attributes
 from pipeline.store import feature_store, records
-from pipeline.store.records import ShardRecord
+from pipeline.store.records import ShardRecord, StoreAttributes
 from pipeline.store.statistics import combine
 
 
@@ -27,26 +25,29 @@ def open_store(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None
 
     Raises UsageError for a store of another configuration, or of a manifest that `manifest` does not extend.
     """
-    found = records.attributes(output)
+    found = records.read_attributes(output)
     outline = _outline(manifest, plan)
-    wanted = outline.attributes
     if found is None:
         feature_store.create(output, outline)
-    elif found["config_hash"] != wanted["config_hash"]:
-        raise _mismatch(output, "configuration", "config_hash", found, wanted)
-    elif found["manifest_digest"] != wanted["manifest_digest"]:
-        if not extends(manifest, found["manifest_digest"]):
-            raise _mismatch(output, "manifest", "manifest_digest", found, wanted)
+        return
+    check_config(output, found, plan.config)
+    wanted = outline.attributes["manifest_digest"]
+    if found.manifest_digest != wanted:
+        if not extends(manifest, found.manifest_digest):
+            raise UsageError(
+                f"--out {output.root} holds a store of another manifest (manifest_digest {found.manifest_digest}, "
+                f"this run has {wanted}); choose another --out, or scan the corpus that the store was made of"
+            )
         feature_store.extend(output, outline)
 
 
-def _mismatch(
-    output: OutputFolder, what: str, key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> UsageError:
-    return UsageError(
-        f"--out {output.root} holds a store of another {what} ({key} {found[key]}, this run has {wanted[key]}); take "
-        f"another --out, or the {what} that it was made with"
-    )
+def check_config(output: OutputFolder, found: StoreAttributes, config: PipelineConfig) -> None:
+    """Raise UsageError if the store with the attributes `found` was made with another configuration."""
+    if found.config_hash != config.config_hash:
+        raise UsageError(
+            f"--out {output.root} holds a store of another configuration (config_hash {found.config_hash}, this run "
+            f"has {config.config_hash}); choose another --out, or use the configuration that it was made with"
+        )
 
 
 def pending_shards(output: OutputFolder, plan: Plan) -> NDArray[np.int64]:
@@ -55,9 +56,9 @@ def pending_shards(output: OutputFolder, plan: Plan) -> NDArray[np.int64]:
     These are the shards without a record, and those whose record lists other recordings than the plan does, because
     it was written for an earlier manifest.
     """
-    finished = records.finished(output)
-    outdated = {i for i in plan.changeable() & finished if not _matches(records.read_record(output, i), plan[i])}
-    return np.setdiff1d(np.arange(len(plan)), np.fromiter(finished - outdated, np.int64))
+    recorded = records.recorded_shards(output)
+    outdated = {i for i in plan.changeable() & recorded if not _matches(records.read_record(output, i), plan[i])}
+    return np.setdiff1d(np.arange(len(plan)), np.fromiter(recorded - outdated, np.int64))
 
 
 def _matches(record: ShardRecord, shard: Shard) -> bool:
@@ -86,14 +87,14 @@ def _outline(manifest: pd.DataFrame, plan: Plan) -> feature_store.Outline:
         sequences_per_chunk=config.store.sequences_per_chunk,
         sequences_per_shard=config.store.sequences_per_shard,
         hop_s=config.features.hop_s,
-        attributes={
-            "schema_version": SCHEMA_VERSION,
-            "config": config.model_dump(include=set(PipelineConfig.model_fields)),
-            "config_hash": config.store_hash,
-            "manifest_digest": manifest_digest(manifest),
-            "split_runs": split_runs(manifest),
-            "versions": {name: importlib.metadata.version(name) for name in FEATURE_LIBRARIES},
-        },
+        attributes=StoreAttributes(
+            schema_version=SCHEMA_VERSION,
+            config=config.model_dump(include=set(PipelineConfig.model_fields)),
+            config_hash=config.config_hash,
+            manifest_digest=manifest_digest(manifest),
+            split_runs=split_runs(manifest),
+            versions={name: importlib.metadata.version(name) for name in FEATURE_LIBRARIES},
+        ).model_dump(mode="json"),
         variable_attributes={
             **of_features,
             "features": {**of_features["features"], **_precision(config)},

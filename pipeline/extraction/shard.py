@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from pipeline.features.audio import AudioError, read_blocks
 from pipeline.outputs import OutputFolder
 from pipeline.schema import SPLITS
 from pipeline.store import feature_store, records
-from pipeline.store.records import RecordingOutcome, ShardRecord
+from pipeline.store.records import RecordingOutcome, ShardRecord, Status
 from pipeline.store.statistics import add_frames
 
 Arrays = dict[str, NDArray[Any]]
@@ -86,7 +85,7 @@ def invalidate(shard: Shard, output: OutputFolder) -> dict[int, RecordingOutcome
         )
     used = {segment.recording for segment in shard.segments if not segment.masked}
     kept = {o.recording: o for o in record.outcomes if o.recording in used and o.status != "filtered"}
-    records.mark_finished(output, replace(record, checksums={}, outcomes=tuple(kept.values())))
+    records.write_record(output, record.model_copy(update={"checksums": {}, "outcomes": tuple(kept.values())}))
     (stored,) = feature_store.read(output, [(shard.start, shard.stop)], ("valid",))
     valid = np.zeros_like(stored["valid"])
     for rows in _rows(shard, kept):
@@ -125,7 +124,7 @@ def fill(
     for segment in shard.segments:
         describe(arrays, segment, config.store.timesteps)
         if segment.masked:
-            outcomes.append(RecordingOutcome(segment.recording, "filtered", segment.masked, 0, 0))
+            outcomes.append(_outcome(segment, "filtered", segment.masked))
             continue
         if segment.recording in kept:
             outcomes.append(kept[segment.recording])
@@ -150,7 +149,7 @@ def _fill_segment(
             blocks = read_blocks(segment.source, config.features.sample_rate_hz)
             extract = config.features.extract(blocks, start, stop)
     except AudioError as error:
-        return RecordingOutcome(segment.recording, "failed", str(error), 0, 0)
+        return _outcome(segment, "failed", str(error))
     written = len(extract.values) // timesteps
     rows = slice(segment.place, segment.place + written)
     frames = feature_store.rounded(extract.values[: written * timesteps], config.store.mantissa_bits)
@@ -158,9 +157,15 @@ def _fill_segment(
     for name, compute in COMPUTED.items():
         arrays[name][rows] = compute(features)
     if written == segment.count:
-        return RecordingOutcome(segment.recording, "ok", "", extract.recording_frames, written)
+        return _outcome(segment, "ok", "", extract.recording_frames, written)
     reason = f"ends after {extract.recording_frames * config.features.hop_s:.2f} s, before the end its header names"
-    return RecordingOutcome(segment.recording, "short", reason, extract.recording_frames, written)
+    return _outcome(segment, "short", reason, extract.recording_frames, written)
+
+
+def _outcome(segment: Segment, status: Status, reason: str, frames: int = 0, written: int = 0) -> RecordingOutcome:
+    return RecordingOutcome(
+        recording=segment.recording, status=status, reason=reason, decoded_frames=frames, sequences_written=written
+    )
 
 
 def record_of(

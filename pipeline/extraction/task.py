@@ -85,7 +85,7 @@ def _extract_shard(shard: Shard, out: str, config: PipelineConfig, shared: Share
         outcomes, works = shards.fill(arrays, shard, config, shared, kept)
         shards.clear_invalid(arrays)
         record = shards.record_of(shard, arrays, outcomes, feature_store.write_shard(output, shard.index, arrays))
-        records.mark_finished(output, record)
+        records.write_record(output, record)
     except OSError as error:
         raise PipelineError(
             f"{shard} cannot be written to {out}: {error.strerror or error}; make room or mend the folder, then "

@@ -1,4 +1,4 @@
-"""The verify stage: what is stored is what was written."""
+"""The verify stage: the stored bytes are those that were written, and the ledger matches the shards."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -19,16 +19,16 @@ from pipeline.store import feature_store, records
 
 @dataclass(frozen=True)
 class Damage:
-    """The stored arrays of a shard that differ from their checksums."""
+    """The variables of a shard whose stored objects differ from their checksums."""
 
     index: int
-    arrays: tuple[str, ...]
+    variables: tuple[str, ...]
 
 
 def verify(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, executor: Executor) -> int:
-    """Recompute the checksum of every stored object and check that the ledger closes; return how many shards.
+    """Recompute the checksums of all stored objects and the ledger; return the number of shards.
 
-    Raises PipelineError that names what differs.
+    Raises PipelineError for a store that is not extracted completely, and with the names of what differs.
     """
     plan = Plan(table, config)
     unfinished = len(lifecycle.pending_shards(output, plan))
@@ -41,13 +41,13 @@ def verify(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, ex
     with track("verify", len(plan), "shards", executor.monitor.dashboard) as progress:
         for done in completed(executor.run(partial(check_shard, out=str(output.root)), range(len(plan)))):
             damage = done.result
-            damaged += [damage] if damage.arrays else []
-            progress.advance(failed=bool(damage.arrays))
+            damaged += [damage] if damage.variables else []
+            progress.advance(failed=bool(damage.variables))
     if damaged:
         raise PipelineError(_describe(output, sorted(damaged, key=lambda damage: damage.index)))
     written = (records.read_record(output, index) for index in range(len(plan)))
     if not ledger.build(table, written, config).equals(storage.read_parquet(output.ledger)):
-        raise PipelineError(f"{output.ledger} does not agree with the shards; delete it and run extract again")
+        raise PipelineError(f"{output.ledger} does not match the shards; delete it and run extract again")
     return len(plan)
 
 
@@ -59,11 +59,11 @@ def check_shard(index: int, *, out: str) -> Damage:
 
 
 def _describe(output: OutputFolder, damaged: list[Damage]) -> str:
-    first = damaged[0]
-    more = f", and {len(damaged) - 1} more shards" if len(damaged) > 1 else ""
+    """Return the message for shards that differ, in rising order."""
+    first, others = damaged[0], len(damaged) - 1
+    more = {0: "", 1: ", and 1 more shard differs"}.get(others, f", and {others} more shards differ")
     names = few([output.shard_record(damage.index).name for damage in damaged])
     return (
-        f"shard {first.index} of {output.store} differs from its checksums in {', '.join(first.arrays)}{more}; delete "
-        f"the records of what differs ({names}) in {output.shards} and run "
-        "extract again to write them anew"
+        f"shard {first.index} of {output.store} differs from its checksums in {', '.join(first.variables)}{more}; "
+        f"delete the records of these shards ({names}) in {output.shards} and run extract again: it writes them anew"
     )

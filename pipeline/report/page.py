@@ -331,8 +331,8 @@ def example(found: Found, pictures: Pictures) -> Context | None:
     facts, labels = found.metrics[name]["example"], found.metrics[name]["labels"]
     probabilities = np.array(facts["probabilities"])
     start = facts["first_sequence"]
-    evaluated, stored = found.metrics[name].get("store"), records.attributes(found.output)
-    if stored is None or (evaluated and evaluated["manifest_digest"] != stored["manifest_digest"]):
+    evaluated, stored = found.metrics[name].get("store"), records.read_attributes(found.output)
+    if stored is None or (evaluated and evaluated["manifest_digest"] != stored.manifest_digest):
         return None  # the sequences may be those of another recording by now
     features = feature_store.read_features(found.output, start, start + len(probabilities))
     if np.isnan(features).any():  # masked since

@@ -31,9 +31,9 @@ def show(output: OutputFolder, history: "History", console: Console) -> None:
         appends, masked = int(manifest["append_index"].max()), int(masked_rows(manifest).sum())
         if appends or masked:
             console.print(f"since then  {appends} appends, {masked} recordings masked")
-        found = records.attributes(output)
+        found = records.read_attributes(output)
         if found is not None:
-            plan = Plan(manifest, PipelineConfig.model_validate(found["config"]))
+            plan = Plan(manifest, PipelineConfig.model_validate(found.config))
             left = len(lifecycle.pending_shards(output, plan))
             console.print(f"shards      {len(plan) - left} of {len(plan)} finished")
     if output.ledger.exists():

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import xxhash
 import zarr
 import zarr.storage
 from numcodecs.bitround import BitRound
@@ -17,10 +16,11 @@ from zarr.core.array_spec import ArrayConfigParams  # zarr 3.1: a type, not expo
 from zarr.errors import ZarrUserWarning
 
 from pipeline import schema
+from pipeline.digests import bytes_digest
 from pipeline.outputs import OutputFolder
 from pipeline.schema import FEATURE, Variable
-from pipeline.storage import is_local, write_atomically
-from pipeline.store.records import finished
+from pipeline.storage import PARTIAL, is_local, write_atomically
+from pipeline.store.records import recorded_shards
 from pipeline.store.shard_codec import COMPRESSOR, encode
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -86,7 +86,7 @@ def create(output: OutputFolder, outline: Outline) -> None:
     Shard records of an earlier store are deleted first, and the attributes are written last: a store with attributes
     is complete.
     """
-    for index in finished(output):
+    for index in recorded_shards(output):
         output.shard_record(index).unlink()
     group = zarr.create_group(zarr_store(output.store), zarr_format=3, overwrite=True)
     for variable in schema.SEQUENCE_VARIABLES:
@@ -178,15 +178,8 @@ def write_shard(output: OutputFolder, index: int, arrays: Arrays) -> dict[str, s
         compressed = name == "features" and bool(features.compressors)
         parts = encode(values, chunk, shard // chunk, variable.fill, compressed=compressed)
         write_atomically(places[name], *parts)
-        checksums[name] = _checksum(parts)
+        checksums[name] = bytes_digest(parts)
     return checksums
-
-
-def _checksum(parts: Iterable[bytes | memoryview]) -> str:
-    state = xxhash.xxh3_128()
-    for part in parts:
-        state.update(part)
-    return state.hexdigest()
 
 
 def write_valid(output: OutputFolder, index: int, valid: NDArray[np.bool_]) -> None:
@@ -200,7 +193,7 @@ def checksums(output: OutputFolder, index: int) -> dict[str, str]:
     result = {}
     for name, path in objects(output, index).items():
         try:
-            result[name] = _checksum([path.read_bytes()])
+            result[name] = bytes_digest([path.read_bytes()])
         except FileNotFoundError:
             result[name] = "missing"
     return result
@@ -229,7 +222,7 @@ def seal(output: OutputFolder, mean: NDArray[np.float64], std: NDArray[np.float6
     _array(group, "train_std")[:] = std
     _array(group, "train_count")[...] = count
     if is_local(output.root):
-        for leftover in (*output.store.rglob("*.partial"), *output.shards.glob("*.partial")):
+        for leftover in (*output.store.rglob(f"*{PARTIAL}"), *output.shards.glob(f"*{PARTIAL}")):
             leftover.unlink()
 
 

@@ -1,35 +1,65 @@
-"""What is said of a store beside its arrays: its attributes, and a record of each finished shard."""
+"""The attributes of a store, and the completion record of each of its shards."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
 
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.errors import UsageError
 from pipeline.outputs import OutputFolder
-from pipeline.storage import write_atomically
+from pipeline.schema import version_mismatch
+from pipeline.storage import read_json, refusing_damage, write_atomically
 
-SUM_UNIT = 2.0**-20
+SUM_UNIT: Final = 2.0**-20
+
+Status = Literal["ok", "short", "filtered", "failed"]
+"""The statuses of `pipeline.schema.STATUSES`."""
 
 
-@dataclass(frozen=True)
-class RecordingOutcome:
-    """What a shard made of one recording: `recording` is its row in the manifest."""
+class StoreAttributes(BaseModel):
+    """The attributes of a store.
+
+    `config` are the settings that decide what a store holds, and `config_hash` is their digest; `manifest_digest` is
+    that of the manifest. `split_runs` maps each split to the sequences [start, stop) of its runs, `versions` each
+    library that computes features to its version. Attributes that others add are ignored.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int
+    config: Mapping[str, Any]
+    config_hash: str
+    manifest_digest: str
+    split_runs: Mapping[str, Sequence[Sequence[int]]]
+    versions: Mapping[str, str]
+
+
+class RecordingOutcome(BaseModel):
+    """The outcome of a recording in one shard.
+
+    `recording` is the row of the manifest, `reason` is empty if the status is ok. `decoded_frames` counts the frames
+    of the whole recording, `sequences_written` the valid sequences in this shard.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     recording: int
-    status: str
+    status: Status
     reason: str
     decoded_frames: int
     sequences_written: int
 
 
-@dataclass(frozen=True)
-class ShardRecord:
-    """Proof that a shard is finished, and all that the driver needs to know of it.
+class ShardRecord(BaseModel):
+    """The record of a finished shard, or, without checksums, of a shard that is being rewritten.
 
-    Without checksums it is that of a shard which is being written anew, and of which `outcomes` holds what is kept.
-    `train_sum` and `train_sum_squares` are over the frames of valid training sequences, one value a coefficient, in
-    units of SUM_UNIT: integers add up to the same total in any order.
+    `checksums` maps each variable to the xxh3_128 of its stored object. `outcomes` has the recordings of the shard in
+    their order; while it is being rewritten, those that are kept. `train_count` is the number of frames of valid
+    training sequences; `train_sum` and `train_sum_squares` are over these frames, one value per feature, in units of
+    SUM_UNIT: integers, so that totals do not depend on the order of the shards.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     index: int
     checksums: Mapping[str, str]
@@ -43,50 +73,54 @@ class ShardRecord:
         """Whether the shard is written."""
         return bool(self.checksums)
 
-    def to_json(self) -> str:
-        """Return the record as one line of JSON."""
-        outcomes = [vars(outcome) for outcome in self.outcomes]
-        return json.dumps({**vars(self), "outcomes": outcomes}, ensure_ascii=False)
 
-    @classmethod
-    def from_json(cls, text: str) -> "ShardRecord":
-        """Read what `to_json` wrote."""
-        fields = json.loads(text)
-        fields["outcomes"] = tuple(RecordingOutcome(**outcome) for outcome in fields["outcomes"])
-        fields["train_sum"] = tuple(fields["train_sum"])
-        fields["train_sum_squares"] = tuple(fields["train_sum_squares"])
-        return cls(**fields)
+class _Group(BaseModel):
+    """The attributes in the metadata of a Zarr group."""
+
+    attributes: Mapping[str, Any] = {}
 
 
-def attributes(output: OutputFolder) -> dict[str, Any] | None:
-    """Return the attributes of a store whose creation was finished, else None."""
+def read_attributes(output: OutputFolder) -> StoreAttributes | None:
+    """Return the attributes of the store, or None if there is no store or its creation was interrupted.
+
+    Raises UsageError for a store of another schema version, and PipelineError for metadata that cannot be read.
+    """
+    path, remedy = output.store / "zarr.json", "restore it from a backup, or choose another --out"
     try:
-        found: dict[str, Any] = json.loads((output.store / "zarr.json").read_bytes()).get("attributes", {})
+        found = read_json(path, _Group, remedy).attributes
     except FileNotFoundError:
         return None
-    return found if "schema_version" in found else None
+    if "schema_version" not in found:
+        return None
+    mismatch = version_mismatch(str(output.store), found["schema_version"])
+    if mismatch:
+        raise UsageError(mismatch)
+    with refusing_damage(path, remedy):
+        return StoreAttributes.model_validate(found)
 
 
-def mark_finished(output: OutputFolder, record: ShardRecord) -> None:
-    """Say that a shard is finished; the last write of its task."""
-    write_atomically(output.shard_record(record.index), record.to_json().encode())
+def write_record(output: OutputFolder, record: ShardRecord) -> None:
+    """Write the record of a shard: the last write of the task that finishes it."""
+    write_atomically(output.shard_record(record.index), record.model_dump_json().encode())
 
 
 def read_record(output: OutputFolder, index: int) -> ShardRecord:
-    """Return the record of the finished shard `index`."""
-    return ShardRecord.from_json(output.shard_record(index).read_text(encoding="utf-8"))
+    """Return the record of shard `index`; raises PipelineError for one that cannot be read."""
+    remedy = "delete it and run extract again, which writes the shard anew"
+    return read_json(output.shard_record(index), ShardRecord, remedy)
 
 
 def find_record(output: OutputFolder, index: int) -> ShardRecord | None:
-    """Return the record of shard `index`, or None where there is none yet."""
+    """Return the record of shard `index`, or None if there is none; raises PipelineError as `read_record`."""
     try:
         return read_record(output, index)
     except FileNotFoundError:
         return None
 
 
-def finished(output: OutputFolder) -> set[int]:
-    """Return the indices of the shards that are marked finished."""
+def recorded_shards(output: OutputFolder) -> set[int]:
+    """Return the indices of the shards that have a record."""
     if not output.shards.exists():
         return set()
-    return {int(path.stem) for path in output.shards.iterdir() if path.suffix == ".json"}
+    files = (path for path in output.shards.iterdir() if path.suffix == ".json")
+    return {int(path.stem) for path in files if path.stem.isdecimal()}

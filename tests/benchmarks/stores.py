@@ -12,6 +12,7 @@ from pipeline.config import PipelineConfig
 from pipeline.outputs import OutputFolder
 from pipeline.schema import SCHEMA_VERSION, SPLITS, flag_attributes
 from pipeline.store import feature_store, records
+from pipeline.store.records import ShardRecord, StoreAttributes
 
 LABELS: Final = ("de", "en", "es", "fr")
 TIMESTEPS, N_MFCC = 20, 40
@@ -23,7 +24,7 @@ def make(root: Path, train_shards: int, validation_shards: int = 0, *, links: bo
     """Return a store with so many shards a split, made if it is not there."""
     output = OutputFolder.at(str(root))
     shards = train_shards + validation_shards
-    if len(records.finished(output)) == shards:
+    if len(records.recorded_shards(output)) == shards:
         return output
     edges = [SEQUENCES_PER_SHARD * count for count in (0, train_shards, shards)]
     runs = {split: [list(run)] for split, run in zip(SPLITS, pairwise(edges), strict=False) if run[0] < run[1]}
@@ -34,16 +35,26 @@ def make(root: Path, train_shards: int, validation_shards: int = 0, *, links: bo
         sequences_per_chunk=CONFIG.store.sequences_per_chunk,
         sequences_per_shard=SEQUENCES_PER_SHARD,
         hop_s=CONFIG.features.hop_s,
-        attributes={"schema_version": SCHEMA_VERSION, "config": CONFIG.model_dump(), "split_runs": runs},
+        attributes=StoreAttributes(
+            schema_version=SCHEMA_VERSION,
+            config=CONFIG.model_dump(),
+            config_hash=CONFIG.config_hash,
+            manifest_digest="",
+            split_runs=runs,
+            versions={},
+        ).model_dump(mode="json"),
         variable_attributes={"label": flag_attributes(LABELS), "split": flag_attributes(SPLITS)},
     )
     feature_store.create(output, outline)
+    record = ShardRecord(
+        index=0, checksums={}, outcomes=(), train_count=0, train_sum=(), train_sum_squares=()
+    )  # fmt: skip
     for index in range(shards):
         if links and index:
             _link(output, index)
         else:
             feature_store.write_shard(output, index, _shard(index))
-        records.mark_finished(output, records.ShardRecord(index, {}, (), 0, (), ()))
+        records.write_record(output, record.model_copy(update={"index": index}))
     feature_store.seal(output, np.zeros(N_MFCC), np.ones(N_MFCC), edges[1] * TIMESTEPS)
     return output
 

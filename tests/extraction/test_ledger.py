@@ -27,7 +27,15 @@ ROW = {name: row for row, name in enumerate(TABLE["recording_id"])}
 
 
 def record(*outcomes: RecordingOutcome) -> ShardRecord:
-    return ShardRecord(0, {}, outcomes, 0, (), ())
+    return ShardRecord(
+        index=0, checksums={}, outcomes=outcomes, train_count=0, train_sum=(), train_sum_squares=()
+    )  # fmt: skip
+
+
+def outcome(recording: int, status: str, reason: str, decoded_frames: int, written: int) -> RecordingOutcome:
+    return RecordingOutcome(
+        recording=recording, status=status, reason=reason, decoded_frames=decoded_frames, sequences_written=written
+    )  # fmt: skip
 
 
 def row_of(rows: pd.DataFrame, name: str) -> dict[str, object]:
@@ -37,7 +45,7 @@ def row_of(rows: pd.DataFrame, name: str) -> dict[str, object]:
 
 def all_ok() -> list[ShardRecord]:
     return [
-        record(*[RecordingOutcome(s.recording, "ok", "", 401, s.count) for s in shard.segments])
+        record(*[outcome(s.recording, "ok", "", 401, s.count) for s in shard.segments])
         for shard in Plan(TABLE, CONFIG)
     ]
 
@@ -76,9 +84,9 @@ def test_recording_without_a_header_failed_with_its_reason() -> None:
 def test_worst_status_and_its_reason_win(order: list[int]) -> None:
     row = ROW["en/c/long.wav"]
     records = [
-        record(RecordingOutcome(row, "ok", "", 401, 4)),
-        record(RecordingOutcome(row, "failed", "gone", 0, 0)),
-        record(RecordingOutcome(row, "short", "ends early", 300, 3)),
+        record(outcome(row, "ok", "", 401, 4)),
+        record(outcome(row, "failed", "gone", 0, 0)),
+        record(outcome(row, "short", "ends early", 300, 3)),
     ]
     rows = ledger.build(TABLE, [records[i] for i in order], CONFIG)
     assert row_of(rows, "en/c/long.wav") == {
@@ -90,14 +98,14 @@ def test_worst_status_and_its_reason_win(order: list[int]) -> None:
 def test_ledger_closes(drawn: list[tuple[str, int]]) -> None:
     segments = [segment for shard in Plan(TABLE, CONFIG) for segment in shard.segments]
     records = [
-        record(RecordingOutcome(s.recording, status, "" if status == "ok" else "why", 401, written))
+        record(outcome(s.recording, status, "" if status == "ok" else "why", 401, written))
         for s, (status, written) in zip(segments, drawn, strict=False)
     ]
     rows = ledger.build(TABLE, records, CONFIG)
     counts = ledger.counts(rows)
     assert sum(counts.values()) == len(TABLE)
     assert tuple(counts) == STATUSES
-    written = sum(outcome.sequences_written for r in records for outcome in r.outcomes)
+    written = sum(o.sequences_written for r in records for o in r.outcomes)
     assert rows["sequences_written"].sum() == written
     assert (rows["reason"] == "").to_list() == (rows["status"] == "ok").to_list()
 

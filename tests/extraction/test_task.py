@@ -357,7 +357,7 @@ def test_store_that_cannot_be_written_raises_and_is_not_marked(work: Work, tmp_p
     assert message.startswith(f"shard 1 (sequences 8 to 16) cannot be written to {tmp_path / 'out'}: ")
     assert message.endswith("make room or mend the folder, then run the same command again: finished shards are kept")
     assert isinstance(error.value.__cause__, OSError)
-    assert records.finished(work.output) == set()
+    assert records.recorded_shards(work.output) == set()
 
 
 def test_record_that_cannot_be_written_raises(work: Work, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_kind_has_its_own_settings_and_defaults(overrides: tuple[str, ...]) ->
     config = settings(*overrides)
     assert config.features == LogEnergy(n_bands=4)
     assert config.model_dump()["features"] == LogEnergy(n_bands=4).model_dump()
-    assert config.store_hash != settings("features.kind=log_energy").store_hash != settings().store_hash
+    assert config.config_hash != settings("features.kind=log_energy").config_hash != settings().config_hash
 
 
 def test_a_kind_that_overrides_the_files_drops_the_settings_of_the_other(tmp_path: Path) -> None:

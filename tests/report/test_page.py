@@ -21,7 +21,7 @@ from pipeline import storage
 from pipeline.outputs import OutputFolder
 from pipeline.report import page as report_page
 from pipeline.report import plots
-from pipeline.schema import LEDGER_COLUMNS, MANIFEST_COLUMNS
+from pipeline.schema import LEDGER_COLUMNS, MANIFEST_COLUMNS, SCHEMA_VERSION
 from pipeline.storage import write_atomically
 from pipeline.store import feature_store
 
@@ -43,7 +43,10 @@ RECORDINGS = (
     (MATHS, None, "train", 240.0, "ok", ""),
     (MATHS, None, "test", 66.0, "failed", "not readable as audio: <b>bad</b> header"),
 )
-ATTRIBUTES = {"schema_version": 1, "manifest_digest": "d1"}
+ATTRIBUTES = {
+    "schema_version": SCHEMA_VERSION, "config": {}, "config_hash": "c1", "manifest_digest": "d1", "split_runs": {},
+    "versions": {},
+}  # fmt: skip
 HISTORY = pd.DataFrame(
     {"epoch": [1, 2, 3], "loss": [1.0, 0.5, 0.2], "accuracy": [0.4, 0.6, 0.9],
      "val_loss": [1.1, 0.7, 0.8], "val_accuracy": [0.3, 0.6, 0.5]}

@@ -1,6 +1,7 @@
 """The store: what xarray sees of it, whole shards only, checksums, and equal bytes wherever it lies."""
 
 import hashlib
+import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from model.data.store_reader import Store as StoreReader
+from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
-from pipeline.schema import SEQUENCE_VARIABLES, SPLITS, flag_attributes
+from pipeline.schema import SCHEMA_VERSION, SEQUENCE_VARIABLES, SPLITS, STATUSES, flag_attributes
 from pipeline.store import feature_store, records
 from pipeline.store.feature_store import Outline, rounded
-from pipeline.store.records import RecordingOutcome, ShardRecord
+from pipeline.store.records import RecordingOutcome, ShardRecord, StoreAttributes
 
 SEQUENCES, TIMESTEPS, COEFFICIENTS = 10, 3, 2
 DTYPES = {variable.name: variable.dtype for variable in SEQUENCE_VARIABLES}
+ATTRIBUTES = StoreAttributes(
+    schema_version=SCHEMA_VERSION,
+    config={"seed": 1},
+    config_hash="c",
+    manifest_digest="m",
+    split_runs={"train": [[0, 10]]},
+    versions={"numpy": "2"},
+)
 OUTLINE = Outline(
     sequences=SEQUENCES,
     timesteps=TIMESTEPS,
@@ -29,11 +40,18 @@ OUTLINE = Outline(
     sequences_per_chunk=2,
     sequences_per_shard=4,
     hop_s=0.010,
-    attributes={"schema_version": 1, "split_runs": {"train": [[0, 10]]}},
+    attributes=ATTRIBUTES.model_dump(mode="json"),
     variable_attributes={"label": flag_attributes(["de", "en"]), "split": flag_attributes(SPLITS)},
 )
 COMPRESSED = replace(OUTLINE, compressed=True)
-RECORD = ShardRecord(2, {"features": "ab"}, (RecordingOutcome(0, "ok", "", 31, 3),), 9, (1, -2), (3, 4))
+RECORD = ShardRecord(
+    index=2,
+    checksums={"features": "ab"},
+    outcomes=(RecordingOutcome(recording=0, status="ok", reason="", decoded_frames=31, sequences_written=3),),
+    train_count=9,
+    train_sum=(1, -2),
+    train_sum_squares=(3, 4),
+)
 
 
 def created(root: Path | str, outline: Outline = OUTLINE) -> OutputFolder:
@@ -138,12 +156,12 @@ def test_arrays_are_sharded_alike_and_chunks_are_inside(tmp_path: Path) -> None:
 
 def test_attributes_come_back(tmp_path: Path) -> None:
     output = created(tmp_path)
-    assert records.attributes(output) == OUTLINE.attributes
+    assert records.read_attributes(output) == ATTRIBUTES
     assert opened(output).attrs == OUTLINE.attributes
 
 
 def test_folder_without_a_store_has_no_attributes(tmp_path: Path) -> None:
-    assert records.attributes(OutputFolder.at(str(tmp_path))) is None
+    assert records.read_attributes(OutputFolder.at(str(tmp_path))) is None
 
 
 def test_store_that_was_not_finished_is_none_and_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +174,7 @@ def test_store_that_was_not_finished_is_none_and_is_replaced(tmp_path: Path, mon
             created(tmp_path)
     output = OutputFolder.at(str(tmp_path))
     (tmp_path / "features.zarr" / "label" / "leftover").touch()
-    assert records.attributes(output) is None
+    assert records.read_attributes(output) is None
     created(tmp_path)
     created(tmp_path / "fresh")
     assert objects(tmp_path / "features.zarr") == objects(tmp_path / "fresh" / "features.zarr")
@@ -371,7 +389,7 @@ def test_store_behind_a_url_has_the_bytes_of_one_in_a_folder(tmp_path: Path, mem
     assert [feature_store.checksums(there, index) for index in range(3)] == [
         feature_store.checksums(here, i) for i in range(3)
     ]
-    assert records.attributes(there) == OUTLINE.attributes
+    assert records.read_attributes(there) == ATTRIBUTES
     np.testing.assert_array_equal(feature_store.read_features(there, 0, 10), feature_store.read_features(here, 0, 10))
     feature_store.seal(there, np.zeros(2), np.ones(2), 1)
     for name, content in objects(tmp_path / "features.zarr").items():
@@ -381,24 +399,31 @@ def test_store_behind_a_url_has_the_bytes_of_one_in_a_folder(tmp_path: Path, mem
 
 def test_finished_shards_are_those_with_a_record(tmp_path: Path) -> None:
     output = created(tmp_path)
-    assert records.finished(output) == set()
-    records.mark_finished(output, RECORD)
+    assert records.recorded_shards(output) == set()
+    records.write_record(output, RECORD)
     (tmp_path / "shards" / ".00000003.json.77.partial").touch()
-    assert records.finished(output) == {2}
+    assert records.recorded_shards(output) == {2}
     assert records.read_record(output, 2) == RECORD
 
 
 def test_finished_shards_behind_a_url(memory_url: str) -> None:
     output = OutputFolder.at(memory_url)
-    assert records.finished(output) == set()
-    records.mark_finished(output, RECORD)
-    assert records.finished(output) == {2}
+    assert records.recorded_shards(output) == set()
+    records.write_record(output, RECORD)
+    assert records.recorded_shards(output) == {2}
     assert records.read_record(output, 2) == RECORD
 
 
 counts = st.integers(0, 2**40)
 sums = st.lists(st.integers(-(2**80), 2**80), max_size=5).map(tuple)
-outcomes = st.builds(RecordingOutcome, counts, st.sampled_from(["ok", "short", "failed"]), st.text(), counts, counts)
+outcomes = st.builds(
+    RecordingOutcome,
+    recording=counts,
+    status=st.sampled_from(STATUSES),
+    reason=st.text(),
+    decoded_frames=counts,
+    sequences_written=counts,
+)
 
 
 @given(
@@ -413,9 +438,57 @@ outcomes = st.builds(RecordingOutcome, counts, st.sampled_from(["ok", "short", "
     )
 )
 def test_record_survives_json(record: ShardRecord) -> None:
-    text = record.to_json()
-    assert "\n" not in text
-    assert ShardRecord.from_json(text) == record
+    assert ShardRecord.model_validate_json(record.model_dump_json()) == record
+
+
+@pytest.mark.parametrize(
+    "change",
+    [b"{", b"", b"[]", RECORD.model_dump_json().replace("ok", "fine").encode(), RECORD.model_dump_json()[:-3].encode(),
+     RECORD.model_dump_json().replace('"index":2', '"index":2,"more":1').encode()],
+)  # fmt: skip
+def test_damaged_record_is_one_line(tmp_path: Path, change: bytes) -> None:
+    output = created(tmp_path)
+    records.write_record(output, RECORD)
+    output.shard_record(2).write_bytes(change)
+    with pytest.raises(PipelineError, match=r"00000002\.json is damaged \(.*\); delete it and run extract again, whi"):
+        records.find_record(output, 2)
+
+
+def test_files_that_are_no_records_are_ignored(tmp_path: Path) -> None:
+    output = created(tmp_path)
+    records.write_record(output, RECORD)
+    for name in ("notes.json", "00000003.json.bak", ".00000004.json.host.7.partial"):
+        (tmp_path / "shards" / name).touch()
+    assert records.recorded_shards(output) == {2}
+
+
+def with_attributes(output: OutputFolder, **changes: object) -> None:
+    path = output.store / "zarr.json"
+    content = json.loads(path.read_bytes())
+    content["attributes"] |= changes
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("version", [1, SCHEMA_VERSION + 1, "2", None])
+def test_store_of_another_schema_version_is_refused(tmp_path: Path, version: object) -> None:
+    output = created(tmp_path)
+    with_attributes(output, schema_version=version)
+    message = rf"features\.zarr has schema version {version}, but this version of the pipeline needs 2; choose another"
+    for opening in (lambda: records.read_attributes(output), lambda: StoreReader(str(output.store))):
+        with pytest.raises(UsageError, match=message):
+            opening()
+
+
+def test_damaged_attributes_are_one_line_and_those_of_others_are_ignored(tmp_path: Path) -> None:
+    output = created(tmp_path)
+    with_attributes(output, title="a store with a name")
+    assert records.read_attributes(output) == ATTRIBUTES
+    with_attributes(output, config_hash=None)
+    with pytest.raises(PipelineError, match=r"zarr\.json is damaged \(config_hash: .*\); restore it from a backup"):
+        records.read_attributes(output)
+    (output.store / "zarr.json").write_text("{")
+    with pytest.raises(PipelineError, match=r"zarr\.json is damaged \(Invalid JSON: .*\); restore it"):
+        records.read_attributes(output)
 
 
 @pytest.mark.parametrize("outline", [OUTLINE, COMPRESSED])

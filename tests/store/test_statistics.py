@@ -16,12 +16,12 @@ def record_of(frames: NDArray[np.float64]) -> ShardRecord:
     """The record of a shard with these training frames (frame, mfcc)."""
     sums, squares = frames.sum(axis=0), np.square(frames).sum(axis=0)
     return ShardRecord(
-        0,
-        {},
-        (),
-        len(frames),
-        tuple(round(x / SUM_UNIT) for x in sums.tolist()),
-        tuple(round(x / SUM_UNIT) for x in squares.tolist()),
+        index=0,
+        checksums={},
+        outcomes=(),
+        train_count=len(frames),
+        train_sum=tuple(round(x / SUM_UNIT) for x in sums.tolist()),
+        train_sum_squares=tuple(round(x / SUM_UNIT) for x in squares.tolist()),
     )
 
 
@@ -75,7 +75,9 @@ def test_no_training_frame_gives_nan(records: list[ShardRecord]) -> None:
 
 
 def test_sums_beyond_64_bits_are_added_exactly() -> None:
-    huge = ShardRecord(0, {}, (), 2**40, (2**70,), (2**90,))
+    huge = ShardRecord(
+        index=0, checksums={}, outcomes=(), train_count=2**40, train_sum=(2**70,), train_sum_squares=(2**90,)
+    )
     found = combine([huge] * 1000, 1)
     assert found.count == 1000 * 2**40
     np.testing.assert_allclose(found.mean, [2.0**10])

@@ -83,8 +83,8 @@ def create(
         hop_s=settings.features.hop_s,
         attributes={
             "schema_version": SCHEMA_VERSION,
-            "config": settings.model_dump(),
-            "config_hash": settings.store_hash,
+            "config": settings.model_dump(mode="json"),
+            "config_hash": settings.config_hash,
             "manifest_digest": "0123456789abcdef",
             "split_runs": {name: [list(run) for run in split_runs.get(name, ())] for name in SPLITS},
             "versions": {},
