@@ -229,3 +229,24 @@ def test_an_output_folder_that_cannot_be_written_is_told_at_once(corpus: Path, t
     assert result.returncode == 2
     assert f"--out {disk / 'out'} cannot be written: Read-only file system" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_store_of_another_version_and_a_damaged_record_are_one_line_each(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert extract(corpus, out).returncode == 0
+    record = out / "shards" / "00000000.json"
+    content = record.read_bytes()
+    record.write_bytes(content[:-9])
+    result = run("verify", "--out", out, *SERIAL)
+    assert (result.returncode, result.stderr.count("Traceback")) == (1, 0)
+    assert f"{record} is damaged (Invalid JSON: " in result.stderr.splitlines()[-1]
+    assert result.stderr.endswith("; delete it and run extract again, which writes the shard anew\n")
+    record.unlink()
+    assert run("extract", "--out", out, *SERIAL).returncode == 0
+    assert record.read_bytes() == content
+    metadata = out / "features.zarr" / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    for command in ("extract", "verify", "compact", "train", "status"):
+        result = run(command, "--out", out, *(SERIAL if command != "status" else ()))
+        assert (result.returncode, result.stderr.count("Traceback")) == (2, 0)
+        assert "features.zarr has schema version 1, but this version of the pipeline needs 2" in result.stderr

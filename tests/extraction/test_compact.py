@@ -109,7 +109,7 @@ def test_nothing_left_and_a_store_elsewhere_are_refused(tmp_path: Path, memory_u
     corpus, out = tmp_path / "corpus", tmp_path / "out"
     appended(corpus, out)
     table = manifest_of(out).assign(masked="gone")
-    with pytest.raises(PipelineError, match="all that it has is masked"):
+    with pytest.raises(PipelineError, match="all recordings are masked; add recordings"):
         compact.compact(OutputFolder.at(str(out)), table, CONFIG, "key", None)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="compact renames folders"):
         compact.compact(OutputFolder.at(memory_url), table, CONFIG, "key", None)  # type: ignore[arg-type]
