@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.checkout import ROOT, copy_checkout
 from tests.support.whole_system import write_corpus
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 SMALL_DEMO = (
     "--set=demo.speakers_per_language=3",
     "--set=demo.utterances_per_speaker=1",
@@ -35,13 +34,7 @@ def build(kind: str, source: Path, target: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the files under version control, as they are now."""
-    place = tmp_path_factory.mktemp("source")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in listed.stdout.rstrip("\0").split("\0"):
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, place / name, follow_symlinks=False)
-    return place
+    return copy_checkout(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,9 @@ from pipeline.corpus.layouts.folders import FolderLayout
 from pipeline.corpus.layouts.protocol import CorpusLayout
 from pipeline.errors import UsageError
 
-LAYOUTS: Final[Mapping[str, CorpusLayout]] = {layout.name: layout for layout in (FolderLayout(),)}
+LAYOUTS: Final[Mapping[str, CorpusLayout]] = {
+    FolderLayout.name: FolderLayout(),
+}
 """Every layout by its name."""
 
 
