@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Final, overload
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.features.audio_source import AudioSource
 
@@ -18,8 +20,8 @@ class AudioSources(Sequence[AudioSource]):
     def __init__(self, table: pd.DataFrame) -> None:
         self._container = table["uri"].to_numpy(object)
         parts = table[list(PART_COLUMNS)]
-        applies = parts.notna().to_numpy().any()
-        self._parts = parts.astype(object).where(parts.notna(), None).to_numpy() if applies else None
+        self._is_part = np.asarray(parts.notna().any(axis=1), np.bool_)
+        self._parts = parts.astype(object).where(parts.notna(), None).to_numpy() if self._is_part.any() else None
 
     def __len__(self) -> int:
         return len(self._container)
@@ -37,6 +39,14 @@ class AudioSources(Sequence[AudioSource]):
             return AudioSource(self._container[index])
         member, start_s, stop_s = self._parts[index]
         return AudioSource(self._container[index], member, start_s or 0.0, stop_s)
+
+    def begins_container(self) -> NDArray[np.bool_]:
+        """Return for each row whether it is not in the same container as the row before: (row,) bool."""
+        begins = np.ones(len(self), np.bool_)
+        if self._parts is not None:
+            same = self._container[1:] == self._container[:-1]
+            begins[1:] = ~(same & self._is_part[1:] & self._is_part[:-1])
+        return begins
 
 
 def recording_names(table: pd.DataFrame) -> pd.Series:

@@ -1,8 +1,9 @@
-"""The plan: which frames of which recording land in which shard. Pure arithmetic on the manifest."""
+"""The plan: which frames of which recording land in which shard. A pure function of manifest and configuration."""
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -14,22 +15,24 @@ from pipeline.corpus.sources import AudioSources
 from pipeline.features.audio_source import AudioSource
 from pipeline.schema import SPLITS
 
-MIN_SHARDS_OF_A_LONG_RECORDING = 3
-"""One that lies in two shards is read once for each, which costs no more than to read it for its peak and then again
-for its frames, and leaves its shards to two workers."""
-
-MAX_SHARDS_OF_A_TASK = 4
-"""Unless a long recording makes them one: what a task costs beside its work is spread over so many."""
-TASKS_A_WORKER = 4
-"""As many tasks as this has each worker still to do, at least, as long as there are enough shards."""
+MIN_SHARDS_OF_A_LONG_FILE: Final = 3
+"""A file that fills this many shards is one task. A file in two shards is decoded once for each of them: a long
+recording has to be decoded twice anyway, for its peak and for its frames, and two workers share the work."""
+MAX_SHARDS_OF_A_TASK: Final = 4
+"""For tasks without a long file: the cost of a task beside its work is spread over so many shards."""
+TASKS_PER_WORKER: Final = 4
+"""Tasks become smaller than MAX_SHARDS_OF_A_TASK if there are fewer tasks left than this for each worker."""
+DECODING_BYTES: Final = 72 * 2**20
+"""Blocks that are being decoded and resampled, and 8 MiB of samples that a `SegmentReader` holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
     """Consecutive sequences of one recording that land in one shard.
 
-    `recording` is the row of the manifest, `first` the first sequence within the recording, `place` the first
-    within the shard. `masked` is the reason why the sequences are not to be used, or empty.
+    `recording` is the row of the manifest, `source` the audio of the whole recording, `size_bytes` the size of its
+    file, `label` and `split` are codes. `first` is the first sequence within the recording, `place` the first within
+    the shard, `count` the number of sequences. `masked` is the reason why they must not be used, or empty.
     """
 
     recording: int
@@ -45,7 +48,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The unit of work: sequences [start, stop) of the store, and the segments that fill them."""
+    """The unit of writing: sequences [start, stop) of the store, and the segments that fill them."""
 
     index: int
     start: int
@@ -68,7 +71,10 @@ class Task:
 
 
 class Plan:
-    """All shards of a manifest, made one at a time when asked for; holds a few arrays of one value a recording."""
+    """All shards of a manifest, each made when it is asked for.
+
+    It holds a few arrays with one value per recording, so it takes little memory for any number of shards.
+    """
 
     def __init__(self, manifest: pd.DataFrame, config: PipelineConfig) -> None:
         self.config = config
@@ -103,53 +109,57 @@ class Plan:
         return Shard(index, start, stop, tuple(self._segment(i, start, stop) for i in range(first, last)))
 
     def changeable(self) -> set[int]:
-        """Return the shards that may have been finished for an earlier manifest, and not be for this one.
+        """Return the shards that may have been finished for an earlier manifest and be unfinished for this one.
 
-        They hold a recording that is masked or was, or the end of one append and the beginning of the next.
+        They hold a recording that is or was masked, or the end of one append and the beginning of the next.
         """
-        size = self.config.store.sequences_per_shard
-        first, last = self._start[self._changeable] // size, (self._stop[self._changeable] - 1) // size
-        return {index for begin, end in zip(first, last, strict=True) for index in range(int(begin), int(end) + 1)}
+        first, last = self._shards_of(self._start[self._changeable], self._stop[self._changeable])
+        return {i for begin, end in zip(first.tolist(), last.tolist(), strict=True) for i in range(begin, end + 1)}
 
     def tasks(self, pending: NDArray[np.int64], workers: Callable[[], int]) -> Iterator[Task]:
-        """Yield the tasks that extract the shards of `pending` (rising numbers), the longest first.
+        """Yield the tasks that extract the shards `pending`, (shard,) int64 in rising order; the longest come first.
 
-        Shards that hold parts of one long recording are one task, which can read it from beginning to end instead of
-        anew for each shard. All other full shards hold the same seconds of audio; a few consecutive ones are a task,
-        and one towards the end, so that all of `workers()` end together (guided self-scheduling: Polychronopoulos
-        and Kuck, IEEE Transactions on Computers C-36, 1987).
+        Shards that one long file fills, with one recording or with many segments, are one task, which decodes the
+        file from beginning to end. All other full shards hold the same duration of audio. A few consecutive ones are
+        a task, towards the end only one, so that all of `workers()` finish at the same time (guided self-scheduling:
+        Polychronopoulos and Kuck, IEEE Transactions on Computers C-36, 1987).
         """
-        begins = ~self._goes_with_the_one_before()[pending] | (np.diff(pending, prepend=-2) != 1)
-        starts = np.flatnonzero(begins)
-        sizes = np.diff(starts, append=len(pending))
-        long = np.flatnonzero(sizes > 1)
-        for i in long[np.argsort(-sizes[long], kind="stable")]:
-            yield self._task(pending[starts[i] : starts[i] + sizes[i]])
-        rest = pending[starts[sizes == 1]]
-        ends = np.append(np.flatnonzero(np.diff(rest) != 1) + 1, len(rest))  # of consecutive shards
-        start = 0
-        while start < len(rest):
-            fair = (len(rest) - start) // (TASKS_A_WORKER * max(1, workers()))
-            end = ends[np.searchsorted(ends, start, side="right")]
-            stop = min(start + min(max(fair, 1), MAX_SHARDS_OF_A_TASK), int(end))
-            yield self._task(rest[start:stop])
-            start = stop
+        follows = self._follows_the_shard_before()
+        long = (run for run in _runs(pending, follows) if len(run) > 1)
+        for run in sorted(long, key=len, reverse=True):
+            yield self._task(run)
+        single = np.fromiter((run.start for run in _runs(pending, follows) if len(run) == 1), np.int64)
+        left = len(single)
+        for run in _runs(single, np.ones(len(self), np.bool_)):
+            while run:
+                fair = max(1, left // (TASKS_PER_WORKER * max(1, workers())))
+                taken = run[: min(fair, MAX_SHARDS_OF_A_TASK)]
+                yield self._task(taken)
+                run, left = run[len(taken) :], left - len(taken)  # noqa: PLW2901
 
-    def _task(self, indices: NDArray[np.int64]) -> Task:
-        return Task(tuple(self[int(index)] for index in indices))
+    def _task(self, indices: range) -> Task:
+        return Task(tuple(self[index] for index in indices))
 
-    def _goes_with_the_one_before(self) -> NDArray[np.bool_]:
-        """Return for each shard whether it belongs to the task of the shard before it.
+    def _follows_the_shard_before(self) -> NDArray[np.bool_]:
+        """Return for each shard whether it belongs to the task of the shard before it, because of a long file.
 
-        A shard where one long recording ends and another begins belongs to the first one's task.
+        A shard where one long file ends and another begins belongs to the task of the first.
         """
+        begins = np.flatnonzero(self._sources.begins_container())
+        ends = np.append(begins[1:], len(self._start)) - 1
+        first, last = self._shards_of(self._start[begins], self._stop[ends])
+        follows = np.zeros(len(self), np.bool_)
+        for i in np.flatnonzero(last - first + 1 >= MIN_SHARDS_OF_A_LONG_FILE):
+            begin = first[i] + 1 if follows[first[i]] else first[i]
+            follows[begin + 1 : last[i] + 1] = True
+        return follows
+
+    def _shards_of(
+        self, start: NDArray[np.int64], stop: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first and the last shard of each run [start, stop) of sequences: (run,) each."""
         size = self.config.store.sequences_per_shard
-        first, last = self._start // size, (self._stop - 1) // size
-        joined = np.zeros(len(self), np.bool_)
-        for i in np.flatnonzero(last - first >= MIN_SHARDS_OF_A_LONG_RECORDING - 1):
-            begin = first[i] + 1 if joined[first[i]] else first[i]
-            joined[begin + 1 : last[i] + 1] = True
-        return joined
+        return start // size, (stop - 1) // size
 
     def _segment(self, i: int, start: int, stop: int) -> Segment:
         begin, end = max(start, int(self._start[i])), min(stop, int(self._stop[i]))
@@ -166,26 +176,37 @@ class Plan:
         )
 
     def duration_s(self, sequences: int) -> float:
-        """Return the seconds of audio that sequences store."""
+        """Return the seconds of audio in a number of sequences."""
         return sequences * self.config.store.timesteps * self.config.features.hop_s
 
 
-def projected_bytes(config: PipelineConfig) -> int:
-    """Return the most memory that extracting one shard takes beyond an idle worker, whatever the recordings.
+def _runs(indices: NDArray[np.int64], follows: NDArray[np.bool_]) -> Iterator[range]:
+    """Yield `indices`, in rising order, as ranges; one goes on as long as indices are consecutive and `follows`."""
+    run = range(0)
+    for index, joins in zip(indices.tolist(), follows[indices].tolist(), strict=True):
+        if run and index == run.stop and joins:
+            run = range(run.start, index + 1)
+        else:
+            if run:
+                yield run
+            run = range(index, index + 1)
+    if run:
+        yield run
 
-    The shard's features twice (once more while they are compressed, joined for an object store, or kept from what was
-    stored), the log-mel spectrogram of the one recording in hand as far as it lands in the shard, and the blocks being
-    decoded. Rounding its features takes
-    less than the spectrogram did, which is gone by then, and compressing them makes none larger than 16 bytes a chunk.
+
+def projected_bytes(config: PipelineConfig) -> int:
+    """Return the most memory that extracting a shard takes beyond an idle worker, whatever the recordings are.
+
+    It holds the shard's features three times: as computed, as they are returned for a recording that fills the shard,
+    and while they are compressed, joined for an object store, or read back for reuse. Besides, it holds what the front
+    end needs for the frames of one recording, and the blocks that are being decoded. Rounding the features takes less
+    than the front end needed before; compression makes a chunk at most 16 bytes longer.
     """
     frames = config.store.sequences_per_shard * config.store.timesteps
-    stored = 4 * math.prod(config.features.dims.values())
-    return frames * (3 * stored + config.features.bytes_per_frame()) + BLOCKS_BYTES
-
-
-BLOCKS_BYTES = 64 * 2**20
+    frame_bytes = 4 * math.prod(config.features.dims.values())
+    return frames * (3 * frame_bytes + config.features.bytes_per_frame()) + DECODING_BYTES
 
 
 def frames_of(segment: Segment, timesteps: int) -> tuple[int, int]:
-    """Return the [start, stop) frames of the recording that `segment` needs."""
+    """Return the frames [start, stop) of the recording that `segment` holds."""
     return segment.first * timesteps, (segment.first + segment.count) * timesteps

@@ -1,36 +1,108 @@
-"""Frames of the recordings of a task, each decoded once however many shards of the task hold a part of it."""
+"""The features of the recordings of a task, from as few decodings as possible."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from pipeline.config import PipelineConfig
-from pipeline.extraction.plan import Segment, frames_of
-from pipeline.features.audio import AudioError, read_blocks
+from pipeline.extraction.plan import Segment, Task, frames_of
+from pipeline.features.audio import AudioError, SegmentReader, read_blocks
 from pipeline.features.framing import Frames, RecordingFeatures, Samples
+from pipeline.features.frontend import Frontend
 
 
-class SharedRecording:
-    """A recording that lies in several shards of a task, read from beginning to end for all of them.
+class Reading(NamedTuple):
+    """The features of a segment, or the reason why there are none; and the bytes of the files read for it."""
 
-    Frames that a shard has room for are read at once, and held. Of more, no more than a block is held at a time; but
-    as the floor of the features depends on the recording's peak, which may lie anywhere, it is then read twice, once
-    for the peak and once for the frames, however many shards it fills.
+    features: RecordingFeatures | None
+    failure: str
+    bytes_read: int
+
+
+class RecordingReader:
+    """Computes the features of the segments of one task, in their order; a context manager that closes files.
+
+    A recording that continues in the next shards of the task is computed once for all of them. Recordings that are
+    segments of one audio file are cut from one decoding of it, as long as each begins at or after the beginning of
+    the one before (see `SegmentReader`); the order of the plan ensures that. Otherwise the file is decoded anew.
     """
 
-    def __init__(self, segments: Sequence[Segment], config: PipelineConfig) -> None:
-        self._first, self._config = segments[0], config.features
-        self._most_held = config.store.sequences_per_shard * config.store.timesteps
-        self._stop = frames_of(segments[-1], config.store.timesteps)[1]
-        self._failure: str | None = None
-        self._frames = self.bytes_read = 0
+    def __init__(self, task: Task, config: PipelineConfig) -> None:
+        self._config = config
+        segments = (segment for shard in task.shards for segment in shard.segments)
+        parts = ((recording, list(group)) for recording, group in groupby(segments, attrgetter("recording")))
+        self._last = {recording: group[-1] for recording, group in parts if len(group) > 1}
+        self._continued: dict[int, _ContinuedRecording] = {}
+        self._file: SegmentReader | None = None
+        self._bytes_read = 0
+
+    def read(self, segment: Segment) -> Reading:
+        """Return the features of the frames of `segment`, fewer where its recording ends early."""
+        self._bytes_read = 0
+        try:
+            features = self._features(segment)
+        except AudioError as error:
+            return Reading(None, str(error), self._bytes_read)
+        return Reading(features, "", self._bytes_read)
+
+    def _features(self, segment: Segment) -> RecordingFeatures:
+        start, stop = frames_of(segment, self._config.store.timesteps)
+        samples = partial(self._samples, segment)
+        if segment.recording not in self._last:
+            return self._config.features.extract(samples(), start, stop)
+        if segment.recording not in self._continued:
+            end = frames_of(self._last[segment.recording], self._config.store.timesteps)[1]
+            max_held = self._config.store.sequences_per_shard * self._config.store.timesteps
+            self._continued[segment.recording] = _ContinuedRecording(samples, self._config.features, end, max_held)
+        return self._continued[segment.recording].take(start, stop)
+
+    def _samples(self, segment: Segment) -> Iterator[Samples]:
+        """Return the samples of the recording that `segment` is of, from its beginning."""
+        source, sample_rate_hz = segment.source, self._config.features.sample_rate_hz
+        if not source.is_segment:
+            self._bytes_read += segment.size_bytes
+            return read_blocks(source, sample_rate_hz)
+        if self._file is None or not self._file.reaches(source):
+            self.close()
+            self._bytes_read += segment.size_bytes
+            self._file = SegmentReader(source.whole)
+        return self._file.read_blocks(source, sample_rate_hz)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file that segments are cut from."""
+        if self._file is not None:
+            self._file.close()
+
+
+class _ContinuedRecording:
+    """A recording that lies in several shards of a task, computed from beginning to end for all of them.
+
+    `samples` reads it, `end` is the last frame that the task needs. Up to `max_held` frames, which a shard has room
+    for, are computed at once and held. Of longer recordings a block of frames is held at a time; a front end that
+    needs the recording's peak first then reads the recording twice, however many shards it fills.
+    """
+
+    def __init__(self, samples: Callable[[], Iterator[Samples]], frontend: Frontend, end: int, max_held: int) -> None:
+        self._samples, self._frontend, self._end, self._max_held = samples, frontend, end, max_held
+        self._failure: AudioError | None = None
+        self._frames = 0
         self._blocks: Iterator[Frames] | None = None
-        self._rest = np.empty((0, *self._config.dims.values()), np.float32)
+        self._rest = np.empty((0, *frontend.dims.values()), np.float32)
 
     def take(self, start: int, stop: int) -> RecordingFeatures:
-        """Return frames [start, stop) as `Frontend.extract` does; `start` is where the call before stopped."""
+        """Return frames [start, stop) as `Frontend.extract` does; `start` is where the previous call stopped."""
         if self._failure:
-            raise AudioError(self._failure)
+            raise AudioError(str(self._failure))
         try:
             if self._blocks is None:
                 self._blocks = self._from(start)
@@ -39,24 +111,16 @@ class SharedRecording:
                 parts.append(block)
                 taken += len(block)
         except AudioError as error:
-            self._failure = str(error)
+            self._failure = error
             raise
         frames = np.concatenate(parts)
         self._rest = frames[stop - start :].copy()
         return RecordingFeatures(frames[: stop - start], self._frames)
 
     def _from(self, start: int) -> Iterator[Frames]:
-        if self._stop - start <= self._most_held:
-            extract = self._config.extract(self._samples(), start, self._stop)
-            self._frames = extract.recording_frames
-            return iter((extract.values,))
-        self._frames, blocks = self._config.stream(self._samples, start)
+        if self._end - start <= self._max_held:
+            features = self._frontend.extract(self._samples(), start, self._end)
+            self._frames = features.recording_frames
+            return iter((features.values,))
+        self._frames, blocks = self._frontend.stream(self._samples, start)
         return blocks
-
-    def _samples(self) -> Iterator[Samples]:
-        self.bytes_read += self._first.size_bytes
-        return read_blocks(self._first.source, self._config.sample_rate_hz)
-
-
-Shared = Mapping[int, SharedRecording]
-"""By the recordings' rows in the manifest."""

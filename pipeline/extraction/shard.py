@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,7 @@ from pipeline import schema
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.extraction.plan import Segment, Shard, frames_of
-from pipeline.extraction.recording_reader import Shared, SharedRecording
-from pipeline.features.audio import AudioError, read_blocks
+from pipeline.extraction.recording_reader import Reading, RecordingReader
 from pipeline.outputs import OutputFolder
 from pipeline.schema import SPLITS
 from pipeline.store import feature_store, records
@@ -109,57 +108,58 @@ def _rows(shard: Shard, kept: Mapping[int, RecordingOutcome]) -> list[slice]:
     return [slice(s.place, s.place + s.count) for s in shard.segments if s.recording in kept]
 
 
+class SegmentWork(NamedTuple):
+    """What reading a segment cost: its sequences, the worker's time, bytes of audio files; and why it failed."""
+
+    recording: int
+    sequences: int
+    busy_s: float
+    bytes_read: int
+    failure: str
+
+
 def fill(
     arrays: Arrays,
     shard: Shard,
     config: PipelineConfig,
-    shared: Shared,
+    reader: RecordingReader,
     kept: Mapping[int, RecordingOutcome],
-) -> tuple[tuple[RecordingOutcome, ...], list[tuple[int, float, float]]]:
+) -> tuple[tuple[RecordingOutcome, ...], list[SegmentWork]]:
     """Write all segments that are not in `kept` into the shard's arrays, in place.
 
-    Returns the outcome of each segment, and the work it took: (recording, seconds of work, seconds of audio).
+    Returns the outcome of each segment, and the work for each segment that was read.
     """
     outcomes, works = [], []
     for segment in shard.segments:
         describe(arrays, segment, config.store.timesteps)
         if segment.masked:
             outcomes.append(_outcome(segment, "filtered", segment.masked))
-            continue
-        if segment.recording in kept:
+        elif segment.recording in kept:
             outcomes.append(kept[segment.recording])
-            continue
-        begun_s = time.perf_counter()
-        outcomes.append(_fill_segment(arrays, segment, config, shared.get(segment.recording)))
-        audio_s = segment.count * config.store.timesteps * config.features.hop_s
-        works.append((segment.recording, time.perf_counter() - begun_s, audio_s))
+        else:
+            begun_s = time.perf_counter()
+            reading = reader.read(segment)
+            outcomes.append(_write_segment(arrays, segment, config, reading))
+            busy_s = time.perf_counter() - begun_s
+            works.append(SegmentWork(segment.recording, segment.count, busy_s, reading.bytes_read, reading.failure))
     return tuple(outcomes), works
 
 
-def _fill_segment(
-    arrays: Arrays, segment: Segment, config: PipelineConfig, shared: SharedRecording | None
-) -> RecordingOutcome:
+def _write_segment(arrays: Arrays, segment: Segment, config: PipelineConfig, reading: Reading) -> RecordingOutcome:
     """Write the computed variables of one segment into the shard's arrays, in place."""
-    timesteps = config.store.timesteps
-    start, stop = frames_of(segment, timesteps)
-    try:
-        if shared:
-            extract = shared.take(start, stop)
-        else:
-            blocks = read_blocks(segment.source, config.features.sample_rate_hz)
-            extract = config.features.extract(blocks, start, stop)
-    except AudioError as error:
-        return _outcome(segment, "failed", str(error))
-    written = len(extract.values) // timesteps
+    if reading.features is None:
+        return _outcome(segment, "failed", reading.failure)
+    timesteps, decoded_frames = config.store.timesteps, reading.features.recording_frames
+    written = len(reading.features.values) // timesteps
     rows = slice(segment.place, segment.place + written)
-    frames = feature_store.rounded(extract.values[: written * timesteps], config.store.mantissa_bits)
+    frames = feature_store.rounded(reading.features.values[: written * timesteps], config.store.mantissa_bits)
     features = frames.reshape(written, timesteps, frames.shape[1])
     for name, compute in COMPUTED.items():
         arrays[name][rows] = compute(features)
     if written == segment.count:
-        return _outcome(segment, "ok", "", extract.recording_frames, written)
-    reason = f"ends after {extract.recording_frames * config.features.hop_s:.2f} s, before the end its header names"
-    return _outcome(segment, "short", reason, extract.recording_frames, written)
+        return _outcome(segment, "ok", "", decoded_frames, written)
+    reason = f"ends after {decoded_frames * config.features.hop_s:.2f} s, before the end its header names"
+    return _outcome(segment, "short", reason, decoded_frames, written)
 
 
 def _outcome(segment: Segment, status: Status, reason: str, frames: int = 0, written: int = 0) -> RecordingOutcome:

@@ -1,4 +1,4 @@
-"""The manifest: splits by speaker, the permutation, the place of every sequence, and the digest."""
+"""The manifest: the order of its rows, the place of every sequence, and the digest."""
 
 import random
 from collections import defaultdict
@@ -12,55 +12,25 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from pipeline import storage
-from pipeline.config import PipelineConfig, SplitConfig, StoreConfig
-from pipeline.corpus.manifest import as_codes, label_names, languages_without, manifest_digest, split_runs
+from pipeline.config import PipelineConfig, StoreConfig
+from pipeline.corpus.manifest import (
+    as_codes,
+    compacted_manifest,
+    label_names,
+    languages_without,
+    manifest_digest,
+    read_manifest,
+    split_runs,
+)
 from pipeline.corpus.splits import stable_hash
 from pipeline.errors import UsageError
 from pipeline.features.mfcc import Mfcc
+from pipeline.outputs import OutputFolder
 from pipeline.schema import MANIFEST_COLUMNS, SPLITS
 from tests.conftest import Probe, make_manifest, make_probe
+from tests.support.manifests import LANGUAGES, SHORT, build, probes_of, recordings, simple, split_of_speaker
 
 CONFIG = PipelineConfig()
-SHORT = 16_000 // 10  # samples: less than one sequence
-LANGUAGES = ("de", "en", "fr")
-
-speakers = st.one_of(st.none(), st.sampled_from("abcdefgh"))
-recordings = st.lists(
-    st.tuples(st.sampled_from(LANGUAGES), speakers, st.one_of(st.just(SHORT), st.integers(SHORT, 200_000))),
-    max_size=40,
-)
-
-
-def path_of(language: str, speaker: str | None, number: int) -> str:
-    return "/".join(part for part in (language, speaker, f"{number}.wav") if part is not None)
-
-
-def probes_of(found: list[tuple[str, str | None, int]]) -> list[Probe]:
-    """Probes of some recordings, and one usable recording more of each language."""
-    usable = [(language, "usable in all", 100_000) for language in LANGUAGES]
-    return [make_probe(path_of(*place, number), samples) for number, (*place, samples) in enumerate(found + usable)]
-
-
-def build(probes: list[Probe], seed: int = 1, split: SplitConfig = CONFIG.split) -> pd.DataFrame:
-    return make_manifest(probes, PipelineConfig(seed=seed, split=split))
-
-
-def simple(speakers_of: dict[str, list[str]], seed: int = 1) -> pd.DataFrame:
-    """One recording of a second for each speaker."""
-    return build(
-        [make_probe(f"{language}/{s}/0.wav") for language in speakers_of for s in speakers_of[language]], seed
-    )
-
-
-def split_of_speaker(table: pd.DataFrame) -> dict[str, str]:
-    return dict(zip(table["speaker"], table["split"], strict=True))
-
-
-@given(recordings, st.integers(0, 2**32 - 1))
-def test_every_speaker_has_one_split(found: list[tuple[str, str | None, int]], seed: int) -> None:
-    table = build(probes_of(found), seed)
-    assert set(table["split"]) <= set(SPLITS)
-    assert (table.groupby("speaker")["split"].nunique() == 1).all()
 
 
 @given(recordings, st.randoms(use_true_random=False))
@@ -73,100 +43,12 @@ def test_manifest_does_not_depend_on_the_order_of_the_recordings(
     pd.testing.assert_frame_equal(build(probes), expected)
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from([SHORT, 16_000, 90_000])), min_size=1),
-    st.integers(0, 2**32 - 1),
-    st.sampled_from([SplitConfig(), SplitConfig(train=1, validation=0, test=0)]),
-)
-def test_first_three_usable_speakers_give_train_test_validation(
-    found: list[tuple[str, int]], seed: int, split: SplitConfig
-) -> None:
-    places = [("de", f"de-{speaker}", samples) for speaker, samples in found]
-    table = build(probes_of(places), seed, split)
-    german = table[(table["label"] == "de") & (table["speaker"] != "usable in all")]
-    everyone = split_of_speaker(table)
-    usable = german[german["sequences"] > 0]["speaker"].unique().tolist()
-    # the speaker of all languages is German as well
-    ranked = sorted([*usable, "usable in all"], key=lambda name: stable_hash(seed, name))
-    assert [everyone[name] for name in ranked[:3]] == ["train", "test", "validation"][: len(ranked)]
-    assert all(everyone[name] == "train" for name in set(german["speaker"]) - set(usable))
-
-
-def test_speaker_of_several_languages_keeps_the_split_of_the_first() -> None:
-    both = [f"both-{number}" for number in range(6)]
-    alone = split_of_speaker(simple({"de": both, "en": ["x"]}))
-    together = split_of_speaker(simple({"de": both, "en": [*both, "x", "y"]}))
-    assert {name: together[name] for name in both} == {name: alone[name] for name in both}
-
-
-def test_language_whose_speakers_have_all_splits_leaves_its_own_to_the_fractions() -> None:
-    both = [f"both-{number}" for number in range(3)]
-    split = split_of_speaker(simple({"de": both, "en": [*both, "x"]}))
-    assert sorted(split[name] for name in both) == ["test", "train", "validation"]
-    # a quarter each: training has 1 of 2.8, and takes the fourth
-    assert split["x"] == "train"
-
-
-def test_recording_that_cannot_be_used_does_not_decide_the_speakers_split() -> None:
-    english = ["a", "b", "c"]
-    probes = [make_probe(f"en/{speaker}/0.wav") for speaker in english]
-    german = [make_probe(f"de/{speaker}/0.wav", SHORT) for speaker in english] + [make_probe("de/d/0.wav")]
-    assert sorted(split_of_speaker(build(probes + german))[name] for name in english) == [
-        "test",
-        "train",
-        "validation",
-    ]
-
-
-@pytest.mark.parametrize("fractions", [(0.7, 0.15, 0.15), (0.5, 0.25, 0.25), (0.9, 0.1, 0.0), (0.34, 0.33, 0.33)])
-def test_fractions_of_duration_are_reached_with_many_speakers(fractions: tuple[float, float, float]) -> None:
-    lengths = np.random.default_rng(1).integers(16_000, 160_000, size=(2, 200))
-    probes = [
-        make_probe(f"{language}/{language}{speaker}/0.wav", int(samples))
-        for language, row in zip(("de", "en"), lengths, strict=True)
-        for speaker, samples in enumerate(row)
-    ]
-    split = SplitConfig(**dict(zip(SPLITS, fractions, strict=True)))
-    table = build(probes, split=split)
-    duration_s = table.pivot_table(index="label", columns="split", values="duration_s", aggfunc="sum")[list(SPLITS)]
-    found = duration_s.div(duration_s.sum(axis=1), axis=0).to_numpy()
-    # the longest speaker has under a hundredth of a language
-    np.testing.assert_allclose(found, [fractions] * 2, atol=0.01)
-
-
 def test_another_seed_gives_other_splits_and_another_order() -> None:
     speakers_of = {language: [f"{language}{number}" for number in range(20)] for language in ("de", "en")}
     first, second = simple(speakers_of, seed=1), simple(speakers_of, seed=2)
     assert split_of_speaker(first) != split_of_speaker(second)
     assert list(first["recording_id"]) != list(second["recording_id"])
     assert manifest_digest(first) != manifest_digest(second)
-
-
-def test_hashes_are_the_same_on_every_machine() -> None:
-    names = [(0, ""), (1, "anna"), (1, "Jörg Müller"), (2, "anna"), (2**32 - 1, "\0de/1.wav")]
-    assert [stable_hash(*name) for name in names] == [
-        11401113931532778961,
-        17918524950352309846,
-        17750223533510907101,
-        3105162081419620846,
-        11151820558886641691,
-    ]
-
-
-def test_hash_of_a_seed_and_a_name_is_not_that_of_their_digits_joined() -> None:
-    assert stable_hash(1, "1a") != stable_hash(11, "a")
-
-
-def test_recordings_without_a_speaker_are_split_one_by_one() -> None:
-    table = build([make_probe(f"{language}/{number}.wav") for language in ("de", "en") for number in range(40)])
-    assert table["speaker"].isna().all()
-    assert table.groupby("label")["split"].nunique().to_list() == [3, 3]
-    assert set(table["split"].value_counts()[list(SPLITS)] // 2) == {28, 6}
-
-
-def test_speaker_named_like_a_recording_is_not_that_recording() -> None:
-    probes = [make_probe("de/0.wav"), make_probe("de/de/0.wav"), make_probe("en/0.wav")]
-    assert len(build(probes).groupby(["label", "recording_id"])) == 3
 
 
 def test_rows_are_ordered_by_split_and_mixed_within() -> None:
@@ -284,3 +166,91 @@ def test_codes_are_positions() -> None:
     codes = as_codes(pd.Series(["b", "a", "b"]), ["a", "b"])
     np.testing.assert_array_equal(codes, [1, 0, 1])
     assert codes.dtype == np.int64
+
+
+def segment(container: str, start_s: float, stop_s: float, label: str = "de", speaker: str | None = None) -> Probe:
+    """A segment of a file of 100 s."""
+    probe = make_probe(f"{label}/{container}#{start_s:06.2f}", 100 * 16_000)
+    return {
+        **probe, "uri": f"/corpus/{container}", "start_s": start_s, "stop_s": stop_s, "speaker": speaker,
+    }  # fmt: skip
+
+
+def mixed() -> list[Probe]:
+    """Whole recordings, and segments of three files by three speakers each."""
+    whole = [make_probe(f"{language}/{number}.wav") for language in LANGUAGES for number in range(9)]
+    return whole + [
+        segment(f"{file}.wav", start, start + 1.5, "de", f"{file}{start % 3}") for file in "xyz" for start in range(30)
+    ]
+
+
+@given(st.randoms(use_true_random=False))
+def test_segments_of_a_file_lie_side_by_side_in_order_of_their_starts(shuffling: random.Random) -> None:
+    probes = mixed()
+    expected = build(probes)
+    shuffling.shuffle(probes)
+    pd.testing.assert_frame_equal(build(probes), expected)
+    assert expected["split"].map(SPLITS.index).is_monotonic_increasing
+    for _, rows in expected[expected["start_s"].notna()].groupby(["split", "uri"]):
+        assert (np.diff(rows.index) == 1).all()
+        assert rows["start_s"].is_monotonic_increasing
+    # the files themselves, and the whole recordings, are in random order
+    files = expected[expected["split"] == "train"].groupby("uri").head(1)["recording_id"].tolist()
+    assert files != sorted(files)
+
+
+def test_whole_recordings_have_the_order_that_they_have_without_segments() -> None:
+    whole = [probe for probe in mixed() if probe["start_s"] is None]
+    alone, together = build(whole), build(mixed())
+    keys = ["recording_id"]
+    for split in SPLITS:
+        of_whole = together[(together["split"] == split) & together["start_s"].isna()]
+        common = set(of_whole["recording_id"]) & set(alone[alone["split"] == split]["recording_id"])
+        assert common
+        orders = [rows[rows["recording_id"].isin(common)][keys] for rows in (of_whole, alone)]
+        assert orders[0].to_numpy().tolist() == orders[1].to_numpy().tolist()
+
+
+def test_compacted_manifest_of_segments_is_that_of_one_run() -> None:
+    once = build(mixed())
+    pd.testing.assert_frame_equal(compacted_manifest(once, 1), once)
+
+
+def test_length_of_a_segment_is_cut_at_the_end_of_its_file() -> None:
+    table = build([
+        make_probe("en/0.wav"), segment("x.wav", 0.0, 2.0), segment("x.wav", 99.5, 120.0),
+        segment("x.wav", 101.0, 102.0),
+    ]).set_index("recording_id")  # fmt: skip
+    assert table["duration_s"].to_dict() == {
+        "en/0.wav": 1.0, "de/x.wav#000.00": 2.0, "de/x.wav#099.50": 0.5, "de/x.wav#101.00": 0.0,
+    }  # fmt: skip
+    assert table["frames"].to_dict()["de/x.wav#099.50"] == 51
+    assert table["sequences"].to_dict()["de/x.wav#101.00"] == 0
+
+
+def test_manifest_from_before_there_were_segments_is_read_and_has_its_digest(tmp_path: Path) -> None:
+    output = OutputFolder.at(str(tmp_path))
+    storage.write_parquet(output.manifest, DIGESTED.drop(columns=["member", "start_s", "stop_s"]))
+    pd.testing.assert_frame_equal(read_manifest(output), DIGESTED)
+    # as it was before the manifest had these columns
+    assert manifest_digest(read_manifest(output)) == "c67a1d6ce299d4f7aaf1ad3f6cfe86ae"
+
+
+def test_manifest_without_another_column_is_refused(tmp_path: Path) -> None:
+    output = OutputFolder.at(str(tmp_path))
+    storage.write_parquet(output.manifest, DIGESTED.drop(columns=["size_bytes"]))
+    with pytest.raises(UsageError) as error:
+        read_manifest(output)
+    assert str(error.value) == (
+        f"{output.manifest} was written by another version of the pipeline: it has no column size_bytes; choose "
+        "another --out"
+    )
+
+
+def test_languages_without_a_split_follow_the_ledger_once_there_is_one() -> None:
+    table = simple({"de": ["d1", "d2", "d3"], "en": ["e1", "e2", "e3"]})
+    ledger = pd.DataFrame({"sequences_written": table["sequences"].where(table["label"] != "de", 0)})
+    assert languages_without(table, "test") == []
+    assert languages_without(table, "test", ledger) == ["de"]
+    masked = table.assign(masked=pd.array(["gone" if label == "en" else None for label in table["label"]], "string"))
+    assert languages_without(masked, "test") == ["en"]

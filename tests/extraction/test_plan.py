@@ -14,7 +14,7 @@ from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus.manifest import label_names
 from pipeline.extraction.plan import (  # fmt: skip
     MAX_SHARDS_OF_A_TASK,
-    TASKS_A_WORKER,
+    TASKS_PER_WORKER,
     Plan,
     Segment,
     Shard,
@@ -184,7 +184,7 @@ def test_batches_hold_each_pending_shard_once_and_a_long_recording_is_read_by_fe
         # what makes them one task: a recording that goes through all of them, or that there is much to do
         held = [{segment.recording for segment in shard.segments} for shard in batch]
         shared = set.intersection(*held) == {batch[0].segments[-1].recording}
-        fair = max(1, left // (TASKS_A_WORKER * max(1, workers)))
+        fair = max(1, left // (TASKS_PER_WORKER * max(1, workers)))
         assert len(batch) <= min(fair, MAX_SHARDS_OF_A_TASK) or shared
         left -= len(batch)
     whole = [batch.shards for batch in plan.tasks(np.arange(len(plan)), lambda: workers)]

@@ -17,10 +17,10 @@ from pipeline.corpus.manifest import build_manifest, label_names
 from pipeline.corpus.scan import read_headers
 from pipeline.corpus.sources import AudioSources
 from pipeline.errors import PipelineError, UsageError
-from pipeline.extraction import lifecycle, recording_reader, shard, task
+from pipeline.extraction import lifecycle, task
 from pipeline.extraction.plan import Plan, Task
 from pipeline.extraction.task import ShardSummary, run_task
-from pipeline.features.audio import read, read_blocks
+from pipeline.features.audio import read
 from pipeline.features.audio_source import AudioSource
 from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
@@ -28,6 +28,7 @@ from pipeline.schema import SEQUENCE_VARIABLES, SPLITS
 from pipeline.store import feature_store, records
 from pipeline.store.records import RecordingOutcome, ShardRecord
 from tests.conftest import make_corpus, noise
+from tests.support.segments import opened_files
 
 SPEAKERS = {"de": {"anna": 2, "bert": 1, "cara": 1}, "en": {"dora": 1, "emil": 1, "fay": 1}}
 
@@ -280,11 +281,7 @@ def test_shards_of_a_long_recording_have_the_same_bytes_as_one_task_and_as_many(
     if harm is not None:
         harm(path)
     many.extract()
-    opened: list[str] = []
-    for module in (recording_reader, shard):
-        monkeypatch.setattr(
-            module, "read_blocks", lambda source, rate: opened.append(source.container) or read_blocks(source, rate)
-        )
+    opened = opened_files(monkeypatch)
     batches = list(one.plan.tasks(np.arange(len(one.plan)), lambda: 1))
     for batch in batches:
         task.run_task(batch, out=str(one.output.root), config=one.plan.config)
@@ -304,11 +301,7 @@ def test_recordings_at_the_edges_of_the_shards_of_a_task_are_read_once(
     if harm is not None:
         harm(Path(edge.source.container))
     many.extract()
-    opened: list[str] = []
-    for module in (recording_reader, shard):
-        monkeypatch.setattr(
-            module, "read_blocks", lambda source, rate: opened.append(source.container) or read_blocks(source, rate)
-        )
+    opened = opened_files(monkeypatch)
     summaries = task.run_task(Task(tuple(one.plan)), out=str(one.output.root), config=one.plan.config)
     assert one.records() == many.records()
     recordings = {segment.recording for shard in one.plan for segment in shard.segments}
@@ -355,7 +348,9 @@ def test_store_that_cannot_be_written_raises_and_is_not_marked(work: Work, tmp_p
         work.extract(1)
     message = str(error.value)
     assert message.startswith(f"shard 1 (sequences 8 to 16) cannot be written to {tmp_path / 'out'}: ")
-    assert message.endswith("make room or mend the folder, then run the same command again: finished shards are kept")
+    assert message.endswith(
+        "make room or repair the folder, then run the same command again: finished shards are kept"
+    )
     assert isinstance(error.value.__cause__, OSError)
     assert records.recorded_shards(work.output) == set()
 

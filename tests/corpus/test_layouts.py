@@ -1,0 +1,126 @@
+"""Layouts: which one a folder has, and the listing of one that names segments."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from upath import UPath
+
+from pipeline.corpus.diff import compare
+from pipeline.corpus.layouts import registry
+from pipeline.corpus.layouts.folders import FolderLayout
+from pipeline.corpus.layouts.registry import find_layout
+from pipeline.corpus.listing import COLUMN_TYPES, Listing, list_recordings
+from pipeline.corpus.sources import AudioSources, container_names, recording_names
+from pipeline.errors import UsageError
+from pipeline.features.audio_source import AudioSource
+from tests.conftest import make_corpus
+from tests.support.segments import Row, SegmentLayout, use_segments, write_table
+
+
+def test_folder_layout_claims_folders_of_recordings_alone(tmp_path: Path, memory_url: str) -> None:
+    layout = FolderLayout()
+    for name in ("de/notes.txt", "1.wav"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert not layout.claims(UPath(str(tmp_path)))
+    (tmp_path / "de/anna").mkdir()
+    (tmp_path / "de/anna/1.WAV").touch()
+    assert layout.claims(UPath(str(tmp_path)))
+    there = UPath(memory_url)
+    assert not layout.claims(there)
+    (there / "en/anna/1.flac").write_bytes(b"x")
+    assert layout.claims(there)
+
+
+def test_folder_with_two_layouts_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "LAYOUTS", {**registry.LAYOUTS, "segments": SegmentLayout()})
+    make_corpus(tmp_path, {"de": {"": 1}, "en": {"": 1}})
+    assert find_layout("corpus", UPath(str(tmp_path))).name == "folders"
+    write_table(tmp_path, [])
+    with pytest.raises(UsageError) as error:
+        find_layout("corpus", UPath(str(tmp_path)))
+    assert str(error.value) == (
+        "--corpus corpus: the folder has more than one layout, folders and segments; keep the files of one"
+    )
+
+
+def test_folder_without_a_layout_is_refused_with_what_is_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "LAYOUTS", {**registry.LAYOUTS, "segments": SegmentLayout()})
+    with pytest.raises(UsageError) as error:
+        find_layout("corpus", UPath(str(tmp_path)))
+    assert str(error.value).endswith("or segments.csv")
+
+
+ROWS = [Row("a.wav", 0.0, 1.5, "de", "anna"), Row("a.wav", 1.5, 2.5, "de", "bert"), Row("b.wav", 3.0, 4.0, "en", None)]
+
+
+def segments(folder: Path, rows: list[Row]) -> Listing:
+    for name in ("a.wav", "b.wav"):
+        (folder / name).write_bytes(b"abc")
+    write_table(folder, rows)
+    return list_recordings(str(folder))
+
+
+def test_segments_are_listed_with_their_file_and_span(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_segments(monkeypatch)
+    listing = segments(tmp_path, ROWS)
+    assert listing.ignored == ("segments.csv",)
+    recordings = listing.recordings
+    assert recordings.dtypes.astype(str).to_dict() == COLUMN_TYPES
+    assert recordings["recording_id"].tolist() == [
+        "a.wav#0000.000-0001.500", "a.wav#0001.500-0002.500", "b.wav#0003.000-0004.000",
+    ]  # fmt: skip
+    assert recordings["member"].isna().all()
+    assert recordings["speaker"].isna().tolist() == [False, False, True]
+    sources = AudioSources(recordings)
+    assert (
+        list(sources)
+        == sources[:]
+        == [AudioSource(str(tmp_path / row.file), None, row.start_s, row.stop_s) for row in ROWS]
+    )
+    assert sources.begins_container().tolist() == [True, False, True]
+
+
+def test_digest_of_a_listing_changes_with_the_span_of_a_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_segments(monkeypatch)
+    digests = set()
+    for stop_s in (2.5, 2.6):
+        recordings = segments(tmp_path, ROWS).recordings
+        recordings.loc[1, "stop_s"] = stop_s
+        digests.add(Listing(recordings).digest)
+    assert len(digests) == 2
+    assert segments(tmp_path, ROWS).digest in digests
+
+
+def test_segment_with_another_span_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_segments(monkeypatch)
+    listing = segments(tmp_path, ROWS)
+    manifest = listing.recordings.assign(masked=pd.array([None] * 3, "string"))
+    assert not compare(manifest, listing)
+    manifest.loc[1, "start_s"] = 1.25
+    assert compare(manifest, listing).changed.tolist() == [1]
+
+
+def test_names_are_shared_by_the_segments_of_a_file() -> None:
+    table = pd.DataFrame(
+        {
+            "recording_id": ["z#2", "a", "z#1", "t/1", "t/0", "t/0#1", "t/0#0"],
+            "uri": ["z.wav", "a.wav", "z.wav", "t.tar", "t.tar", "t.tar", "t.tar"],
+            "member": [None, None, None, "1.wav", "0.wav", "0.wav", "0.wav"],
+            "start_s": [2.0, None, 1.0, None, None, 1.0, 0.0],
+            "stop_s": [3.0, None, 2.0, None, None, 2.0, 1.0],
+        }
+    ).astype({"recording_id": "string", "uri": "string", "member": "string"})
+    assert recording_names(table).tolist() == ["z#1", "a", "z#1", "t/1", "t/0", "t/0#0", "t/0#0"]
+    assert container_names(table).tolist() == ["z#1", "a", "z#1", "t/0", "t/0", "t/0", "t/0"]
+    sources = AudioSources(table)
+    assert sources[1] == AudioSource("a.wav")
+    assert sources[3] == AudioSource("t.tar", "1.wav")
+    assert sources[6] == AudioSource("t.tar", "0.wav", 0.0, 1.0)
+    assert sources.begins_container().tolist() == [True, True, True, True, False, False, False]
