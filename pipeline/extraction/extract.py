@@ -3,8 +3,9 @@
 import logging
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Final, Self
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import PipelineConfig
 from pipeline.corpus.sources import AudioSources
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, counted
 from pipeline.extraction import lifecycle
 from pipeline.extraction.plan import Plan, projected_bytes
 from pipeline.extraction.task import ShardSummary, run_task
@@ -24,18 +25,19 @@ from pipeline.runtime import preflight
 from pipeline.runtime.executor import Executor, completed
 from pipeline.storage import write_atomically
 
-IDLE_WORKER_BYTES = 400 * 2**20
-"""A Dask worker with the libraries loaded and the kernel compiled, which takes 140 MiB of it."""
+IDLE_WORKER_BYTES: Final = 400 * 2**20
+"""A Dask worker with the libraries loaded and the kernel compiled; compiling takes 140 MiB of it."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ExtractionSummary:
-    """What the stage did and what it cost: `busy_s` is the workers' time, `wall_s` the driver's to a finished store.
+    """What the stage did and its cost.
 
-    `bytes_read` counts a recording as often as it was read. Lost workers and retries are None where the scheduler
-    does not tell. `dashboard` is the address of the page that showed the work.
+    `busy_s` is the time of all workers, `wall_s` the time until the store is finished. `bytes_read` counts an audio
+    file as often as it was decoded. `lost_workers` and `retries` are None where the scheduler does not count them.
+    `dashboard` is the address of the page that showed the run.
     """
 
     shards: int
@@ -52,51 +54,77 @@ class ExtractionSummary:
 
     @property
     def audio_h_per_core_h(self) -> float | None:
-        """Hours of audio that a busy core does in an hour, or None where nothing was done."""
+        """Hours of audio per busy core-hour, None where nothing was done."""
         return self.audio_s_new / self.busy_s if self.busy_s else None
 
     def price_per_1000_audio_h(self, price_per_core_hour: float | None) -> float | None:
-        """Return what 1,000 hours of audio cost, if a core-hour has a price and something was done."""
+        """Return the price of 1,000 hours of audio, None without a price per core-hour or where nothing was done."""
         speed = self.audio_h_per_core_h
         return None if price_per_core_hour is None or not speed else 1000 * price_per_core_hour / speed
 
 
-def extract(
-    output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, executor: Executor
-) -> ExtractionSummary:
-    """Write every shard of the plan that is not marked finished, then the statistics and the ledger."""
-    started_s = time.perf_counter()
-    plan = Plan(table, config)
-    lifecycle.open_store(output, table, plan)
-    pending = lifecycle.pending_shards(output, plan)
-    if len(pending) < len(plan):
-        log.info("extract: %d of %d shards are finished already", len(plan) - len(pending), len(plan))
-    counters, workers = ExtractionCounters(), 0
-    lost: int | None = None
+@dataclass(frozen=True)
+class _Account:
+    """What the executor counted during a run; the defaults are those of a run without tasks."""
+
+    counters: ExtractionCounters = field(default_factory=ExtractionCounters)
+    workers: int = 0
+    lost_workers: int | None = None
     retries: int | None = None
     dashboard: str | None = None
+
+    @classmethod
+    def of(cls, executor: Executor) -> Self:
+        monitor = executor.monitor
+        lost_workers, retries = monitor.lost_workers_and_retries() or (None, None)
+        return cls(monitor.counters, executor.workers, lost_workers, retries, monitor.dashboard)
+
+
+def extract(
+    output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig, executor: Executor
+) -> ExtractionSummary:
+    """Write every shard of the plan that is not marked finished, then the statistics and the ledger.
+
+    Raises UsageError for a store of another configuration or manifest, and PipelineError if the workers have too
+    little memory or the store cannot be written.
+    """
+    started_s = time.perf_counter()
+    plan = Plan(manifest, config)
+    lifecycle.open_store(output, manifest, plan)
+    pending = lifecycle.pending_shards(output, plan)
+    finished = len(plan) - len(pending)
+    if finished:
+        log.info("extract: %d of %s are finished already", finished, counted(len(plan), "shard"))
+    account = _Account()
     with ExitStack() as stack:
         if len(pending):
             check_memory(executor, config)
-            preflight.check(executor, output, AudioSources(table))
-            monitor = executor.monitor
-            stack.enter_context(monitor.performance_report(output.performance))
-            _extract(output, table, plan, pending, executor)
-            write_atomically(output.series, monitor.series_csv())
-            counters, workers, dashboard = monitor.counters, executor.workers, monitor.dashboard
-            lost, retries = monitor.lost_workers_and_retries() or (None, None)
-        lifecycle.finish(output, table, plan)
-        # Dask's report is of the work, not part of it
-        wall_s = time.perf_counter() - started_s
+            preflight.check(executor, output, AudioSources(manifest))
+            stack.enter_context(executor.monitor.performance_report(output.performance))
+            _extract(output, manifest, plan, pending, executor)
+            write_atomically(output.series, executor.monitor.series_csv())
+            account = _Account.of(executor)
+        lifecycle.finish(output, manifest, plan)
+        wall_s = (
+            time.perf_counter() - started_s
+        )  # without the time for Dask's report, which leaving the context writes
     return ExtractionSummary(
-        shards=len(plan), shards_new=len(pending), audio_s_new=counters.audio_s, busy_s=counters.busy_s,
-        wall_s=wall_s, workers=workers, bytes_read=counters.bytes_read, bytes_written=counters.bytes_written,
-        lost_workers=lost, retries=retries, dashboard=dashboard,
-    )  # fmt: skip
+        shards=len(plan),
+        shards_new=len(pending),
+        audio_s_new=account.counters.audio_s,
+        busy_s=account.counters.busy_s,
+        wall_s=wall_s,
+        workers=account.workers,
+        bytes_read=account.counters.bytes_read,
+        bytes_written=account.counters.bytes_written,
+        lost_workers=account.lost_workers,
+        retries=account.retries,
+        dashboard=account.dashboard,
+    )
 
 
 def _extract(
-    output: OutputFolder, table: pd.DataFrame, plan: Plan, pending: NDArray[np.int64], executor: Executor
+    output: OutputFolder, manifest: pd.DataFrame, plan: Plan, pending: NDArray[np.int64], executor: Executor
 ) -> None:
     """Extract the pending shards, and report each to the monitor and to the terminal."""
     monitor = executor.monitor
@@ -106,14 +134,14 @@ def _extract(
         with show("extract", monitor.counters, "shards", monitor.dashboard) as refresh:
             tasks = plan.tasks(pending, lambda: executor.workers)
             for done in completed(executor.run(work, tasks)):
-                monitor.report(*(_event(summary, done.worker, table, plan) for summary in done.result))
+                monitor.report(*(_event(summary, done.worker, manifest, plan) for summary in done.result))
                 refresh()
     finally:
         monitor.report(EndEvent())
 
 
-def _event(summary: ShardSummary, worker: str, table: pd.DataFrame, plan: Plan) -> ShardEvent:
-    names = table["recording_id"]
+def _event(summary: ShardSummary, worker: str, manifest: pd.DataFrame, plan: Plan) -> ShardEvent:
+    names = manifest["recording_id"]
     return ShardEvent(
         worker=worker,
         audio_s=plan.duration_s(summary.sequences),
@@ -130,6 +158,7 @@ def check_memory(executor: Executor, config: PipelineConfig) -> None:
     limit, needed = executor.worker_memory_bytes(), projected_bytes(config) + IDLE_WORKER_BYTES
     if limit is not None and needed > limit:
         raise PipelineError(
-            f"a shard of {config.store.sequences_per_shard} sequences needs up to {needed >> 20} MiB of memory, the "
-            f"workers have {limit >> 20} MiB; make store.chunks_per_shard smaller or give workers more memory"
+            f"a shard of {counted(config.store.sequences_per_shard, 'sequence')} needs up to {needed >> 20} MiB of "
+            f"memory, but the workers have {limit >> 20} MiB; make store.chunks_per_shard smaller or give the workers "
+            "more memory"
         )

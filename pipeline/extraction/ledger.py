@@ -1,4 +1,4 @@
-"""The ledger: what became of each recording."""
+"""The ledger: the outcome of each recording."""
 
 from collections.abc import Iterable
 
@@ -10,23 +10,25 @@ from pipeline.corpus.manifest import masked_rows
 from pipeline.schema import LEDGER_COLUMNS, STATUSES
 from pipeline.store.records import ShardRecord
 
+OK, SHORT, FILTERED, FAILED = range(len(STATUSES))
+"""Positions in STATUSES; a larger one is worse."""
+
 
 def build(manifest: pd.DataFrame, records: Iterable[ShardRecord], config: PipelineConfig) -> pd.DataFrame:
-    """Return one row a recording in manifest order, with the columns LEDGER_COLUMNS.
+    """Return the ledger: one row per recording in the order of the manifest, with the columns LEDGER_COLUMNS.
 
-    A recording that several shards hold has the worst of their statuses, and the sum of what they wrote. One that is
-    masked is filtered, for the reason in the manifest.
+    A recording in several shards has the worst of its statuses and the sum of its sequences. A masked recording is
+    filtered, with the reason in the manifest.
     """
-    ledger = pd.DataFrame({"recording_id": manifest["recording_id"]})
-    unreadable = manifest["error"].notna()
-    status = np.full(len(manifest), STATUSES.index("ok"))
-    status[(manifest["sequences"] == 0).to_numpy()] = STATUSES.index("filtered")
-    status[unreadable.to_numpy()] = STATUSES.index("failed")
+    unreadable, masked = manifest["error"].notna().to_numpy(), masked_rows(manifest)
+    status = np.full(len(manifest), OK)
+    status[(manifest["sequences"] == 0).to_numpy()] = FILTERED
+    status[unreadable] = FAILED
+    reasons = np.full(len(manifest), "", object)
     shortest_s = config.store.timesteps * config.features.hop_s
-    reasons = manifest["error"].where(unreadable, "").to_numpy(dtype=object, copy=True)
-    reasons[status == STATUSES.index("filtered")] = f"shorter than one sequence of {shortest_s:g} s"
-    masked = masked_rows(manifest)
-    status[masked], reasons[masked] = STATUSES.index("filtered"), manifest["masked"].to_numpy(object)[masked]
+    reasons[status == FILTERED] = f"shorter than one sequence of {shortest_s:g} s"
+    reasons[unreadable] = manifest["error"].to_numpy(object)[unreadable]
+    status[masked], reasons[masked] = FILTERED, manifest["masked"].to_numpy(object)[masked]
     decoded, written = np.zeros(len(manifest), np.int64), np.zeros(len(manifest), np.int64)
     for record in records:
         for outcome in record.outcomes:
@@ -35,14 +37,18 @@ def build(manifest: pd.DataFrame, records: Iterable[ShardRecord], config: Pipeli
                 status[row], reasons[row] = code, outcome.reason
             decoded[row] = max(decoded[row], outcome.decoded_frames)
             written[row] += outcome.sequences_written
-    ledger["status"] = np.array(STATUSES)[status]
-    ledger["reason"] = pd.array(reasons, dtype="string")
-    ledger["decoded_frames"], ledger["sequences_written"] = decoded, written
+    ledger = pd.DataFrame({
+        "recording_id": manifest["recording_id"],
+        "status": np.array(STATUSES)[status],
+        "reason": pd.array(reasons, dtype="string"),
+        "decoded_frames": decoded,
+        "sequences_written": written,
+    })  # fmt: skip
     return ledger[list(LEDGER_COLUMNS)]
 
 
 def counts(ledger: pd.DataFrame) -> dict[str, int]:
-    """Return how many recordings ended in each status."""
+    """Return the number of recordings by status, in the order of STATUSES."""
     found = ledger["status"].value_counts()
     return {status: int(found.get(status, 0)) for status in STATUSES}
 

@@ -27,6 +27,12 @@ def peak_bytes():
 
 config, output = PipelineConfig(), OutputFolder.at(sys.argv[2])
 recordings = list_recordings(sys.argv[1]).recordings
+if sys.argv[3] == "segments":
+    # segments of 10 s, each of which overlaps the one before by 4 s
+    recordings = recordings.loc[recordings.index.repeat(100)].reset_index(drop=True)
+    recordings["start_s"] = 6.0 * (numpy.arange(200) % 100)
+    recordings["stop_s"] = recordings["start_s"] + 10
+    recordings["recording_id"] += "#" + recordings["start_s"].astype("string")
 table = build_manifest(recordings, read_headers((recordings.index, AudioSources(recordings))), config)
 shards = plan.Plan(table, config)
 lifecycle.open_store(output, table, shards)
@@ -38,7 +44,8 @@ print(peak_bytes() - idle, plan.projected_bytes(config))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is in other units")
-def test_a_task_keeps_to_the_memory_that_the_plan_declares(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", ["whole", "segments"])
+def test_a_task_keeps_to_the_memory_that_the_plan_declares(tmp_path: Path, cut: str) -> None:
     random = np.random.default_rng(0)
     for language, minutes in (("aa", 25), ("bb", 1)):
         (tmp_path / "corpus" / language).mkdir(parents=True)
@@ -49,7 +56,7 @@ def test_a_task_keeps_to_the_memory_that_the_plan_declares(tmp_path: Path) -> No
     decoded_bytes = 25 * 60 * SAMPLE_RATE_HZ * 2 * 4
 
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "corpus"), str(tmp_path / "out")],
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "corpus"), str(tmp_path / "out"), cut],
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
 
