@@ -8,8 +8,9 @@
 - `run_config`: all settings of a run
 - `config`: the settings that decide a store's bytes
 - `outputs`: where each file lies below an output folder
-- `schema`: names and codes shared by all packages
-- `storage`: paths and URLs, atomic writes, Parquet tables
+- `schema`: names, types and codes shared by all packages
+- `storage`: paths and URLs, atomic writes, typed JSON, Parquet tables
+- `digests`: digests of values and tables
 - `kinds`: settings whose class is named by their key `kind`
 - `errors`: errors that a user can fix
 - `interrupts`: Ctrl-C and SIGTERM

@@ -246,7 +246,7 @@ def test_a_store_of_another_version_and_a_damaged_record_are_one_line_each(corpu
     assert record.read_bytes() == content
     metadata = out / "features.zarr" / "zarr.json"
     metadata.write_text(metadata.read_text().replace('"schema_version": 2', '"schema_version": 1'))
-    for command in ("extract", "verify", "compact", "train", "status"):
-        result = run(command, "--out", out, *(SERIAL if command != "status" else ()))
+    for stage in ("extract", "verify", "compact", "train", "status"):
+        result = run(stage, "--out", out, *(SERIAL if stage != "status" else ()))
         assert (result.returncode, result.stderr.count("Traceback")) == (2, 0)
         assert "features.zarr has schema version 1, but this version of the pipeline needs 2" in result.stderr

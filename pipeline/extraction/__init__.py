@@ -2,9 +2,9 @@
 
 - `plan`: which frames land in which shard
 - `task`: the work of one task: decode, compute, write
-- `shard`: the arrays of one shard
+- `shard`: the arrays and the record of one shard
 - `recording_reader`: decoding a recording once for several shards
-- `lifecycle`: which shards are still to be written
+- `lifecycle`: creating, extending and finishing a store; the shards that are still to be written
 - `ledger`: the outcome of every recording
 - `extract`: the extract stage
 - `verify`: the verify stage

@@ -1,6 +1,6 @@
-"""Sharded objects: the bytes that Zarr's sharding codec stores of a whole shard, taken straight from memory.
+"""The bytes of a sharded object, as Zarr's sharding codec defines them, taken directly from memory.
 
-zarr's own writing goes through an event loop and copies each chunk, which costs half as much again as decoding did.
+zarr 3.1 writes through an event loop and copies each chunk, which takes a time comparable to that of decoding.
 """
 
 from collections.abc import Iterable
@@ -13,21 +13,23 @@ from zarr.codecs import BloscCodec
 
 from pipeline.schema import CHUNK_INDEX
 
-# of rounded features: the bits that are zero in all of them lie side by side
+# For rounded features: bit shuffling puts the bits that are zero in all of them next to each other.
 COMPRESSOR = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4)
 _blosc = Blosc(cname="lz4", clevel=5, shuffle=BITSHUFFLE)
 
 ABSENT = np.uint64(2**64 - 1)
+"""Offset and size of a chunk that is not stored."""
 
 
 def encode(
     values: NDArray[np.generic], chunk: int, chunks: int, fill: object, *, compressed: bool
 ) -> list[memoryview]:
-    """Return the object of a shard of `chunks` chunks of `chunk` rows, as the parts to write one after the other.
+    """Return the object of a shard of `chunks` chunks of `chunk` rows, as parts to write one after the other.
 
-    `values` holds the shard's rows, and only the last shard of an array may have fewer than it has room for: its last
-    chunk is filled up with `fill`, and the chunks behind are absent. Little-endian bytes, an index at the end with a
-    CRC32C: the default of zarr.codecs.ShardingCodec. Uncompressed chunks are views of `values`.
+    `values` are the rows of the shard, (row, …). The last shard of an array may have fewer than `chunks` × `chunk`:
+    its last chunk is filled up with `fill`, and the chunks after that are absent. The format is the default of
+    zarr.codecs.ShardingCodec: little-endian bytes, an index at the end, and its CRC32C. Uncompressed chunks are views
+    of `values`.
     """
     parts = list(_chunks(np.ascontiguousarray(values), chunk, fill))
     if compressed:
@@ -41,6 +43,7 @@ def encode(
 
 
 def _chunks(values: NDArray[np.generic], chunk: int, fill: object) -> Iterable[NDArray[np.generic]]:
+    """Yield the chunks, the last one filled up with `fill`."""
     whole = len(values) // chunk * chunk
     yield from (values[start : start + chunk] for start in range(0, whole, chunk))
     if whole < len(values):
