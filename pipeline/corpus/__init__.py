@@ -1,6 +1,7 @@
 """The corpus: its recordings, what their headers say, and the manifest made of both.
 
-- `layouts`: how recordings, languages and speakers are found in a corpus folder, one module per layout
+How a corpus folder names its recordings, their languages and their speakers is in the package `layouts`.
+
 - `listing`: the table of the recordings of a corpus
 - `sources`: where the samples of the rows of a table are, and which rows share a file
 - `splits`: the split of each recording

@@ -3,7 +3,7 @@
 - `plan`: which frames land in which shard
 - `task`: the work of one task: decode, compute, write
 - `shard`: the arrays and the record of one shard
-- `recording_reader`: decoding a recording once for several shards
+- `recording_reader`: the features of the recordings of a task, from as few decodings as possible
 - `lifecycle`: creating, extending and finishing a store; the shards that are still to be written
 - `ledger`: the outcome of every recording
 - `extract`: the extract stage

@@ -1,5 +1,6 @@
 """Features: decoding a recording and computing its frames, block by block.
 
+- `audio_source`: where the samples of a recording are
 - `audio`: decoding, downmixing and resampling
 - `frontend`: the protocol and the table of front ends, which turn samples into frames of features
 - `framing`: cutting a recording into overlapping frames

@@ -2,5 +2,5 @@
 
 - `protocol`: what a layout provides
 - `folders`: LANGUAGE/[SPEAKER/]file
-- `registry`: all layouts; a new one is a module here and a line there
+- `registry`: the table of layouts, and the choice of one
 """

@@ -12,7 +12,7 @@ from pipeline.errors import UsageError
 LAYOUTS: Final[Mapping[str, CorpusLayout]] = {
     FolderLayout.name: FolderLayout(),
 }
-"""Every layout by its name."""
+"""The layouts by name; one line registers another."""
 
 
 def find_layout(corpus: str, root: UPath) -> CorpusLayout:
