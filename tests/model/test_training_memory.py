@@ -52,7 +52,7 @@ try:
 except MemoryError:
     print("too large for memory")
 print(train(large, "lstm", config, 1, "key")["epochs"], "epoch trained")
-print(evaluate(large, "lstm", large.model("lstm"), {}, speaker, 1)["sequence"]["n"], "sequences evaluated")
+print(evaluate(large, "lstm", large.model("lstm"), {}, speaker, 1).sequence.n, "sequences evaluated")
 """
 
 
