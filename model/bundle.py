@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from upath import UPath
 
 from pipeline.errors import PipelineError, in_one_line
-from pipeline.storage import write_atomically
+from pipeline.storage import read_json, write_atomically
 
 if TYPE_CHECKING:
     import keras
@@ -34,10 +34,6 @@ FILES = (NETWORK, DESCRIPTION)
 LOG_FLOOR = 1e-7
 """Smallest probability with a logarithm of its own. Next to 1, float32 has no finer steps: with this floor, a sigmoid
 resolves its first language as finely as its second."""
-
-
-class BundleError(PipelineError):
-    """A model's folder that is incomplete or damaged."""
 
 
 class Description(BaseModel):
@@ -56,14 +52,12 @@ class Description(BaseModel):
 
     @classmethod
     def read(cls, folder: UPath) -> Self:
-        """Read labels.json; raises BundleError if it is missing or damaged."""
+        """Read labels.json; raises PipelineError if it is missing or damaged."""
         path = folder / DESCRIPTION
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return read_json(path, cls, "run train again")
         except FileNotFoundError:
-            raise BundleError(f"{path} is missing; run train again") from None
-        except ValidationError:
-            raise BundleError(f"{path} is damaged; run train again") from None
+            raise PipelineError(f"{path} is missing; run train again") from None
 
     def write(self, folder: UPath) -> None:
         """Write labels.json."""
@@ -92,7 +86,7 @@ class Bundle:
 
     @classmethod
     def load(cls, folder: UPath) -> Self:
-        """Load a model's folder; raises BundleError if it is incomplete or damaged."""
+        """Load a model's folder; raises PipelineError if it is incomplete or damaged."""
         description = Description.read(folder)
         return cls(load_model(folder / NETWORK), description)
 
@@ -119,7 +113,7 @@ def version_of(folder: UPath) -> str:
     """Return the version of the model in `folder`: a digest of its weights and its description, 16 hex digits.
 
     The rest of model.keras, such as the time of saving, is left out: training again to the same weights gives the
-    same version. Raises BundleError if a file is missing or damaged.
+    same version. Raises PipelineError if a file is missing or damaged.
     """
     state = xxhash.xxh3_128()
     try:
@@ -129,9 +123,9 @@ def version_of(folder: UPath) -> str:
             state.update(archive.read("model.weights.h5"))
         state.update((folder / DESCRIPTION).read_bytes())
     except FileNotFoundError as error:
-        raise BundleError(f"{folder} is not a complete model: {error.filename or error} is missing") from None
+        raise PipelineError(f"{folder} is not a complete model: {error.filename or error} is missing") from None
     except (zipfile.BadZipFile, KeyError):
-        raise BundleError(f"{folder / NETWORK} is damaged") from None
+        raise PipelineError(f"{folder / NETWORK} is damaged") from None
     return state.hexdigest()[:16]
 
 
@@ -146,7 +140,7 @@ def model_bytes(model: "keras.Model") -> bytes:
 def load_model(path: UPath) -> "keras.Model":
     """Load a .keras file from a path or URL, with its LSTM layers accelerated as `build` does.
 
-    Raises BundleError if the file is missing or damaged.
+    Raises PipelineError if the file is missing or damaged.
     """
     import keras  # noqa: PLC0415 loads TensorFlow
 
@@ -158,8 +152,8 @@ def load_model(path: UPath) -> "keras.Model":
             local.write_bytes(path.read_bytes())
             model = keras.saving.load_model(local)
     except FileNotFoundError:
-        raise BundleError(f"{path} is missing; run train again") from None
+        raise PipelineError(f"{path} is missing; run train again") from None
     except (ValueError, OSError) as error:
-        raise BundleError(f"{path} is not a Keras model: {in_one_line(error)}") from None
+        raise PipelineError(f"{path} is not a Keras model: {in_one_line(error)}") from None
     accelerate(model)
     return model

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from upath import UPath
 
-from model.bundle import DESCRIPTION, FILES, NETWORK, Bundle, BundleError, Description
+from model.bundle import DESCRIPTION, FILES, NETWORK, Bundle, Description
 from model.registry import registry
 from model.tensorflow_setup import load_tensorflow
-from pipeline.errors import UsageError
+from pipeline.errors import PipelineError, UsageError
 from pipeline.features.audio import AudioError, read_blocks
 from pipeline.features.audio_source import AudioSource
 from pipeline.features.frontend import BY_KIND, Frontend
@@ -48,7 +48,7 @@ class Classifier:
             raise UsageError(
                 f"MODEL {folder / DESCRIPTION}: its features are not those of this version; run train again"
             ) from None
-        except BundleError as error:
+        except PipelineError as error:
             raise UsageError(f"MODEL {error}") from None
 
     def probabilities(self, uri: str) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from upath import UPath
 
 from model.bundle import version_of
 from model.config import ModelConfig
-from model.metrics.metrics_file import Metrics
+from model.metrics.metrics_file import Metrics, metrics_of_models
 from model.metrics.scores import METRICS
 from model.registry import registry
 from model.registry.history import Comparison, Moment, PromotionRequest
@@ -249,7 +249,7 @@ def report_stage(run: Run) -> None:
     def work() -> Facts:
         from pipeline.report.page import write_report  # noqa: PLC0415 matplotlib is for this stage alone
 
-        write_report(run.output, registry.read(run.output))
+        write_report(run.output, registry.read(run.output), metrics_of_models(run.output, run.config.models))
         return {}
 
     run.perform("report", report_key(run), [page], work)

@@ -73,7 +73,7 @@ def test_a_night_after_another(out: Path) -> None:
     assert f"champion    {lstm} (lstm) since 2" in shown.stdout
     assert run("report", "--out", out, *DEMO).returncode == 0
     page = (out / "report" / "index.html").read_text()
-    assert "Which model serves?" in page
+    assert "Which model is in service?" in page
     assert (out / "report" / "champions.png").exists()
 
 

@@ -4,7 +4,8 @@
 - `levels`: the scores per frame, per sequence and per recording
 - `classification`: accuracy and macro F1
 - `scores`: all metrics by name; a new metric is registered here
+- `estimate`: a value with its interval
 - `example`: the test recording that the report shows
-- `bootstrap`: intervals by resampling speakers
+- `bootstrap`: intervals from resampling speakers
 - `metrics_file`: metrics/NAME.json
 """

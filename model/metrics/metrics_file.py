@@ -1,13 +1,13 @@
 """metrics/NAME.json: the metrics of a model on the test split of a store."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from upath import UPath
 
-from pipeline.errors import UsageError
-from pipeline.storage import write_atomically
+from pipeline.outputs import OutputFolder
+from pipeline.storage import read_json, write_atomically
 
 
 class _Written(BaseModel):
@@ -98,12 +98,14 @@ class Metrics(_Written):
 
     @classmethod
     def read(cls, path: UPath) -> Self:
-        """Read a metrics file; raises UsageError if it is damaged."""
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError:
-            raise UsageError(f"{path} is damaged or of another version; run evaluate again, or delete it") from None
+        """Read a metrics file; raises PipelineError if it is damaged."""
+        return read_json(path, cls, "run evaluate again")
 
     def write(self, path: UPath) -> None:
         """Write a metrics file."""
         write_atomically(path, self.model_dump_json(indent=1, exclude_unset=True).encode())
+
+
+def metrics_of_models(output: OutputFolder, models: Iterable[str]) -> dict[str, Metrics]:
+    """Return the metrics of those `models` that have been evaluated; raises PipelineError for a damaged file."""
+    return {name: Metrics.read(output.metrics(name)) for name in models if output.metrics(name).exists()}

@@ -1,7 +1,10 @@
-"""The report on an output folder, and its status on the terminal.
+"""The report, its pictures, and the status command.
 
 - `page`: report/index.html
-- `plots`: the pictures
-- `champion`: the section on the model in service
+- `results`: what an output folder holds for the page
+- `corpus_section`: the page's sections on the corpus and on failures
+- `model_section`: the page's sections on trained models
+- `champion`: the page's section on the model in service
+- `plots`: pictures
 - `status`: the status command
 """

@@ -1,6 +1,7 @@
-"""The report's section on the model that serves: how it came to that, and how sure its macro F1 is."""
+"""The report's section on the model in service: the decisions that led to it, and their intervals."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,12 +12,14 @@ from pipeline.report.plots import INK, QUIET, WIDTH_IN, picture
 
 if TYPE_CHECKING:
     from model.metrics.estimate import Estimate
-    from model.registry.history import Decision, History
+    from model.registry.history import Comparison, Decision, History
 
+MIN_COMPARISONS: Final = 2
+"""With fewer there is no picture."""
 MAX_DRAWN: Final = 40
 MAX_LISTED: Final = 10
 MAX_DATES: Final = 10
-MAX_ROOMY: Final = 20
+MAX_LARGE_MARKERS: Final = 20
 
 LOOKS: Final[Mapping[str, Mapping[str, Any]]] = {
     "promoted": {"color": INK, "marker": "o"},
@@ -25,48 +28,46 @@ LOOKS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 
 
-def standing(history: "History", add: Callable[[str, bytes], None]) -> dict[str, Any] | None:
-    """Return what the page says of the champion and the last decisions, with their picture; None where there are none.
+@dataclass(frozen=True)
+class ChampionSection:
+    """The champion since when, its latest macro F1 and the comparison that it is from, and the last decisions.
 
-    `add` keeps a picture by its name.
+    `decisions` are the newest first; `earlier` counts those that are left out.
     """
+
+    version: str | None
+    since: str | None
+    f1: "Estimate | None"
+    comparison: "Comparison | None"
+    decisions: Sequence["Decision"]
+    earlier: int
+
+
+def section(history: "History", add: Callable[[str, bytes], None]) -> ChampionSection | None:
+    """Return the section, or None if there are no decisions; `add` keeps its picture by name."""
     if not history.decisions:
         return None
     drawn = history.decisions[-MAX_DRAWN:]
-    if any(decision.comparison and decision.comparison.challenger_f1 for decision in drawn):
+    if sum(decision.comparison is not None for decision in drawn) >= MIN_COMPARISONS:
         add("champions", champions(drawn))
     latest = history.latest_f1(history.champion)
     since = next((d for d in reversed(history.decisions) if d.kind != "refused"), None)
-    return {
-        "champion": history.champion,
-        "since": since.time if since else None,
-        "f1": latest and latest[0],
-        "of": latest and latest[1].comparison,
-        "rows": [_row(decision) for decision in history.decisions[: -MAX_LISTED - 1 : -1]],
-        "earlier": max(0, len(history.decisions) - MAX_LISTED),
-    }
-
-
-def _row(decision: "Decision") -> dict[str, Any]:
-    comparison = decision.comparison
-    return {
-        "at": decision.time,
-        "kind": decision.kind,
-        "version": decision.subject,
-        "model": decision.request.model if decision.request else "",
-        "f1": comparison and comparison.challenger_f1,
-        "gain": comparison and comparison.gain,
-        "reason": decision.reason,
-        "by": decision.by,
-    }
+    return ChampionSection(
+        version=history.champion,
+        since=since.time if since else None,
+        f1=latest[0] if latest else None,
+        comparison=latest[1].comparison if latest else None,
+        decisions=history.decisions[: -MAX_LISTED - 1 : -1],
+        earlier=max(0, len(history.decisions) - MAX_LISTED),
+    )
 
 
 @picture
 def champions(decisions: Sequence["Decision"]) -> Figure:
-    """Draw the macro F1 of challengers and champions with their intervals, a column for each decision."""
+    """Draw the macro F1 of challengers and champions with their intervals, one column per decision."""
     figure = Figure(figsize=(WIDTH_IN, 2.9), layout="constrained")
     axes = figure.subplots()
-    size = 5 if len(decisions) <= MAX_ROOMY else 3.5
+    size = 5 if len(decisions) <= MAX_LARGE_MARKERS else 3.5
     lowest = 1.0
     for place, decision in enumerate(decisions):
         if decision.kind == "rolled back":
@@ -78,7 +79,7 @@ def champions(decisions: Sequence["Decision"]) -> Figure:
             lowest = min(lowest, estimate.value if estimate.low is None else estimate.low)
     places = range(0, len(decisions), -(-len(decisions) // MAX_DATES))
     axes.set_xticks(places, [f"{decisions[place].at.astimezone(UTC):%d %b\n%H:%M}" for place in places])
-    axes.set(ylabel="macro F1 a recording", ylim=(max(0, lowest - 0.1), 1.02), xlim=(-0.6, len(decisions) - 0.4))
+    axes.set(ylabel="macro F1 per recording", ylim=(max(0, lowest - 0.1), 1.02), xlim=(-0.6, len(decisions) - 0.4))
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="y")
     keys = [Line2D([], [], label=label, **look) for label, look in LOOKS.items()]
@@ -88,12 +89,12 @@ def champions(decisions: Sequence["Decision"]) -> Figure:
 
 
 def _sides(decision: "Decision") -> Iterator[tuple["Estimate", float, Mapping[str, Any]]]:
-    """Yield the estimates of a decision, each with its place in the column and its look."""
+    """Yield the estimates of a decision, each with its offset in the column and its look."""
     comparison = decision.comparison
     if comparison is None:
         return
-    apart = 0.18 if comparison.champion_f1 is not None else 0.0
+    offset = 0.18 if comparison.champion_f1 is not None else 0.0
     if comparison.champion_f1 is not None:
-        yield comparison.champion_f1, -apart, LOOKS["champion, same recordings"]
+        yield comparison.champion_f1, -offset, LOOKS["champion, same recordings"]
     if comparison.challenger_f1 is not None:
-        yield comparison.challenger_f1, apart, LOOKS[decision.kind]
+        yield comparison.challenger_f1, offset, LOOKS[decision.kind]

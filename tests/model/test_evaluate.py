@@ -256,7 +256,7 @@ def test_a_damaged_description_is_told_in_one_line(spoken: Spoken, content: byte
     spoken.save(frame_network())
     labels = spoken.output.model("known") / "labels.json"
     labels.unlink() if content is None else labels.write_bytes(content)
-    with pytest.raises(PipelineError, match=r"labels\.json is (missing|damaged); run train again"):
+    with pytest.raises(PipelineError, match=r"labels\.json is (missing|damaged \(.*\)); run train again"):
         _evaluate(spoken.output)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from model.metrics.estimate import Estimate
 from model.registry import registry
-from model.registry.history import Comparison, Decision, Estimate, History, PromotionRequest
+from model.registry.history import Comparison, Decision, History, PromotionRequest
 from pipeline.outputs import OutputFolder
 from pipeline.report import status
-from pipeline.report.champion import MAX_DRAWN, MAX_LISTED, champions, standing
+from pipeline.report.champion import MAX_DRAWN, MAX_LISTED, champions, section
 from pipeline.storage import write_atomically
 
 START = datetime(2026, 1, 1, 3, tzinfo=UTC)
@@ -49,20 +50,27 @@ def history() -> History:
 
 
 def test_without_decisions_there_is_no_section() -> None:
-    assert standing(History(), lambda *_: pytest.fail("there is nothing to draw")) is None
+    assert section(History(), lambda *_: pytest.fail("there is nothing to draw")) is None
 
 
 def test_the_section_says_what_serves_and_why(history: History) -> None:
     pictures: dict[str, bytes] = {}
-    found = standing(history, pictures.__setitem__)
+    found = section(history, pictures.__setitem__)
     assert found is not None
-    assert (found["champion"], found["since"], found["earlier"]) == ("version0", "2026-01-04 03:00 UTC", 0)
-    assert str(found["f1"]) == "0.610 (0.510 to 0.660)"  # as the last comparison had it
-    assert [(row["kind"], row["version"], row["by"]) for row in found["rows"]] == [
+    assert (found.version, found.since, found.earlier) == ("version0", "2026-01-04 03:00 UTC", 0)
+    assert str(found.f1) == "0.610 (0.510 to 0.660)"  # as the last comparison had it
+    assert [(row.kind, row.subject, row.by) for row in found.decisions] == [
         ("rolled back", "version0", "ben"), ("promoted", "version2", "ana"), ("refused", "version1", "ana"),
         ("promoted", "version0", "ana"),
     ]  # fmt: skip
     assert pictures["champions"].startswith(b"\x89PNG")
+
+
+def test_a_single_comparison_has_no_picture() -> None:
+    history = History().with_decision(judged(0, 0.6, None, True, None))
+    found = section(history, lambda *_: pytest.fail("a single point shows nothing"))
+    assert found is not None
+    assert (found.version, len(found.decisions)) == ("version0", 1)
 
 
 def test_the_picture_has_every_estimate_in_its_column(history: History) -> None:
@@ -84,10 +92,10 @@ def test_the_picture_has_every_estimate_in_its_column(history: History) -> None:
 def test_a_long_history_is_cut() -> None:
     decisions = [judged(0, 0.6, None, True, None)]
     decisions += [judged(number, 0.5, 0.6, False, "version0") for number in range(1, 60)]
-    found = standing(History(champion="version0", decisions=tuple(decisions)), lambda *_: None)
+    found = section(History(champion="version0", decisions=tuple(decisions)), lambda *_: None)
     assert found is not None
-    assert (len(found["rows"]), found["earlier"]) == (MAX_LISTED, 60 - MAX_LISTED)
-    assert found["rows"][0]["version"] == "version59"
+    assert (len(found.decisions), found.earlier) == (MAX_LISTED, 60 - MAX_LISTED)
+    assert found.decisions[0].subject == "version59"
     assert champions(decisions[-MAX_DRAWN:]).startswith(b"\x89PNG")
 
 

@@ -16,11 +16,13 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from model.metrics.metrics_file import metrics_of_models
 from model.registry import registry
 from pipeline import storage
+from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
+from pipeline.report import corpus_section, plots
 from pipeline.report import page as report_page
-from pipeline.report import plots
 from pipeline.schema import LEDGER_COLUMNS, MANIFEST_COLUMNS, SCHEMA_VERSION
 from pipeline.storage import write_atomically
 from pipeline.store import feature_store
@@ -94,7 +96,8 @@ def metrics(name: str, right: int) -> dict[str, Any]:
     return {
         "model": name, "labels": list(LABELS), **frame, "sequence": sequence,
         "recording": scores([[0, 0, 0], [0, 1, 0], [0, 1, 0]]),
-        "store": {"manifest_digest": "d1"},
+        "labels_without_test": [], "labels_without_validation": [],
+        "store": {"config_hash": "c1", "manifest_digest": "d1"},
         "example": {"recording": 4, "label": 1, "first_sequence": 7, "probabilities": probabilities},
     }  # fmt: skip
 
@@ -195,7 +198,8 @@ def write_pictures(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, read
             write_atomically(output.metrics(name), json.dumps(metrics(name, right)).encode())
             if history is not None:
                 write_atomically(output.model(name) / "history.csv", history.to_csv(index=False).encode())
-        report_page.write_report(output, registry.read(output))
+        names = (run or {}).get("config", {}).get("models", models)
+        report_page.write_report(output, registry.read(output), metrics_of_models(output, names))
         return Page((output.report / "index.html").read_text(encoding="utf-8"))
 
     return write_folder
@@ -248,7 +252,7 @@ def test_large_corpus_is_in_hours(write: Write) -> None:
 def test_languages_without_a_split_are_named(write: Write) -> None:
     page = write({"lstm": 30})
     # the only test recording of MATHS failed
-    assert f"No test speaker: {MATHS}. Trained all the same; not in the test figures." in page.text
+    assert f"No test speaker: {MATHS}. Used for training, but not part of the test figures." in page.text
     assert f"No validation speaker: {MATHS}, {SPACED}." in page.text
     assert "No training speaker" not in page.text
 
@@ -262,7 +266,10 @@ def test_complete_corpus_has_no_notice(write: Write) -> None:
 
 def test_failures_are_counted_and_explained(write: Write) -> None:
     page = write({})
-    assert "Of 10 recordings: 5 ok, 2 short, 1 filtered, 2 failed. 7,950 sequences stored, 26 min 30 s." in page.text
+    assert (
+        "10 recordings: 5 ok, 2 short, 1 filtered, 2 failed. 7,950 sequences stored, 26 min 30 s of audio."
+        in page.text
+    )
     rows = next(table for table in page.tables if "reason" in table[0])[1:]
     assert rows == [
         ["failed", "not readable as audio: <b>bad</b> header", "2", f"{recording_id(1)} {recording_id(9)}"],
@@ -279,8 +286,8 @@ def test_many_reasons_are_cut(write: Write) -> None:
     entries["reason"] = pd.Series(["x" * (i + 1) for i in range(len(entries))], dtype="string")
     page = write({}, entries=entries, rows=pd.concat([manifest()] * 3, ignore_index=True))
     rows = next(table for table in page.tables if "reason" in table[0])[1:]
-    assert len(rows) == report_page.MAX_REASONS == 20
-    assert "10 recordings more, for 10 further reasons" in page.text
+    assert len(rows) == corpus_section.MAX_REASONS == 20
+    assert "10 more recordings for 10 further reasons" in page.text
 
 
 def test_nothing_failed(write: Write) -> None:
@@ -294,8 +301,8 @@ def test_nothing_failed(write: Write) -> None:
 def test_throughput_and_stages(write: Write) -> None:
     page = write({})
     assert "3.0 s" in page.text
-    assert re.search(r"audio hours an hour\s*2,400", page.text)
-    assert re.search(r"audio hours a core-hour\s*1,440", page.text)
+    assert re.search(r"audio hours per hour\s*2,400", page.text)
+    assert re.search(r"audio hours per core-hour\s*1,440", page.text)
     assert "wrote 3 of 4 shards" in page.text
     stages = page.table("stage")
     assert list(stages) == ["stage", "scan", "extract", "train/lstm"]
@@ -306,37 +313,35 @@ def test_throughput_and_stages(write: Write) -> None:
 def test_two_models_are_compared(write: Write, reads: list[tuple[int, int]]) -> None:
     page = write({"ann": 10, "lstm": 30})
     assert (
-        "The model lstm names the language of 75.0 % of 0.2 s sequences and of 50.0 % of whole recordings, of "
-        "recordings it has never heard; the model ann of 25.0 % and 50.0 %; chance is 33.3 %."
+        "The model lstm identifies the language of 75.0 % of 0.2 s sequences and 50.0 % of whole recordings from "
+        "recordings that were not used for training. Chance is 33.3 %."
     ) in page.text
     table = page.table("per sequence")
     assert table["ann"] == ["12.5 %", "0.432", "1,600", "25.0 %", "0.432", "80", "50.0 %", "0.432", "2"]
     assert table["lstm"] == ["–", "–", "–", "75.0 %", "0.432", "80", "50.0 %", "0.432", "2"]
-    assert table["always the most frequent"][2] == "50.0 %"
+    assert table["most frequent language"][2] == "50.0 %"
     # 50 % of recordings is what naming one language gives, 75 % of sequences is more
-    assert "no better than naming the most frequent test language every time, which gives 50.0 % per recording." in (
-        page.text
-    )
-    waiting = "80.4 steps a second and 1.2 % of the time spent waiting for input."
-    assert f"lstm: 3 epochs, the best is epoch 2, 1,234 parameters, {waiting}" in page.text
+    assert "the most frequent test language would be as good or better: 50.0 % per recording." in page.text
+    assert page.table("best epoch")["lstm"] == ["3", "2", "1,234", "80.4", "1.2 %"]
+    assert page.table("best epoch")["ann"] == ["3", "–", "–", "–", "–"]
     assert page.table("precision")[EVIL] == ["0.125", "0.250", "0.375", "40", "0.125", "0.250", "0.375", "1"]
     assert page.table("precision")[MATHS] == ["–"] * 8
     assert (
-        f"{recording_id(4)}, a test recording; its language is {EVIL}, to which the model lstm gives 60.0 %"
-        in page.text
-    )
+        f"{recording_id(4)} is a test recording in {EVIL}. The model lstm gives this language a mean probability of "
+        "60.0 %."
+    ) in page.text
     assert reads == [(7, 9)]
     assert "python -m model.predict OUT/models/lstm recording.wav" in page.text
 
 
 def test_named_speakers_are_said_to_be_unheard(write: Write) -> None:
     rows = manifest().fillna({"speaker": "zoe"})
-    assert "of speakers it has never heard; chance is" in write({"lstm": 30}, rows=rows).text
+    assert "from speakers that were not used for training. Chance is" in write({"lstm": 30}, rows=rows).text
 
 
 def test_one_model(write: Write) -> None:
     page = write({"ann": 30})
-    assert "The model ann names the language of 75.0 %" in page.text
+    assert "The model ann identifies the language of 75.0 %" in page.text
     assert "lstm" not in page.text.replace("train/lstm", "")
     assert "OUT/models/ann" in page.text
 
@@ -356,7 +361,7 @@ def test_files_may_be_missing(write: Write, tmp_path: pathlib.Path) -> None:
     output = OutputFolder.at(str(tmp_path / "out"))
     for path in (output.run, output.ledger, output.store / "zarr.json", output.report / "example.png"):
         path.unlink()
-    report_page.write_report(output, registry.read(output))
+    report_page.write_report(output, registry.read(output), metrics_of_models(output, ["lstm"]))
     page = Page((output.report / "index.html").read_text(encoding="utf-8"))
     assert "Learning curves" not in page.text
     assert "Nothing has been extracted yet." in page.text
@@ -369,14 +374,15 @@ def test_files_may_be_missing(write: Write, tmp_path: pathlib.Path) -> None:
 
 def test_training_without_validation(write: Write) -> None:
     history = HISTORY.drop(columns=["val_loss", "val_accuracy"])
-    assert "lstm: 3 epochs, the best is epoch 2" in write({"lstm": 30}, history=history).text
+    assert write({"lstm": 30}, history=history).table("best epoch")["lstm"][:2] == ["3", "2"]
 
 
 def test_diverged_training_has_no_best_epoch(write: Write) -> None:
     run = run_record()
     run["stages"]["train/lstm"]["best_epoch"] = None
     history = HISTORY.assign(val_loss=np.nan)
-    assert "lstm: 3 epochs, 1,234 parameters, 80.4 steps" in write({"lstm": 30}, run=run, history=history).text
+    table = write({"lstm": 30}, run=run, history=history).table("best epoch")
+    assert table["lstm"][:3] == ["3", "–", "1,234"]
 
 
 LONG_NAMES = [f"bilstm-of-{units}-units-with-dropout.v2" for units in (50, 100, 200, 400)]
@@ -384,9 +390,9 @@ LONG_NAMES = [f"bilstm-of-{units}-units-with-dropout.v2" for units in (50, 100, 
 
 def test_five_models_with_long_names_are_compared(write: Write) -> None:
     page = write({"ann": 10, **dict.fromkeys(LONG_NAMES, 20), "best": 30})
-    assert "The model best names the language of 75.0 %" in page.text
+    assert "The model best identifies the language of 75.0 %" in page.text
     assert set(page.table("per sequence")) > {"ann", "best", *LONG_NAMES}
-    assert "to which the model best gives 60.0 %" in page.text
+    assert "The model best gives this language a mean probability of 60.0 %" in page.text
 
 
 def test_models_that_are_no_longer_configured_are_left_out(write: Write) -> None:
@@ -394,7 +400,7 @@ def test_models_that_are_no_longer_configured_are_left_out(write: Write) -> None
     run["config"]["models"] = {"small": {}, "big": {}}
     page = write({"lstm": 40, "big": 30, "small": 20}, run=run)
     assert list(page.table("per sequence"))[-4:-2] == ["small", "big"]
-    assert "to which the model big gives" in page.text
+    assert "The model big gives this language" in page.text
     assert "lstm" not in page.text.replace("train/lstm", "")
 
 
@@ -403,7 +409,7 @@ def test_models_that_are_no_longer_configured_are_left_out(write: Write) -> None
     ({"ann": 40}, "ann"),
 ])  # fmt: skip
 def test_the_example_is_of_the_best_sequence_model(write: Write, models: dict[str, int], shown: str) -> None:
-    assert f"to which the model {shown} gives" in write(models).text
+    assert f"The model {shown} gives this language" in write(models).text
 
 
 def _overlaps(texts: list[Text]) -> list[tuple[str, str]]:
@@ -434,6 +440,49 @@ def test_learning_curves_of_five_models_have_a_title_each() -> None:
         figure.draw_without_rendering()
     assert [axes.get_title(loc="left") for axes in figure.axes[::2]] == titles
     assert _overlaps([text for axes in figure.axes for text in (axes._left_title, axes.xaxis.label)]) == []
+
+
+def test_a_further_metric_is_a_column_where_it_was_computed(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = metrics
+
+    def with_further(name: str, right: int) -> dict[str, Any]:
+        found = plain(name, right)
+        return {**found, "sequence": {**found["sequence"], "balanced_accuracy": 0.625}}
+
+    monkeypatch.setitem(globals(), "metrics", with_further)
+    page = write({"ann": 10, "lstm": 30})
+    headings = next(table for table in page.tables if "balanced accuracy" in table[1])[1]
+    assert headings == ["model", "accuracy", "macro F1", "n", "accuracy", "macro F1", "balanced accuracy", "n",
+                        "accuracy", "macro F1", "n"]  # fmt: skip
+    assert page.table("per sequence")["lstm"][3:7] == ["75.0 %", "0.432", "0.625", "80"]
+
+
+def test_intervals_are_shown_with_their_speakers(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, interval = metrics, {"low": 0.25, "high": 0.5, "confidence": 0.95, "speakers": 9}
+
+    def with_interval(name: str, right: int) -> dict[str, Any]:
+        found = plain(name, right)
+        return {**found, "recording": {**found["recording"], "macro_f1_interval": interval}}
+
+    monkeypatch.setitem(globals(), "metrics", with_interval)
+    text = write({"ann": 10, "lstm": 30}).text
+    assert (
+        "Macro F1 per recording with its 95 % interval: ann 0.432 (0.250 to 0.500), lstm 0.432 (0.250 to 0.500). The "
+        "interval comes from resampling 9 speakers (a recording without a named speaker counts as one)"
+    ) in text
+    interval |= {"low": None, "high": None, "speakers": 1}
+    assert (
+        "lstm 0.432 (no interval). There is no interval, because one speaker says nothing" in write({"lstm": 30}).text
+    )
+
+
+def test_a_damaged_metrics_file_is_refused_in_one_line(write: Write, tmp_path: pathlib.Path) -> None:
+    write({"lstm": 30})
+    output = OutputFolder.at(str(tmp_path / "out"))
+    assert list(metrics_of_models(output, ["ann", "lstm"])) == ["lstm"]
+    write_atomically(output.metrics("ann"), b"{}")
+    with pytest.raises(PipelineError, match=r"ann\.json is damaged \(labels: .*\); run evaluate again"):
+        metrics_of_models(output, ["ann", "lstm"])
 
 
 def test_same_folder_same_page(write_pictures: Write) -> None:
@@ -496,26 +545,26 @@ def test_long_names_keep_their_ends() -> None:
     assert plots.short("abcdefg", 7) == "abcdefg"
 
 
-def test_growths_and_masked_recordings_are_named_and_masked_ones_not_counted(write: Write) -> None:
+def test_appends_and_masked_recordings_are_named_and_masked_ones_not_counted(write: Write) -> None:
     table = manifest()
-    assert "The store grew" not in write({}).text
+    assert "New recordings were appended" not in write({}).text
     table.loc[8:, "append_index"] = 1
     table.loc[0, "masked"] = "gone from the corpus"
     table.loc[1, "masked"] = ""
     page = write({}, rows=table)
-    assert "The store grew 1 time since it was begun" in page.text
-    assert "masked, as the corpus has them no more or otherwise: 1 recording." in page.text
+    assert "New recordings were appended 1 time." in page.text
+    assert "1 recording not counted here: masked, because the files were deleted or changed." in page.text
     assert page.text.count("9 recordings in 3 languages") == 1
 
 
 def test_example_of_a_store_that_was_written_anew_or_masked_since_is_not_drawn(
     write: Write, reads: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "a test recording; its language is" in write({"lstm": 30}).text
+    assert "is a test recording in" in write({"lstm": 30}).text
     monkeypatch.setitem(ATTRIBUTES, "manifest_digest", "d2")
     read = len(reads)
-    assert "a test recording; its language is" not in write({"lstm": 30}).text
+    assert "is a test recording in" not in write({"lstm": 30}).text
     assert len(reads) == read
     monkeypatch.setitem(ATTRIBUTES, "manifest_digest", "d1")
     monkeypatch.setattr(feature_store, "read_features", lambda _, start, stop: np.full((stop - start, 20, 5), np.nan))
-    assert "a test recording; its language is" not in write({"lstm": 30}).text
+    assert "is a test recording in" not in write({"lstm": 30}).text

@@ -8,7 +8,7 @@ import pytest
 from upath import UPath
 
 from model.metrics.metrics_file import Metrics
-from pipeline.errors import UsageError
+from pipeline.errors import PipelineError
 
 
 def content() -> dict[str, Any]:
@@ -36,6 +36,8 @@ def test_a_file_has_what_was_set_and_nothing_else(tmp_path: Path) -> None:
 def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
     path = UPath(tmp_path) / "lstm.json"
     path.write_text(json.dumps({**content(), **change}))
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(PipelineError) as error:
         Metrics.read(path)
-    assert str(error.value) == f"{path} is damaged or of another version; run evaluate again, or delete it"
+    assert str(error.value).startswith(f"{path} is damaged (")
+    assert str(error.value).endswith("); run evaluate again")
+    assert "\n" not in str(error.value)

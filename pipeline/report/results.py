@@ -1,0 +1,79 @@
+"""What an output folder holds for the report, and the pictures drawn from it."""
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from upath import UPath
+
+from pipeline import run_record
+from pipeline.corpus.manifest import read_manifest
+from pipeline.outputs import OutputFolder
+from pipeline.run_record import RunFile, StageRecord
+from pipeline.storage import read_parquet, write_atomically
+
+if TYPE_CHECKING:
+    from model.metrics.metrics_file import Metrics
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the stages have left in an output folder so far.
+
+    `metrics` and `histories`, the epochs of the trainings, are keyed by the models in the settings.
+    """
+
+    output: OutputFolder
+    manifest: pd.DataFrame
+    ledger: pd.DataFrame | None
+    run: RunFile
+    metrics: Mapping[str, "Metrics"]
+    histories: Mapping[str, pd.DataFrame]
+
+    @classmethod
+    def read(cls, output: OutputFolder, metrics: Mapping[str, "Metrics"]) -> "Results":
+        """Read an output folder; raises UsageError for a file that is damaged."""
+        run = run_record.read(output)
+        histories = {}
+        for model in run.config.get("models", metrics):
+            history = output.model(model) / "history.csv"
+            if history.exists():
+                histories[model] = pd.read_csv(io.BytesIO(history.read_bytes()))
+        ledger = read_parquet(output.ledger) if output.ledger.exists() else None
+        return cls(output, read_manifest(output), ledger, run, metrics, histories)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The languages of the corpus, sorted."""
+        return tuple(sorted(self.manifest["label"].unique()))
+
+    @property
+    def stages(self) -> Mapping[str, StageRecord]:
+        """What each stage did last, without the report itself: its record is of the last report."""
+        return {name: stage for name, stage in self.run.stages.items() if name != "report"}
+
+    @property
+    def hop_s(self) -> float | None:
+        """Seconds from frame to frame, or None if no run is recorded."""
+        return float(self.run.config["features"]["hop_s"]) if self.run.config else None
+
+    @property
+    def sequence_s(self) -> float | None:
+        """Seconds in a sequence, or None if no run is recorded."""
+        return None if self.hop_s is None else int(self.run.config["store"]["timesteps"]) * self.hop_s
+
+
+@dataclass
+class Pictures:
+    """The page's pictures: written to `folder` as NAME.png, and kept in `sources` as data URLs."""
+
+    folder: UPath
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, png: bytes) -> None:
+        """Write and keep a picture."""
+        write_atomically(self.folder / f"{name}.png", png)
+        self.sources[name] = "data:image/png;base64," + base64.b64encode(png).decode()
