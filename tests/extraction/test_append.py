@@ -125,7 +125,7 @@ def test_only_new_headers_are_read_and_only_new_recordings_decoded(
     assert facts.audio_s_new == pytest.approx(6 * 8 * 0.1)
 
 
-def test_a_store_that_grew_holds_what_one_run_gives(corpus: Path, out: Path, tmp_path: Path) -> None:
+def test_an_appended_store_holds_the_sequences_of_a_single_run(corpus: Path, out: Path, tmp_path: Path) -> None:
     extend(corpus)
     run(corpus, out)
     run(corpus, tmp_path / "one run")
@@ -242,7 +242,7 @@ def test_another_manifest_than_the_store_s_is_refused(corpus: Path, out: Path) -
         run(corpus, out, "extract")
 
 
-def test_a_growth_that_is_killed_at_any_write_continues_to_the_same_bytes(
+def test_an_append_that_is_killed_at_any_write_continues_to_the_same_bytes(
     corpus: Path, out: Path, tmp_path: Path, kill_at: list[int]
 ) -> None:
     write(corpus, "aa/dora/0.wav", 0.85)
@@ -334,7 +334,7 @@ def test_a_manifest_only_ever_gets_longer(found: list[tuple[str, str | None, int
 
 @settings(max_examples=100)
 @given(found_recordings)
-def test_a_grown_plan_is_the_earlier_one_and_more(found: list[tuple[str, str | None, int, int]]) -> None:
+def test_the_plan_of_an_append_begins_with_the_earlier_plan(found: list[tuple[str, str | None, int, int]]) -> None:
     tables = manifests_of(found, CONFIG)
     for earlier, later in itertools.pairwise(tables):
         old, new = Plan(earlier, CONFIG), Plan(later, CONFIG)
@@ -353,7 +353,7 @@ def test_a_grown_plan_is_the_earlier_one_and_more(found: list[tuple[str, str | N
 
 @settings(max_examples=100)
 @given(found_recordings)
-def test_a_grown_manifest_compacts_to_that_of_one_run_with_its_splits(
+def test_an_appended_manifest_compacts_to_that_of_a_single_run_with_its_splits(
     found: list[tuple[str, str | None, int, int]],
 ) -> None:
     appended = manifests_of(found, CONFIG)[-1]

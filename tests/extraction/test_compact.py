@@ -1,4 +1,4 @@
-"""Compaction: a store that grew and lost recordings becomes the one that a single run would have written."""
+"""Compaction: a store with appends and masked recordings becomes the store of a single run."""
 
 import shutil
 from pathlib import Path
