@@ -35,7 +35,7 @@ class Interval(_Written):
 class LevelMetrics(BaseModel):
     """The metrics over `n` items: frames, sequences or recordings. Further metrics are there under their names.
 
-    `confusion` counts items: [true label][predicted label].
+    `confusion` counts items: `[true label][predicted label]`.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -55,7 +55,10 @@ class LevelMetrics(BaseModel):
 
 
 class Example(_Written):
-    """A test recording: row of the manifest, code of its language, first sequence, probabilities [sequence][label]."""
+    """A test recording: row of the manifest, code of its language, first sequence.
+
+    `probabilities` is `[sequence][label]`.
+    """
 
     recording: int
     label: int
