@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import interrupts
+from tests.support.whole_system import DEADLINE_S
 
 # the signal comes while a finaliser runs, where Python drops what is raised; the run would go on
 DROPPED = """
@@ -32,7 +33,11 @@ except KeyboardInterrupt:
 )
 def test_a_signal_in_a_finaliser_ends_the_run_all_the_same(signum: signal.Signals, exit_code: int) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", DROPPED, str(int(signum))], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", DROPPED, str(int(signum))],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
     assert (result.returncode, result.stderr) == (exit_code, "")
 
@@ -40,7 +45,9 @@ def test_a_signal_in_a_finaliser_ends_the_run_all_the_same(signum: signal.Signal
 def test_other_errors_of_a_finaliser_are_still_told() -> None:
     script = DROPPED.replace("os.kill(os.getpid(), signal.Signals(int(sys.argv[1])))", "raise ValueError('told')")
     script = script.replace("time.sleep(30)", "pass")
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
     assert result.returncode == 0
     assert "ValueError: told" in result.stderr
 
@@ -55,5 +62,5 @@ def test_ctrl_c_in_code_made_from_text_leaves_the_exit_code(tmp_path: Path) -> N
         "    interrupts.settled()\n"
         "    sys.exit(interrupts.EXIT_INTERRUPTED)\n"
     )
-    result = subprocess.run([sys.executable, "-m", "made"], cwd=tmp_path, timeout=60, check=False)
+    result = subprocess.run([sys.executable, "-m", "made"], cwd=tmp_path, timeout=DEADLINE_S, check=False)
     assert result.returncode == interrupts.EXIT_INTERRUPTED

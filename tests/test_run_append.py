@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.appending import check_contract, features_by_place, ledger_of, manifest_of, split_of_speaker
+from tests.support.gate import Gate
 from tests.support.whole_system import SMALL, finished_shards, run, run_until, store_bytes, write_corpus
 
 
@@ -32,7 +33,11 @@ def test_run_add_run_prune_compact(tmp_path: Path) -> None:
 
     shutil.copytree(everything / "fr", corpus / "fr")
     run("scan", *arguments)
-    killed = run_until(lambda _: finished_shards(out) >= shards + 5, signal.SIGKILL, "extract", *arguments)
+    gate = Gate.at(tmp_path / "gate", out / "shards", shards + 5)
+    killed = run_until(
+        lambda _: finished_shards(out) >= shards + 5, signal.SIGKILL, "extract", *arguments,
+        environment=gate.environment,
+    )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL
     unfinished = run("scan", *arguments, "--unchanged-exit-code", "99")
     assert unfinished.returncode == 0, "what an earlier run has not brought to its report is not forgotten"
@@ -88,9 +93,11 @@ def test_a_growth_killed_in_any_stage_continues(tmp_path: Path, stage: str) -> N
     begun = {
         "scan": lambda log: "scan: begins" in log,
         "extract": lambda _: finished_shards(out) > 60,
-        "compact": lambda _: (out / "compacted" / "shards").exists() and finished_shards(out / "compacted") > 5,
+        "compact": lambda _: finished_shards(out / "compacted") > 5,
     }
-    killed = run_until(begun[stage], signal.SIGKILL, stage, *arguments)
+    written, shards = (out / "compacted", 6) if stage == "compact" else (out, 61)
+    gate = Gate.at(tmp_path / "gate", written / "shards", shards)
+    killed = run_until(begun[stage], signal.SIGKILL, stage, *arguments, environment=gate.environment)
     assert killed.returncode == -signal.SIGKILL
     for name in stages:
         result = run(name, *arguments)

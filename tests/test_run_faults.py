@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from tests.support.whole_system import SMALL, command, finished_shards, run, store_bytes, write_corpus
+from tests.support.whole_system import DEADLINE_S, SMALL, command, finished_shards, run, store_bytes, write_corpus
 
 SERIAL = ("--executor", "serial", *SMALL)
 
@@ -187,7 +187,7 @@ def in_namespace(script: str, *arguments: str | Path) -> subprocess.CompletedPro
         pytest.skip("this machine lets no user make a mount namespace")
     return subprocess.run(
         ["unshare", "-rm", "sh", "-c", script, "sh", *map(str, arguments)],
-        capture_output=True, text=True, timeout=240, check=False,
+        capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
 
 

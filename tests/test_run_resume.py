@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.gate import Gate
 from tests.support.whole_system import SMALL, finished_shards, run, run_until, store_bytes, write_corpus
 
 
@@ -51,7 +52,11 @@ def test_a_run_killed_in_extraction_continues_to_the_same_bytes(
     arguments = ("--corpus", corpus, "--out", tmp_path, "--executor", executor, "--workers", "2", *SMALL)
     half = finished_shards(uninterrupted) // 2
     run("scan", *arguments)
-    killed = run_until(lambda _: finished_shards(tmp_path) >= half, signal.SIGKILL, "extract", *arguments)
+    gate = Gate.at(tmp_path / "gate", tmp_path / "shards", half)
+    killed = run_until(
+        lambda _: finished_shards(tmp_path) >= half, signal.SIGKILL, "extract", *arguments,
+        environment=gate.environment,
+    )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL
     at_kill = finished_shards(tmp_path)
     assert half <= at_kill < finished_shards(uninterrupted)

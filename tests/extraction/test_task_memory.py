@@ -57,7 +57,7 @@ def test_a_task_keeps_to_the_memory_that_the_plan_declares(tmp_path: Path, cut: 
 
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "corpus"), str(tmp_path / "out"), cut],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=900,
     )  # fmt: skip
 
     taken, declared = map(int, result.stdout.split())

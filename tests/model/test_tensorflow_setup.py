@@ -22,7 +22,7 @@ print(tf.config.threading.get_intra_op_parallelism_threads())
 def _threads(cores: int, before: str = "") -> int:
     """The threads of an operation in a process that may use `cores`; 0 is TensorFlow's own choice."""
     command = [sys.executable, "-c", PROGRAM.format(before=before), str(cores)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=900).stdout)
 
 
 @pytest.mark.parametrize("cores", sorted({1, min(2, len(os.sched_getaffinity(0))), len(os.sched_getaffinity(0))}))

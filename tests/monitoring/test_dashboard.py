@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.monitoring.dashboard import NAME, TOPIC, Dashboard, lost_workers_and_retries, series_csv
 from pipeline.monitoring.events import BeginEvent, EndEvent, Event, ShardEvent, to_json
 from tests.support.browser import browse, needs_chromium, text_of
+from tests.support.whole_system import DEADLINE_S
 
 EVIL = "<script>document.title = 'evil'</script>"
 
@@ -78,7 +79,7 @@ def address(client: Client, path: str) -> str:
 
 
 def fetch(client: Client, path: str) -> str:
-    with urllib.request.urlopen(address(client, path), timeout=10) as answer:
+    with urllib.request.urlopen(address(client, path), timeout=DEADLINE_S) as answer:
         return str(answer.read().decode())
 
 
@@ -239,10 +240,10 @@ def test_pages_are_where_dasks_own_are(client: Client) -> None:
     with local_cluster(0, http_prefix="/some/dask") as cluster, Client(cluster) as prefixed:
         prefixed.register_plugin(Dashboard())
         root = re.sub(r"^(https?://[^/]+)/.*$", r"\1", str(prefixed.dashboard_link))
-        with urllib.request.urlopen(f"{root}/some/dask/pipeline/state.json", timeout=10) as answer:
+        with urllib.request.urlopen(f"{root}/some/dask/pipeline/state.json", timeout=DEADLINE_S) as answer:
             assert json.load(answer)["status"] == "idle"
         with pytest.raises(urllib.error.HTTPError) as error:
-            urllib.request.urlopen(f"{root}/pipeline", timeout=10)
+            urllib.request.urlopen(f"{root}/pipeline", timeout=DEADLINE_S)
         assert error.value.code == 404
         error.value.close()
 

@@ -5,18 +5,21 @@ import subprocess
 from pathlib import Path
 
 from tests.support.browser import browse, needs_chromium, text_of
+from tests.support.gate import Gate
 from tests.support.whole_system import SMALL, command, run, write_corpus
 
 
 @needs_chromium
 def test_browser_watches_an_extraction(tmp_path: Path) -> None:
-    corpus, out = write_corpus(tmp_path / "corpus", recordings=100), tmp_path / "out"
+    corpus, out = write_corpus(tmp_path / "corpus"), tmp_path / "out"
     assert run("scan", "--corpus", corpus, "--out", out, "--executor", "serial", *SMALL).returncode == 0
     arguments = command("extract", "--corpus", corpus, "--out", out, "--workers", "2", *SMALL)
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+    gate = Gate.at(tmp_path / "gate", out / "shards", 2)
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=gate.environment) as process:
         assert process.stderr is not None
         line = next(line for line in process.stderr if "extract: dashboard at" in line)
         dom = browse(line.split()[-1], tmp_path, "--dump-dom")
+        gate.open()
         rest = process.stderr.read()
     assert process.returncode == 0, rest
     assert line.rstrip().endswith("/pipeline")

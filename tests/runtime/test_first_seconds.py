@@ -73,7 +73,7 @@ def test_scheduler_that_dies_before_a_worker_connects_is_one_line(hosts: Hosts, 
     scheduler = hosts.scheduler(host)
     arguments = command("scan", "--corpus", corpus, "--out", tmp_path, "--cluster", "scheduler", *SMALL)
     # Dask tries for 30 s to reach a scheduler that it has lost
-    environment = {ADDRESS_VARIABLE: scheduler.address, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
+    environment = {ADDRESS_VARIABLE: scheduler.address, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s"}
     driver = hosts.start(host, *arguments, environment=environment)
     scheduler.process.wait_for("Receive client connection")
     scheduler.process.end(signal.SIGKILL)

@@ -1,5 +1,5 @@
-"""A scheduler that runs already, workers on other hosts: the same bytes over TCP and TLS, what does not fit refused by
-name, and workers, links, schedulers and drivers that come and go."""
+"""A running scheduler with workers on other hosts: equal bytes over TCP and TLS, workers that do not fit, and workers,
+links, schedulers and drivers that come and go."""
 
 import shutil
 import signal
@@ -14,21 +14,13 @@ import pytest
 import yaml
 
 import pipeline
-from tests.support.hosts import READY_S, Certificates, Host, Hosts, Process, Scheduler, wait_until
+from tests.support.gate import Gate
+from tests.support.hosts import Certificates, Host, Hosts, Process, Scheduler, wait_until
 from tests.support.whole_system import DEADLINE_S, SMALL, finished_shards, run, store_bytes, write_corpus
 
-SLOW_TASKS = """
-import time
-from threadpoolctl import ThreadpoolController
-
-def slowly(self, limit=ThreadpoolController.limit, **limits):
-    time.sleep(0.2)
-    return limit(self, **limits)
-
-ThreadpoolController.limit = slowly
-"""
 NO_PACKAGE = """
-import sys
+import os, sys
+sys.path[:] = [path for path in sys.path if not os.path.isdir(os.path.join(path, "pipeline"))]
 sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") != "_EditableFinder"]
 """
 
@@ -82,12 +74,12 @@ def out(scanned: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(scanned, tmp_path / "out"))
 
 
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A module for workers: each shard takes a fifth of a second, so that an extraction has a middle."""
-    file = tmp_path_factory.mktemp("slow") / "slow.py"
-    file.write_text(SLOW_TASKS)
-    return str(file)
+@pytest.fixture
+def gate(out: Path, tmp_path: Path) -> Iterator[Gate]:
+    """A gate for workers that stops the extraction when two shards are finished."""
+    found = Gate.at(tmp_path / "gate", out / "shards", 2)
+    yield found
+    found.open()
 
 
 @pytest.fixture(scope="module")
@@ -254,19 +246,19 @@ def certificates_for(network: Network, folder: Path) -> Certificates:
 
 
 def test_workers_without_the_package_are_sent_it_also_those_that_come_later(
-    network: Network, serial: Path, out: Path, tmp_path: Path, no_package: Mapping[str, str], slow: str
+    network: Network, serial: Path, out: Path, tmp_path: Path, no_package: Mapping[str, str], gate: Gate
 ) -> None:
     scheduler = network.hosts.scheduler(network.head, environment=no_package)
-    options = ("--preload", slow)
+    options = ("--preload", str(gate.module))
     first = network.hosts.worker(network.left, scheduler.address, *options, environment=no_package)
     file = profile_file(tmp_path, address=scheduler.address, ship_code=True)
     driver = network.hosts.driver(
         network.desk, *arguments("extract", out, "--cluster", "mine", "--cluster-file", file)
     )
     wait_for_shards(out, 2, driver)
-    first.popen.send_signal(signal.SIGSTOP)
     network.hosts.worker(network.right, scheduler.address, *options, environment=no_package)
     first.end(signal.SIGKILL)
+    gate.open()
     assert driver.popen.wait(DEADLINE_S) == 0, driver.text()
     assert "/pipeline" in driver.text()  # the scheduler was sent the page, too
     assert [line for line in driver.text().splitlines() if " INFO " not in line] == []
@@ -300,23 +292,29 @@ def start(network: Network, scheduler: Scheduler, out: Path) -> Process:
 
 
 def test_all_workers_may_leave_and_others_come(
-    network: Network, scheduler: Scheduler, serial: Path, out: Path, slow: str
+    network: Network, scheduler: Scheduler, serial: Path, out: Path, gate: Gate
 ) -> None:
-    told, killed = (
-        network.hosts.worker(host, scheduler.address, "--preload", slow) for host in (network.left, network.right)
+    stopped, killed = (
+        network.hosts.worker(host, scheduler.address, "--preload", str(gate.module))
+        for host in (network.left, network.right)
     )
     driver = start(network, scheduler, out)
     wait_for_shards(out, 2, driver)
-    told.end(signal.SIGTERM)
     killed.end(signal.SIGKILL)
+    stopped.popen.send_signal(signal.SIGTERM)
+    stopped.wait_for("Received signal SIGTERM")
+    gate.allow(finished_shards(out) + 1)  # it finishes its task before it ends
+    stopped.popen.wait(DEADLINE_S)
     driver.wait_for(f"the scheduler at {scheduler.address} has no worker; the run continues when one connects")
     at_stall = finished_shards(out)
     assert at_stall < finished_shards(serial)
 
-    nanny = network.hosts.worker(network.left, scheduler.address, "--preload", slow, "--nanny")
+    gate.allow(at_stall + 2)
+    nanny = network.hosts.worker(network.left, scheduler.address, "--preload", str(gate.module), "--nanny")
     wait_for_shards(out, at_stall + 2, driver)
     (worker,) = [p for p in psutil.Process(nanny.popen.pid).children() if "spawn_main" in " ".join(p.cmdline())]
-    worker.kill()  # its nanny makes another
+    worker.kill()  # its nanny starts another one
+    gate.open()
 
     assert driver.popen.wait(DEADLINE_S) == 0, driver.text()
     assert "Traceback" not in driver.text()
@@ -325,34 +323,32 @@ def test_all_workers_may_leave_and_others_come(
 
 @pytest.mark.parametrize("lacks", ["code", "package"])
 def test_a_worker_that_comes_later_and_does_not_fit_writes_nothing(
-    network: Network, scheduler: Scheduler, serial: Path, out: Path, tmp_path: Path, slow: str,
+    network: Network, scheduler: Scheduler, serial: Path, out: Path, tmp_path: Path, gate: Gate,
     no_package: Mapping[str, str], lacks: str,
 ) -> None:  # fmt: skip
-    first = network.hosts.worker(network.left, scheduler.address, "--preload", slow)
+    network.hosts.worker(network.left, scheduler.address, "--preload", str(gate.module))
     driver = start(network, scheduler, out)
     wait_for_shards(out, 2, driver)
-    first.popen.send_signal(signal.SIGSTOP)
     environment = other_code(tmp_path / "elsewhere") if lacks == "code" else no_package
     late = network.hosts.worker(network.right, scheduler.address, environment=environment)
-    first.popen.send_signal(signal.SIGCONT)
-    code = driver.popen.wait(DEADLINE_S)
-    assert "Traceback" not in driver.text()
     if lacks == "code":
-        assert code == 1, driver.text()
+        assert driver.popen.wait(DEADLINE_S) == 1, driver.text()
         last = driver.text().splitlines()[-1]
         assert f"worker {late.address()} connected with other code of this project or other libraries" in last
     else:
-        # Dask ends a worker that cannot read a task
-        assert code == 0, driver.text()
-        assert late.popen.wait(READY_S) is not None
+        # Dask ends a worker that cannot deserialise a task
+        assert late.popen.wait(DEADLINE_S) is not None
         assert "No module named 'pipeline'" in late.text()
+        gate.open()
+        assert driver.popen.wait(DEADLINE_S) == 0, driver.text()
         assert same_store(out, serial)
+    assert "Traceback" not in driver.text()
 
 
 def test_a_scheduler_that_is_killed_ends_the_run_and_another_one_continues_it(
-    network: Network, scheduler: Scheduler, serial: Path, out: Path, slow: str
+    network: Network, scheduler: Scheduler, serial: Path, out: Path, gate: Gate
 ) -> None:
-    network.hosts.worker(network.left, scheduler.address, "--preload", slow)
+    network.hosts.worker(network.left, scheduler.address, "--preload", str(gate.module))
     driver = start(network, scheduler, out)
     wait_for_shards(out, 2, driver)
     scheduler.process.end(signal.SIGKILL)
@@ -370,35 +366,37 @@ def test_a_scheduler_that_is_killed_ends_the_run_and_another_one_continues_it(
 
 
 def test_a_link_that_is_cut_for_seconds_loses_nothing(
-    network: Network, scheduler: Scheduler, serial: Path, out: Path, slow: str
+    network: Network, scheduler: Scheduler, serial: Path, out: Path, gate: Gate
 ) -> None:
     if not network.hosts.linked:
         pytest.skip("this machine lets nobody make network namespaces, and loopback has no links to cut")
     for host in (network.left, network.right):
-        network.hosts.worker(host, scheduler.address, "--preload", slow)
+        network.hosts.worker(host, scheduler.address, "--preload", str(gate.module))
     driver = start(network, scheduler, out)
     wait_for_shards(out, 2, driver)
     cut = (network.left, network.desk)
     for host in cut:
         host.cut()
-    time.sleep(4)
+    time.sleep(4)  # the fault itself: a link without packets for that long
     assert driver.popen.poll() is None, driver.text()
     for host in cut:
         host.mend()
+    gate.open()
     assert driver.popen.wait(DEADLINE_S) == 0, driver.text()
     assert same_store(out, serial)
 
 
 def test_a_driver_that_is_killed_leaves_the_cluster_free_and_another_continues(
-    network: Network, scheduler: Scheduler, serial: Path, out: Path, slow: str
+    network: Network, scheduler: Scheduler, serial: Path, out: Path, gate: Gate
 ) -> None:
-    network.hosts.worker(network.left, scheduler.address, "--preload", slow)
+    network.hosts.worker(network.left, scheduler.address, "--preload", str(gate.module))
     driver = start(network, scheduler, out)
     wait_for_shards(out, 2, driver)
     driver.end(signal.SIGKILL)
     scheduler.process.wait_for("Remove client")  # and with it its tasks
     at_kill = finished_shards(out)
     assert at_kill < finished_shards(serial)
+    gate.open()
     code, log = network.hosts.run(network.desk, *arguments("extract", out), scheduler=scheduler.address)
     assert code == 0, log
     assert "shards are finished already" in log

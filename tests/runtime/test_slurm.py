@@ -16,7 +16,8 @@ import yaml
 
 from pipeline.runtime.profiles import DEFAULT_FILE
 from tests.support.clusters import HOST, Local, free_ports, run_watched, wait_until
-from tests.support.whole_system import finished_shards, store_bytes
+from tests.support.gate import Gate
+from tests.support.whole_system import DEADLINE_S, finished_shards, store_bytes
 
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 DAEMONS = {name: shutil.which(name, path=PATH) for name in ("munged", "slurmctld", "slurmd")}
@@ -45,7 +46,8 @@ SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=100000,defer
 ReturnToService=2
 KillWait=5
-SlurmdTimeout=15
+SlurmdTimeout=300
+MessageTimeout=60
 SlurmdParameters=config_overrides
 CommunicationParameters=NoAddrCache,NoCtldInAddrAny,NoInAddrAny
 NodeName=n1 NodeHostname={hostname} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=4000
@@ -100,7 +102,7 @@ class Slurm:
 
     def left(self) -> list[psutil.Process]:
         """Wait until all that was seen has ended; return what has not."""
-        alive: list[psutil.Process] = psutil.wait_procs(self.seen, timeout=60)[1]
+        alive: list[psutil.Process] = psutil.wait_procs(self.seen, timeout=DEADLINE_S)[1]
         return alive
 
     def close(self) -> None:
@@ -108,7 +110,7 @@ class Slurm:
         for process in (*reversed(self.daemons), *self.seen):
             if process.is_running():
                 process.kill()
-        psutil.wait_procs([*self.daemons, *self.seen], timeout=60)
+        psutil.wait_procs([*self.daemons, *self.seen], timeout=DEADLINE_S)
 
     def profile(self) -> dict[str, Any]:
         """Return the profile slurm of this project, on loopback and with two workers."""
@@ -134,11 +136,12 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
         started.close()
 
 
-def test_cancelled_jobs_are_made_good_and_change_no_byte(
+def test_cancelled_jobs_are_replaced_and_change_no_byte(
     slurm: Slurm, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    local = Local.at(tmp_path_factory.mktemp("local"), recordings=40)
+    local = Local.at(tmp_path_factory.mktemp("local"))
     out, jobs, cancelled = tmp_path / "out", set[str](), set[str]()
+    gate = Gate.at(tmp_path / "gate", out / "shards", 2)
 
     def cancel_all_when_shards_are_written() -> None:
         slurm.look()
@@ -147,8 +150,11 @@ def test_cancelled_jobs_are_made_good_and_change_no_byte(
         if finished_shards(out) and len(running) == 2 and not cancelled:
             cancelled.update(running)
             subprocess.run(["scancel", *running], check=True)
+        if cancelled and jobs > cancelled:
+            gate.open()
 
     profile = slurm.profile() | {"adaptive": {"minimum": 2, "maximum": 2}}
+    profile["kwargs"]["worker_extra_args"] += ["--preload", str(gate.module)]
     result = run_watched(cancel_all_when_shards_are_written, *local.extract(tmp_path, profile))
 
     assert result.returncode == 0, result.stderr + slurm.log()

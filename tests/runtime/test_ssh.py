@@ -1,4 +1,4 @@
-"""The profile ssh: whole runs over a real SSH server on loopback, which ends with the tests."""
+"""The profile ssh: whole runs over a real SSH server on loopback, which stops after the tests."""
 
 import getpass
 import os
@@ -18,6 +18,7 @@ from pipeline.runtime.dask_executor import DaskExecutor
 from pipeline.runtime.executor import completed
 from pipeline.runtime.profiles import DEFAULT_FILE, ClusterProfile
 from tests.support.clusters import HOST, Local, free_ports, run_watched, wait_until
+from tests.support.gate import Gate
 from tests.support.whole_system import DEADLINE_S, finished_shards, run, run_until, store_bytes
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -39,7 +40,7 @@ MaxStartups 100
 
 
 class Server:
-    """An SSH server with keys of its own, and the Python processes that were seen in its sessions."""
+    """An SSH server with its own keys, and the Python processes that were seen in its sessions."""
 
     def __init__(self, folder: Path) -> None:
         assert SSHD is not None
@@ -61,7 +62,7 @@ class Server:
         return (self.folder / "sshd.log").read_text()
 
     def look(self) -> None:
-        """Note the Python processes that run in sessions: schedulers, nannies, workers."""
+        """Record the Python processes of all sessions: schedulers, nannies, workers."""
         for process in self.process.children(recursive=True):
             try:
                 if "python" in process.name():
@@ -70,7 +71,7 @@ class Server:
                 continue
 
     def left(self) -> list[psutil.Process]:
-        """Wait until all that was seen has ended; return what has not."""
+        """Wait until all recorded processes have ended; return those that have not."""
         alive: list[psutil.Process] = psutil.wait_procs(self.seen, timeout=DEADLINE_S)[1]
         return alive
 
@@ -111,7 +112,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Local:
 
 
 def in_the_middle(server: Server, out: Path) -> Callable[[str], bool]:
-    """Whether some shards are finished; notes which processes there are by then."""
+    """Return a condition: some shards are finished. It records the processes meanwhile."""
 
     def condition(log: str) -> bool:
         server.look()
@@ -135,12 +136,16 @@ def test_a_run_over_ssh_gives_the_same_store_and_leaves_nothing_running(
 def test_ctrl_c_leaves_nothing_running_and_the_same_command_continues(
     server: Server, local: Local, tmp_path: Path
 ) -> None:
-    arguments = local.extract(tmp_path, server.profile())
+    gate = Gate.at(tmp_path / "gate", tmp_path / "out" / "shards", 2)
+    profile = server.profile()
+    profile["kwargs"]["worker_options"]["preload"] = [str(gate.module)]
+    arguments = local.extract(tmp_path, profile)
     result = run_until(in_the_middle(server, tmp_path / "out"), signal.SIGINT, *arguments)
     assert result.returncode == 130, result.stderr
     assert result.stderr.splitlines()[-1].endswith("interrupted; the same command continues")
     assert "Traceback" not in result.stderr
     assert server.left() == []
+    gate.open()
     assert run_watched(server.look, *arguments).returncode == 0
     assert store_bytes(tmp_path / "out") == local.store
 
@@ -148,11 +153,16 @@ def test_ctrl_c_leaves_nothing_running_and_the_same_command_continues(
 def test_a_killed_driver_leaves_nothing_running_beyond_the_idle_timeout(
     server: Server, local: Local, tmp_path: Path
 ) -> None:
+    gate = Gate.at(tmp_path / "gate", tmp_path / "out" / "shards", 2)
     profile = server.profile()
-    profile["kwargs"]["scheduler_options"]["idle_timeout"] = "20s"
+    profile["kwargs"]["worker_options"]["preload"] = [str(gate.module)]
+    profile["kwargs"]["scheduler_options"]["idle_timeout"] = (
+        "60s"  # longer than a busy machine takes to the first task
+    )
     arguments = local.extract(tmp_path, profile)
     result = run_until(in_the_middle(server, tmp_path / "out"), signal.SIGKILL, *arguments)
     assert result.returncode == -signal.SIGKILL
+    gate.open()
     assert server.left() == []
 
 

@@ -1,4 +1,4 @@
-"""A browser for tests: headless Chromium, where there is one."""
+"""A browser for tests: headless Chromium, if it is installed."""
 
 import re
 import shutil
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.whole_system import DEADLINE_S
+
 CHROMIUM = shutil.which("chromium")
 CHROMIUM_OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -14,20 +16,18 @@ CHROMIUM_OPTIONS = (
     "--window-size=1280,1600",
 )  # fmt: skip
 
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on this machine: the page's script is not run"
-)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine to run the page's script")
 
 
 def browse(url: str, folder: Path, *options: str) -> str:
-    """Return what Chromium writes to stdout for a page."""
+    """Load a page in Chromium with `options`; return Chromium's output."""
     assert CHROMIUM is not None
     command = [CHROMIUM, *CHROMIUM_OPTIONS, f"--user-data-dir={folder / 'chromium'}", *options, url]
-    return subprocess.run(command, check=True, capture_output=True, timeout=120).stdout.decode()
+    return subprocess.run(command, check=True, capture_output=True, timeout=DEADLINE_S).stdout.decode()
 
 
 def text_of(dom: str, identifier: str) -> str:
-    """Return the text of the element `identifier` of a page's DOM, which ends with the next tag of its kind."""
+    """Return the text of the element `identifier` up to the first end tag of its kind."""
     match = re.search(rf'<(\w+)[^>]* id="{identifier}".*?</\1>', dom, re.DOTALL)
     assert match is not None
     return " ".join(re.sub(r"<[^>]*>", " ", match[0]).split())

@@ -1,4 +1,4 @@
-"""What the tests of clusters share: a store made by one process to compare with, and runs that are watched."""
+"""Shared by the tests of clusters: a store made by one process to compare with, and runs that are watched."""
 
 import shutil
 import socket
@@ -18,7 +18,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Local:
-    """A corpus, an output folder in which it is scanned, and the store as one process makes it."""
+    """A corpus, an output folder with its manifest, and the store as one process makes it."""
 
     corpus: Path
     scanned: Path
@@ -26,7 +26,7 @@ class Local:
 
     @classmethod
     def at(cls, folder: Path, recordings: int = 4) -> "Local":
-        """Make them in `folder`, with so many recordings a speaker."""
+        """Make them in `folder`, with so many recordings per speaker."""
         corpus, scanned, out = (
             write_corpus(folder / "corpus", recordings=recordings),
             folder / "scanned",
@@ -38,7 +38,7 @@ class Local:
         return cls(corpus, scanned, store_bytes(out))
 
     def extract(self, folder: Path, profile: dict[str, Any]) -> tuple[str | Path, ...]:
-        """Return the arguments of an extraction in that profile, into `folder`/out."""
+        """Return the arguments of an extraction with that profile into `folder`/out."""
         if not (folder / "out").exists():
             shutil.copytree(self.scanned, folder / "out")
         file = folder / "cluster.yaml"
@@ -47,7 +47,7 @@ class Local:
 
 
 def run_watched(look: Callable[[], None], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run to the end and call `look` now and then."""
+    """Run to the end, and call `look` every 50 ms."""
     with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True) as process:
         deadline_s = time.monotonic() + DEADLINE_S
         while process.poll() is None:
@@ -60,7 +60,7 @@ def run_watched(look: Callable[[], None], *arguments: str | Path) -> subprocess.
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of loopback that nobody listens at."""
+    """Return free ports of the loopback interface."""
     sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
     ports = [taken.getsockname()[1] for taken in sockets]
     for taken in sockets:
@@ -69,7 +69,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_until(condition: Callable[[], bool], trouble: Callable[[], str]) -> None:
-    """Wait until `condition` holds; fail with what `trouble` says."""
+    """Wait until `condition` holds; fail with the text of `trouble`."""
     deadline_s = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline_s, trouble()

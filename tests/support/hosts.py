@@ -22,8 +22,7 @@ from pipeline.runtime.profiles import ADDRESS_VARIABLE
 from tests.support.whole_system import DEADLINE_S, command
 
 DASK = (sys.executable, "-m", "dask")
-READY_S = 60
-SMALL_WORKER = ("--nthreads", "1", "--memory-limit", "2GiB", "--no-dashboard", "--death-timeout", "60")
+SMALL_WORKER = ("--nthreads", "1", "--memory-limit", "2GiB", "--no-dashboard", "--death-timeout", str(DEADLINE_S))
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 _numbers = itertools.count()
@@ -33,9 +32,9 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = READY_S) -> None:
-    """Wait for a condition, by polling; `what` names it where it never comes."""
-    deadline_s = time.monotonic() + timeout_s
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until `condition` holds; fail with the name `what` after DEADLINE_S."""
+    deadline_s = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline_s, f"never came: {what}"
         time.sleep(0.02)
@@ -43,7 +42,7 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = READ
 
 @dataclass(frozen=True)
 class Host:
-    """A host of its own address. `namespace` is empty where it is one of the loopback interface's."""
+    """A host with an address of its own. `namespace` is empty where that is one of the loopback interface."""
 
     address: str
     namespace: str
@@ -55,17 +54,17 @@ class Host:
         return [*(("ip", "netns", "exec", self.namespace) if self.namespace else ()), *arguments]
 
     def cut(self) -> None:
-        """Take the cable out; what is on the way is lost."""
+        """Cut the link; packets on the way are lost."""
         ip("-n", self.switch, "link", "set", self.link, "down")
 
     def mend(self) -> None:
-        """Put the cable in again."""
+        """Restore the link."""
         ip("-n", self.switch, "link", "set", self.link, "up")
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process that was started here, and the file that it logs to."""
+    """A process that was started here, and its log file."""
 
     popen: subprocess.Popen[bytes]
     log: Path
@@ -79,18 +78,18 @@ class Process:
         assert text in self.text(), self.text()
 
     def address(self) -> str:
-        """Return the address that a scheduler or a worker said it has."""
+        """Return the address of a scheduler or a worker, from its log."""
         return re.split("Scheduler at:|Start worker at:", self.text())[1].split()[0]
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, to this process alone, and return the exit code."""
         self.popen.send_signal(how)
-        return self.popen.wait(READY_S)
+        return self.popen.wait(DEADLINE_S)
 
 
 @dataclass(frozen=True)
 class Certificates:
-    """An authority's certificate, and one with key that it issued for any host of a cluster."""
+    """The certificate of an authority, and one with its key for all hosts of a cluster."""
 
     authority: Path
     certificate: Path
@@ -126,7 +125,7 @@ class Certificates:
 
 
 class Hosts:
-    """Makes hosts and starts processes on them; with the end of the context all of them are gone."""
+    """Makes hosts and starts processes on them; all of them are gone at the end of the context."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -138,7 +137,7 @@ class Hosts:
         self._processes = itertools.count()
 
     def _has_switch(self) -> bool:
-        """Make the bridge, in a namespace of its own; False where this machine lets nobody do it."""
+        """Make the bridge, in a namespace of its own; return False where this machine does not permit it."""
         try:
             ip("netns", "add", self._switch)
             self._stack.callback(ip, "netns", "del", self._switch)
@@ -166,7 +165,7 @@ class Hosts:
         return host
 
     def start(self, host: Host, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> Process:
-        """Start a process on a host. It leads a session, whose other processes end with the context as well."""
+        """Start a process on a host, as the leader of a session that ends with the context."""
         log = self._folder / f"{next(self._processes)}.log"
         with log.open("wb") as file:
             popen = subprocess.Popen(
@@ -200,7 +199,7 @@ class Hosts:
         return process
 
     def driver(self, host: Host, *arguments: str | Path, scheduler: str = "") -> Process:
-        """Start `python -m pipeline.run`, which finds the scheduler by the environment where it is given here."""
+        """Start `python -m pipeline.run`; `scheduler` is passed on in the environment."""
         return self.start(host, *command(*arguments), environment={ADDRESS_VARIABLE: scheduler})
 
     def run(self, host: Host, *arguments: str | Path, scheduler: str = "") -> tuple[int, str]:
@@ -217,17 +216,17 @@ class Hosts:
 
 @dataclass(frozen=True)
 class Scheduler:
-    """A scheduler that runs, and its address."""
+    """A running scheduler and its address."""
 
     process: Process
     address: str
 
 
 def _end_session(popen: subprocess.Popen[bytes]) -> None:
-    """Kill what a process that was started here left in its session, and the process itself."""
+    """Kill all processes of the session of a process that was started here."""
     try:
         os.killpg(popen.pid, signal.SIGKILL)
     except ProcessLookupError:
         return  # all of it has ended
     finally:
-        popen.wait(READY_S)
+        popen.wait(DEADLINE_S)

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ SMALL = (
     "--set=models.lstm.max_epochs=2",
     "--set=models.lstm.units=8",
 )
-DEADLINE_S = 120
+DEADLINE_S = 900
+"""The longest wait for anything: a net for what never comes, on any machine."""
 
 
 def write_corpus(
@@ -49,14 +50,17 @@ def run(*arguments: str | Path, timeout_s: float = DEADLINE_S) -> subprocess.Com
 
 
 def run_until(
-    condition: Callable[[str], bool], send: signal.Signals, *arguments: str | Path
+    condition: Callable[[str], bool],
+    send: signal.Signals,
+    *arguments: str | Path,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run until `condition` holds of the log so far, then send a signal as a terminal or the kernel would.
 
     Ctrl-C goes to every process of the command, SIGKILL to the driver alone.
     """
     process = subprocess.Popen(
-        command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, env=environment
     )
     assert process.stderr is not None
     os.set_blocking(process.stderr.fileno(), False)
