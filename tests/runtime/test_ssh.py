@@ -156,9 +156,8 @@ def test_a_killed_driver_leaves_nothing_running_beyond_the_idle_timeout(
     gate = Gate.at(tmp_path / "gate", tmp_path / "out" / "shards", 2)
     profile = server.profile()
     profile["kwargs"]["worker_options"]["preload"] = [str(gate.module)]
-    profile["kwargs"]["scheduler_options"]["idle_timeout"] = (
-        "60s"  # longer than a busy machine takes to the first task
-    )
+    # a busy machine takes half of it from the scheduler's start to the first task
+    profile["kwargs"]["scheduler_options"]["idle_timeout"] = "60s"
     arguments = local.extract(tmp_path, profile)
     result = run_until(in_the_middle(server, tmp_path / "out"), signal.SIGKILL, *arguments)
     assert result.returncode == -signal.SIGKILL
