@@ -94,6 +94,7 @@ def _row(labels: tuple[str, ...], file: str, probabilities: NDArray[np.float64])
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
+    """Print the rows as a table."""
     table = Table(Column("file", overflow="fold"), "language", "probability", "runner-up", box=None, pad_edge=False)
     for row in rows:
         runner_up = f"{row['runner_up']} {row['runner_up_probability']:.1%}"
@@ -103,13 +104,13 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
 
 EPILOG = """
-\\b
+\b
 Examples:
   python -m model.predict out/demo/models/lstm recording.wav
   python -m model.predict out/demo/models/lstm *.flac --json
   python -m model.predict out/demo/registry recording.wav
 
-\\b
+\b
 Exit codes: 0 success; 1 a file could not be read (reported on stderr); 2 wrong usage.
 """
 

@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 from upath import UPath
 
-from model.bundle import version_of
+from model.bundle import FILES, version_of
 from model.config import ModelConfig
 from model.metrics.metrics_file import Metrics, metrics_of_models
 from model.metrics.scores import METRICS
@@ -148,7 +148,7 @@ def train_stage(run: Run) -> None:
     """Store → models."""
     for name, config in run.config.models.items():
         key = value_digest([run.store_key(), name, config.model_dump(mode="json"), run.config.seed])
-        outputs = [run.output.model(name) / file for file in ("model.keras", "labels.json", "history.csv")]
+        outputs = [run.output.model(name) / file for file in (*FILES, "history.csv")]
         run.perform(f"train/{name}", key, outputs, partial(_train, run, name, config, key))
 
 
