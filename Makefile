@@ -71,7 +71,7 @@ dags-soak: install airflow
 	$(AIRFLOW) -m tests.dags.soak $(ARGS)
 
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo 'The documentation is in build/docs/index.html'
 
 bench: $(VENV)-bench/installed
