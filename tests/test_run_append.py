@@ -11,6 +11,8 @@ from tests.support.appending import check_contract, features_by_place, ledger_of
 from tests.support.gate import Gate
 from tests.support.whole_system import SMALL, finished_shards, run, run_until, store_bytes, write_corpus
 
+pytestmark = pytest.mark.slow
+
 
 def succeed(*arguments: str | Path) -> str:
     """Run a command that has to end well; return its log."""

@@ -10,6 +10,8 @@ import xarray as xr
 
 from tests.support.whole_system import DEADLINE_S, SMALL, command, finished_shards, run, store_bytes, write_corpus
 
+pytestmark = pytest.mark.slow
+
 SERIAL = ("--executor", "serial", *SMALL)
 
 

@@ -12,6 +12,8 @@ from model.bundle import version_of
 from pipeline.outputs import OutputFolder
 from tests.support.whole_system import run
 
+pytestmark = pytest.mark.slow
+
 # an ann that learns nothing of order, an lstm that does
 DEMO = (
     "--executor=serial", "--set=demo.utterances_per_speaker=4", "--set=demo.utterance_s=3",

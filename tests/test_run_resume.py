@@ -10,6 +10,8 @@ import pytest
 from tests.support.gate import Gate
 from tests.support.whole_system import SMALL, finished_shards, run, run_until, store_bytes, write_corpus
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:

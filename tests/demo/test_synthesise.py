@@ -13,6 +13,8 @@ from pipeline.demo.speech import utterance
 from pipeline.demo.synthesise import recordings, write
 from tests.support.whole_system import run
 
+pytestmark = pytest.mark.slow
+
 CHANCE = 1 / 3
 CONFIG = DemoConfig(speakers_per_language=2, utterances_per_speaker=2, utterance_s=0.5)
 

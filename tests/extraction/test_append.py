@@ -46,6 +46,8 @@ from tests.support.appending import (
 )  # fmt: skip
 from tests.support.whole_system import store_bytes
 
+pytestmark = pytest.mark.slow
+
 FIRST = {"de": {"anna": 2, "bert": 2, "cara": 1}, "en": {"dave": 2, "erin": 1, "": 2}}
 LATER = {"de": {"anna": 1, "dora": 2}, "aa": {"x": 1, "y": 1, "z": 1}}
 

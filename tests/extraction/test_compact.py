@@ -22,6 +22,8 @@ from tests.support.appending import (
 )  # fmt: skip
 from tests.support.whole_system import store_bytes
 
+pytestmark = pytest.mark.slow
+
 # three speakers a language have the same splits in any order of coming
 FIRST = {"de": {"anna": 2, "bert": 1, "cara": 1}, "en": {"dave": 2, "erin": 1, "fred": 1}}
 LATER = {"aa": {"x": 1, "y": 1, "z": 2}, "de": {"anna": 1}}

@@ -5,12 +5,15 @@ import os
 import numpy as np
 import pandas as pd
 import psutil
+import pytest
 
 from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.extraction.plan import MAX_SHARDS_OF_A_TASK, Plan, Task
 from pipeline.runtime.dask_executor import TASKS_PER_THREAD, DaskExecutor
 from pipeline.runtime.executor import completed
 from pipeline.runtime.profiles import load_profile
+
+pytestmark = pytest.mark.slow
 
 SHARDS = 1_000_000
 RUN = 2_000

@@ -22,6 +22,8 @@ from pipeline.corpus.scan import read_headers
 from pipeline.extraction import lifecycle, plan, task
 from pipeline.outputs import OutputFolder
 
+pytestmark = pytest.mark.slow
+
 def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

@@ -29,7 +29,7 @@ from pipeline.storage import write_atomically
 from tests.support import model_stores, score_files
 from tests.support.model_stores import LANGUAGES, SAVES_MODELS
 
-pytestmark = SAVES_MODELS
+pytestmark = [pytest.mark.slow, SAVES_MODELS]
 
 SAMPLE_RATE_HZ = 16_000
 TIMESTEPS, COEFFICIENTS = 10, 8

@@ -24,6 +24,8 @@ from pipeline.monitoring.events import BeginEvent, EndEvent, Event, ShardEvent, 
 from tests.support.browser import browse, needs_chromium, text_of
 from tests.support.whole_system import DEADLINE_S
 
+pytestmark = pytest.mark.slow
+
 EVIL = "<script>document.title = 'evil'</script>"
 
 

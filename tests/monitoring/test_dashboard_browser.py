@@ -4,9 +4,13 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support.browser import browse, needs_chromium, text_of
 from tests.support.gate import Gate
 from tests.support.whole_system import SMALL, command, run, write_corpus
+
+pytestmark = pytest.mark.slow
 
 
 @needs_chromium

@@ -17,6 +17,8 @@ import pickle, sys
 from pathlib import Path
 from types import SimpleNamespace
 
+pytestmark = pytest.mark.slow
+
 sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") != "_EditableFinder"]
 folder, *more = sys.argv[1:]
 for name in more:

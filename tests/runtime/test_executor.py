@@ -18,6 +18,8 @@ from pipeline.runtime.dask_executor import TASKS_PER_THREAD, DaskExecutor
 from pipeline.runtime.executor import THIS_PROCESS, Done, Executor, Lost, SerialExecutor, completed
 from pipeline.runtime.profiles import ClusterProfile
 
+pytestmark = pytest.mark.slow
+
 WORKERS = 2
 
 T = TypeVar("T")

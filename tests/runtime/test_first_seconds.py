@@ -13,6 +13,8 @@ from tests.support.clusters import run_watched
 from tests.support.hosts import Hosts
 from tests.support.whole_system import DEADLINE_S, SMALL, command, write_corpus
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -20,6 +20,8 @@ from tests.support.whole_system import DEADLINE_S, SMALL, finished_shards, run, 
 
 NO_PACKAGE = """
 import os, sys
+
+pytestmark = pytest.mark.slow
 sys.path[:] = [path for path in sys.path if not os.path.isdir(os.path.join(path, "pipeline"))]
 sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") != "_EditableFinder"]
 """

@@ -21,7 +21,10 @@ from tests.support.whole_system import DEADLINE_S, finished_shards, store_bytes
 
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 DAEMONS = {name: shutil.which(name, path=PATH) for name in ("munged", "slurmctld", "slurmd")}
-pytestmark = pytest.mark.skipif(None in DAEMONS.values(), reason="no Slurm here: apt-get install slurm-wlm munge")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(None in DAEMONS.values(), reason="no Slurm here: apt-get install slurm-wlm munge"),
+]
 
 CONFIGURATION = """
 ClusterName=test

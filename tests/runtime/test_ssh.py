@@ -22,7 +22,10 @@ from tests.support.gate import Gate
 from tests.support.whole_system import DEADLINE_S, finished_shards, run, run_until, store_bytes
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-pytestmark = pytest.mark.skipif(SSHD is None, reason="no sshd here: apt-get install openssh-server")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(SSHD is None, reason="no sshd here: apt-get install openssh-server"),
+]
 
 CONFIGURATION = """
 ListenAddress {host}

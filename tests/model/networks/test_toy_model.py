@@ -14,7 +14,7 @@ from tests.model.networks.toy_model import Toy
 from tests.support import model_stores
 from tests.support.model_stores import SAVES_MODELS
 
-pytestmark = SAVES_MODELS
+pytestmark = [pytest.mark.slow, SAVES_MODELS]
 
 LABEL = np.random.default_rng(5).integers(0, 3, 60)
 
