@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import pandas as pd
-import xxhash
+import pyarrow as pa
 from toolz import partition_all
 
 from pipeline.corpus.layouts.protocol import Ignored, Recording
 from pipeline.corpus.layouts.registry import find_layout
 from pipeline.corpus.sources import PART_COLUMNS, PART_TYPES
+from pipeline.digests import table_digest
 from pipeline.errors import UsageError
 from pipeline.features.audio_source import AudioSource
 from pipeline.storage import folder_at
@@ -37,13 +38,8 @@ class Listing:
     @property
     def digest(self) -> str:
         """Digest of ids, sizes and segments; it does not depend on where the corpus lies."""
-        state = xxhash.xxh3_128()
-        for name, size_bytes in zip(self.recordings["recording_id"], self.recordings["size_bytes"], strict=True):
-            state.update(f"{name}\0{size_bytes}\n".encode())
-        parts = self.recordings[list(PART_COLUMNS)].dropna(how="all")
-        if len(parts):
-            state.update(pd.util.hash_pandas_object(parts).to_numpy().tobytes())
-        return state.hexdigest()
+        columns = self.recordings[["recording_id", *PART_COLUMNS, "size_bytes"]]
+        return table_digest(pa.Table.from_pandas(columns, preserve_index=False, nthreads=1))
 
 
 def list_recordings(corpus: str) -> Listing:

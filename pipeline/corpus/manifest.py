@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.config import PipelineConfig
-from pipeline.corpus.sources import PART_COLUMNS, PART_TYPES, AudioSources, container_names
+from pipeline.corpus.sources import PART_COLUMNS, AudioSources, container_names
 from pipeline.corpus.splits import assign_splits, stable_hash
 from pipeline.digests import table_digest
 from pipeline.errors import UsageError, few
@@ -22,18 +22,15 @@ HEADER_TYPES: Final = {"samples": "int64", "sample_rate_hz": "int32", "channels"
 
 
 def read_manifest(output: OutputFolder) -> pd.DataFrame:
-    """Read the manifest of an output folder; raises UsageError for one that lacks columns.
-
-    PART_COLUMNS may be missing: manifests were written without them before there were members and segments.
-    """
+    """Read the manifest of an output folder; raises UsageError for one that lacks columns."""
     manifest = read_parquet(output.manifest)
-    missing = [name for name in MANIFEST_COLUMNS if name not in manifest and name not in PART_COLUMNS]
+    missing = [name for name in MANIFEST_COLUMNS if name not in manifest]
     if missing:
         raise UsageError(
             f"{output.manifest} was written by another version of the pipeline: it has no column {few(missing)}; "
             "choose another --out"
         )
-    return manifest.reindex(columns=list(MANIFEST_COLUMNS)).astype(PART_TYPES)
+    return manifest
 
 
 def build_manifest(
