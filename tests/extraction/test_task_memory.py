@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
+pytestmark = pytest.mark.slow
+
 SAMPLE_RATE_HZ = 44_100
 
 # the peak of the process before the task, and after it
@@ -21,8 +23,6 @@ from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.scan import read_headers
 from pipeline.extraction import lifecycle, plan, task
 from pipeline.outputs import OutputFolder
-
-pytestmark = pytest.mark.slow
 
 def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import os, sys
 os.sched_setaffinity(0, list(os.sched_getaffinity(0))[: int(sys.argv[1])])
@@ -14,7 +16,6 @@ from model.tensorflow_setup import load_tensorflow
 load_tensorflow()
 import tensorflow as tf
 
-pytestmark = pytest.mark.slow
 tf.zeros(1)
 load_tensorflow()
 print(tf.config.threading.get_intra_op_parallelism_threads())

@@ -10,14 +10,14 @@ from distributed.protocol import pickle
 
 from pipeline.runtime import code_upload
 
+pytestmark = pytest.mark.slow
+
 DIGEST = "from pipeline.runtime import code_upload as c; print(c.code_digest(), c.identity(), c.PACKAGE)"
 
 UNPACK = """
 import pickle, sys
 from pathlib import Path
 from types import SimpleNamespace
-
-pytestmark = pytest.mark.slow
 
 sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") != "_EditableFinder"]
 folder, *more = sys.argv[1:]

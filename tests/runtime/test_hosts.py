@@ -18,10 +18,11 @@ from tests.support.gate import Gate
 from tests.support.hosts import Certificates, Host, Hosts, Process, Scheduler, wait_until
 from tests.support.whole_system import DEADLINE_S, SMALL, finished_shards, run, store_bytes, write_corpus
 
+pytestmark = pytest.mark.slow
+
 NO_PACKAGE = """
 import os, sys
 
-pytestmark = pytest.mark.slow
 sys.path[:] = [path for path in sys.path if not os.path.isdir(os.path.join(path, "pipeline"))]
 sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") != "_EditableFinder"]
 """
