@@ -152,6 +152,10 @@ def test_digest_changes_with_every_other_value(column: str, row: int) -> None:
     assert manifest_digest(changed) != manifest_digest(DIGESTED)
 
 
+def test_digest_does_not_change_as_stores_hold_it() -> None:
+    assert manifest_digest(DIGESTED) == "202ac207a8cd0ddaa460159c4bc02869"
+
+
 def test_digest_changes_with_the_order_of_rows() -> None:
     assert manifest_digest(DIGESTED[::-1]) != manifest_digest(DIGESTED)
 
