@@ -47,7 +47,7 @@ def test_bad_files_are_named_in_the_ledger_and_cost_no_good_one(corpus: Path, tm
     expected = {
         "empty.wav": "the file is empty",
         "text.wav": "not readable as audio",
-        "cut.flac": "of it can be decoded, its header names",
+        "cut.flac": "can be decoded, the header says",
     }
     for name, reason in expected.items():
         row = ledger_of(out, f"de/de_speaker_0/{name}")
@@ -74,7 +74,7 @@ def test_a_recording_deleted_between_scan_and_extract_is_a_failed_one(corpus: Pa
         assert int((~dataset["valid"]).sum()) > 0
         assert bool(dataset["features"].isnull().all(("timestep", "mfcc")).equals(~dataset["valid"]))
     again = run("scan", "--corpus", corpus, "--out", out, *SERIAL)
-    assert "1 recordings of the manifest are gone: en/en_speaker_1/2.flac; the store keeps what it" in again.stderr
+    assert "1 recordings of the manifest are gone: en/en_speaker_1/2.flac; the store keeps them" in again.stderr
 
 
 def test_labels_with_odd_names_go_through_the_whole_run_and_are_escaped(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_manifest_of_an_earlier_version_is_told_in_one_line(corpus: Path, tmp_
     pd.read_parquet(path).drop(columns=["append_index", "masked"]).to_parquet(path)
     result = run("scan", "--corpus", corpus, "--out", out, *SMALL)
     assert result.returncode == 2, result.stderr
-    assert "it has no column append, masked; take another --out" in result.stderr.splitlines()[-1]
+    assert "it has no column append_index, masked; choose another --out" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
 
 
