@@ -23,7 +23,7 @@ from pipeline.corpus.diff import CorpusDiff, compare
 from pipeline.corpus.listing import Listing, list_recordings
 from pipeline.corpus.manifest import manifest_digest, masked_rows
 from pipeline.digests import value_digest
-from pipeline.errors import UsageError, few
+from pipeline.errors import UsageError, counted, few
 from pipeline.extraction import lifecycle
 from pipeline.extraction.plan import Plan
 from pipeline.outputs import OutputFolder
@@ -46,12 +46,12 @@ def scan_stage(run: Run) -> None:
         from pipeline.corpus import scan  # noqa: PLC0415 like all stages: what only work needs is loaded for work
 
         if known is None or changes is None:
-            table = scan.scan(listing, output, config, run.executor())
+            manifest = scan.scan(listing, output, config, run.executor())
         else:
-            table = scan.update(listing, changes, known, output, config, run.executor())
+            manifest = scan.update(listing, changes, known, output, config, run.executor())
         return {
-            "recordings": len(table), "ignored_files": len(listing.ignored),
-            "appends": int(table["append_index"].max()), "masked": int(masked_rows(table).sum()),
+            "recordings": len(manifest), "ignored_files": len(listing.ignored),
+            "appends": int(manifest["append_index"].max()), "masked": int(masked_rows(manifest).sum()),
         }  # fmt: skip
 
     if not run.prune and run.record.unchanged("scan", key) and not run.recheck:
@@ -66,21 +66,21 @@ def scan_stage(run: Run) -> None:
     run.perform("scan", key, [output.manifest], work, complete=False)
 
 
-def _changes(run: Run, table: pd.DataFrame, listing: Listing) -> CorpusDiff:
+def _changes(run: Run, manifest: pd.DataFrame, listing: Listing) -> CorpusDiff:
     """Return the changes to apply to the manifest, and log recordings that are gone or differ."""
-    changes = compare(table, listing)
-    action = "masked" if run.prune else "the store keeps them; --prune masks them"
+    changes = compare(manifest, listing)
+    action = "masked" if run.prune else "kept in the store, unless --prune masks what is gone or has changed"
     for rows, what in ((changes.gone, "gone"), (changes.changed, "changed")):
         if len(rows):
-            names = few(list(table["recording_id"].iloc[rows]))
-            log.warning("scan: %d recordings of the manifest are %s: %s; %s", len(rows), what, names, action)
+            names = few(list(manifest["recording_id"].iloc[rows]))
+            log.warning("scan: %s %s: %s; %s", counted(len(rows), "recording"), what, names, action)
     return changes if run.prune else changes.without_masking()
 
 
-def _extract_key(run: Run, table: pd.DataFrame) -> str:
-    rows = np.flatnonzero(masked_rows(table)).tolist()
-    masked = zip(rows, table["masked"].iloc[rows], strict=True)
-    return value_digest([run.config.pipeline.config_hash, manifest_digest(table), *masked])
+def _extract_key(run: Run, manifest: pd.DataFrame) -> str:
+    rows = np.flatnonzero(masked_rows(manifest)).tolist()
+    masked = zip(rows, manifest["masked"].iloc[rows], strict=True)
+    return value_digest([run.config.pipeline.config_hash, manifest_digest(manifest), *masked])
 
 
 def _extract_outputs(output: OutputFolder) -> list[UPath]:
@@ -89,13 +89,13 @@ def _extract_outputs(output: OutputFolder) -> list[UPath]:
 
 def extract_stage(run: Run) -> None:
     """Manifest → store and ledger."""
-    table = run.manifest()
-    pending = lifecycle.pending_shards(run.output, Plan(table, run.config.pipeline))
+    manifest = run.manifest()
+    pending = lifecycle.pending_shards(run.output, Plan(manifest, run.config.pipeline))
 
     def work() -> Facts:
         from pipeline.extraction import extract, ledger  # noqa: PLC0415
 
-        result = extract.extract(run.output, table, run.config.pipeline, run.executor())
+        result = extract.extract(run.output, manifest, run.config.pipeline, run.executor())
         counts = ledger.counts(storage.read_parquet(run.output.ledger))
         log.info("extract: %s", ", ".join(f"{n} {status}" for status, n in counts.items()))
         return {
@@ -104,7 +104,7 @@ def extract_stage(run: Run) -> None:
         }  # fmt: skip
 
     run.perform(
-        "extract", _extract_key(run, table), _extract_outputs(run.output), work, complete=not len(pending)
+        "extract", _extract_key(run, manifest), _extract_outputs(run.output), work, complete=not len(pending)
     )  # fmt: skip
 
 
@@ -115,7 +115,9 @@ def verify_stage(run: Run) -> None:
         from pipeline.extraction import verify  # noqa: PLC0415
 
         shards = verify.verify(run.output, run.manifest(), run.config.pipeline, run.executor())
-        log.info("verify: all %d shards match their checksums, and the ledger matches the store", shards)
+        log.info(
+            "verify: %s checked, all match their checksums; the ledger matches the store", counted(shards, "shard")
+        )
         return {"shards": shards}
 
     run.perform("verify", run.store_key(), [], work)
@@ -123,12 +125,12 @@ def verify_stage(run: Run) -> None:
 
 def compact_stage(run: Run) -> None:
     """Store with appends or masked recordings → the store that a single run would have written."""
-    table = run.manifest()
-    appends, masked = int(table["append_index"].max()), int(masked_rows(table).sum())
+    manifest = run.manifest()
+    appends, masked = int(manifest["append_index"].max()), int(masked_rows(manifest).sum())
     if not appends and not masked:
         log.info("compact: nothing to do")
         return
-    if not run.record.unchanged("extract", _extract_key(run, table)):
+    if not run.record.unchanged("extract", _extract_key(run, manifest)):
         raise UsageError(f"--out {run.output.root}: the store does not match the manifest; run extract first")
     verify_stage(run)  # the sequences are copied under new checksums
     key = run.store_key()
@@ -136,9 +138,9 @@ def compact_stage(run: Run) -> None:
     def work() -> Facts:
         from pipeline.extraction import compact  # noqa: PLC0415
 
-        sequences = compact.compact(run.output, table, run.config.pipeline, key, run.executor())
+        sequences = compact.compact(run.output, manifest, run.config.pipeline, key, run.executor())
         run.record.confirm("extract", _extract_key(run, run.manifest()), _extract_outputs(run.output))
-        log.info("compact: %d sequences, as a single run would have written them", sequences)
+        log.info("compact: %s, as a single run would have written them", counted(sequences, "sequence"))
         return {"appends": appends, "masked": masked, "sequences": sequences}
 
     run.perform("compact", key, [], work, complete=False)

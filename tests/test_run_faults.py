@@ -74,7 +74,7 @@ def test_a_recording_deleted_between_scan_and_extract_is_a_failed_one(corpus: Pa
         assert int((~dataset["valid"]).sum()) > 0
         assert bool(dataset["features"].isnull().all(("timestep", "mfcc")).equals(~dataset["valid"]))
     again = run("scan", "--corpus", corpus, "--out", out, *SERIAL)
-    assert "1 recordings of the manifest are gone: en/en_speaker_1/2.flac; the store keeps them" in again.stderr
+    assert "1 recording gone: en/en_speaker_1/2.flac; kept in the store" in again.stderr
 
 
 def test_labels_with_odd_names_go_through_the_whole_run_and_are_escaped(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ class Move:
         return str(self.shard)
 
 
-def compact(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, key: str, executor: Executor) -> int:
-    """Replace the finished store of the manifest `table` by one without masked recordings; return its sequences.
+def compact(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig, key: str, executor: Executor) -> int:
+    """Replace the finished store of the manifest `manifest` by one without masked recordings; return its sequences.
 
     No recording is read, and no recording changes its split. The manifest and the ledger lose the rows of masked
     recordings. The new store is written beside the old one, which can be read until both are swapped. Shards that an
@@ -64,7 +64,7 @@ def compact(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, k
     """
     if not is_local(output.root):
         raise UsageError(f"--out {output.root}: compact renames folders, so it needs a folder on this machine")
-    new = compacted_manifest(table, config.seed)
+    new = compacted_manifest(manifest, config.seed)
     plan = Plan(new, config)
     if not plan.sequences:
         raise PipelineError(f"{output.manifest}: all recordings are masked; add recordings to the corpus first")
@@ -77,7 +77,7 @@ def compact(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, k
     pending = lifecycle.pending_shards(beside, plan)
     work = partial(move_shard, out=str(output.root), config=config)
     with track("compact", len(pending), "shards", executor.monitor.dashboard) as progress:
-        moves = _moves(table, storage.read_parquet(output.ledger), new, plan, pending)
+        moves = _moves(manifest, storage.read_parquet(output.ledger), new, plan, pending)
         for _ in completed(executor.run(work, moves)):
             progress.advance()
     lifecycle.finish(beside, new, plan)
@@ -95,11 +95,11 @@ def _begin(beside: OutputFolder, key: str) -> None:
 
 
 def _moves(
-    table: pd.DataFrame, ledger: pd.DataFrame, new: pd.DataFrame, plan: Plan, pending: NDArray[np.int64]
+    manifest: pd.DataFrame, ledger: pd.DataFrame, new: pd.DataFrame, plan: Plan, pending: NDArray[np.int64]
 ) -> Iterator[Move]:
-    """Yield the moves of the shards `pending` of the manifest `new`; `table` and `ledger` are of the old store."""
-    old = pd.Index(table["recording_id"]).get_indexer(pd.Index(new["recording_id"]))  # row of each new row
-    start = table["first_sequence"].to_numpy()[old]
+    """Yield the moves of the shards `pending` of the manifest `new`; `manifest` and `ledger` are of the old store."""
+    old = pd.Index(manifest["recording_id"]).get_indexer(pd.Index(new["recording_id"]))  # row of each new row
+    start = manifest["first_sequence"].to_numpy()[old]
     status, reason = ledger["status"].to_numpy(object)[old], ledger["reason"].to_numpy(object)[old]
     decoded_frames = ledger["decoded_frames"].to_numpy()[old]
     for index in pending.tolist():

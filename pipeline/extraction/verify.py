@@ -25,12 +25,12 @@ class Damage:
     variables: tuple[str, ...]
 
 
-def verify(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, executor: Executor) -> int:
+def verify(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig, executor: Executor) -> int:
     """Recompute the checksums of all stored objects and the ledger; return the number of shards.
 
     Raises PipelineError for a store that is not extracted completely, and with the names of what differs.
     """
-    plan = Plan(table, config)
+    plan = Plan(manifest, config)
     unfinished = len(lifecycle.pending_shards(output, plan))
     if unfinished or not output.ledger.exists():
         raise PipelineError(
@@ -46,7 +46,7 @@ def verify(output: OutputFolder, table: pd.DataFrame, config: PipelineConfig, ex
     if damaged:
         raise PipelineError(_describe(output, sorted(damaged, key=lambda damage: damage.index)))
     written = (records.read_record(output, index) for index in range(len(plan)))
-    if not ledger.build(table, written, config).equals(storage.read_parquet(output.ledger)):
+    if not ledger.build(manifest, written, config).equals(storage.read_parquet(output.ledger)):
         raise PipelineError(f"{output.ledger} does not match the shards; delete it and run extract again")
     return len(plan)
 

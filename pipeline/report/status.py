@@ -1,4 +1,4 @@
-"""The status command: how far an output folder is."""
+"""The status command: the progress of an output folder, on the terminal."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ from rich.table import Column, Table
 from pipeline import run_record, storage
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import masked_rows, read_manifest
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, counted
 from pipeline.extraction import ledger, lifecycle
 from pipeline.extraction.plan import Plan
 from pipeline.outputs import OutputFolder
@@ -21,7 +21,10 @@ MAX_DECISIONS = 10
 
 
 def show(output: OutputFolder, history: "History", console: Console) -> None:
-    """Print the recordings, the shards, the stages, and the models that serve or have served, of an output folder."""
+    """Print the recordings, shards and stages of an output folder, and the decisions on its models.
+
+    Raises UsageError for a folder in which nothing has run.
+    """
     if not output.run.exists():
         raise UsageError(f"--out {output.root}: nothing has been run here yet")
     if output.manifest.exists():
@@ -30,7 +33,7 @@ def show(output: OutputFolder, history: "History", console: Console) -> None:
         console.print(f"recordings  {len(manifest)}, {hours:.2f} h, {manifest['label'].nunique()} languages")
         appends, masked = int(manifest["append_index"].max()), int(masked_rows(manifest).sum())
         if appends or masked:
-            console.print(f"since then  {appends} appends, {masked} recordings masked")
+            console.print(f"since then  {counted(appends, 'append')}, {counted(masked, 'recording')} masked")
         found = records.read_attributes(output)
         if found is not None:
             plan = Plan(manifest, PipelineConfig.model_validate(found.config))

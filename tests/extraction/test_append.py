@@ -169,8 +169,8 @@ def test_what_is_gone_or_changed_stays_unless_it_is_pruned(
     (corpus / "de" / "anna" / "0.flac").unlink()
     (corpus / "en" / "1.flac").write_bytes(b"another recording")
     run(corpus, out)
-    assert "1 recordings of the manifest are gone: de/anna/0.flac; the store keeps" in caplog.text
-    assert "1 recordings of the manifest are changed: en/1.flac; the store keeps" in caplog.text
+    assert "1 recording gone: de/anna/0.flac; kept in the store" in caplog.text
+    assert "1 recording changed: en/1.flac; kept in the store" in caplog.text
     assert "scan: nothing new" in caplog.text
     assert (store_bytes(out), (out / "ledger.parquet").read_bytes()) == before
 
