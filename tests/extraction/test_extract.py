@@ -17,6 +17,8 @@ from pipeline.runtime.dask_executor import DaskExecutor
 from pipeline.runtime.executor import SerialExecutor
 from pipeline.runtime.profiles import ClusterProfile
 
+pytestmark = pytest.mark.slow
+
 CONFIG = PipelineConfig(store=StoreConfig(sequences_per_chunk=64, chunks_per_shard=2))
 LOCAL = ClusterProfile(
     kwargs={"threads_per_worker": 1, "memory_limit": "2GiB", "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}

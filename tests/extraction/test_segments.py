@@ -125,6 +125,7 @@ def test_features_are_those_of_each_segment_cut_out_and_extracted_alone(corpus: 
             np.testing.assert_array_equal(found.reshape(-1, 13), expected[: 10 * row.sequences])
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_tasks_workers_or_interruptions(corpus: Path, tmp_path: Path) -> None:
     serial, single, workers, resumed = (prepared(corpus, tmp_path / name) for name in ("1", "2", "3", "4"))
     serial.run(serial.pending())

@@ -21,6 +21,8 @@ from pipeline.runtime.profiles import DEFAULT_FILE
 from tests.support.clusters import HOST, free_ports
 from tests.support.whole_system import run, write_corpus
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DEFINITION = "operator/deployment/helm/dask-kubernetes-operator/crds/daskcluster.yaml"
 KUBECONFIG = """

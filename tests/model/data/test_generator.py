@@ -4,8 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from model.data.generator import until_exit
 from tests.benchmarks import stores
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import sys

@@ -136,6 +136,7 @@ def _pair(each: int, gain: float, seed: int) -> tuple[Answers, Answers]:
     return found[0], found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("each", "gain", "least", "most"), [
     (3, -0.05, 0, 0.1), (3, 0, 0.05, 0.25), (3, 0.1, 0.4, 0.65),
     (10, -0.05, 0, 0.03), (10, 0, 0.03, 0.15), (10, 0.1, 0.65, 0.9),
