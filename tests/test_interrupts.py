@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import interrupts
-from tests.support.whole_system import DEADLINE_S
+from tests.support.deadline import DEADLINE_S
 
 # the signal comes while a finaliser runs, where Python drops what is raised; the run would go on
 DROPPED = """

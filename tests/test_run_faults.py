@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from tests.support.whole_system import DEADLINE_S, SMALL, command, finished_shards, run, store_bytes, write_corpus
+from tests.support.deadline import DEADLINE_S
+from tests.support.whole_system import SMALL, command, finished_shards, run, store_bytes, write_corpus
 
 pytestmark = pytest.mark.slow
 

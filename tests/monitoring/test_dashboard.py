@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.monitoring.dashboard import NAME, TOPIC, Dashboard, lost_workers_and_retries, series_csv
 from pipeline.monitoring.events import BeginEvent, EndEvent, Event, ShardEvent, to_json
 from tests.support.browser import browse, needs_chromium, text_of
-from tests.support.whole_system import DEADLINE_S
+from tests.support.deadline import DEADLINE_S
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,9 @@ import pytest
 from pipeline.runtime.nanny import MAX_STARTS
 from pipeline.runtime.profiles import ADDRESS_VARIABLE
 from tests.support.clusters import run_watched
+from tests.support.deadline import DEADLINE_S
 from tests.support.hosts import Hosts
-from tests.support.whole_system import DEADLINE_S, SMALL, command, write_corpus
+from tests.support.whole_system import SMALL, command, write_corpus
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 import pipeline
+from tests.support.deadline import DEADLINE_S
 from tests.support.gate import Gate
 from tests.support.hosts import Certificates, Host, Hosts, Process, Scheduler, wait_until
-from tests.support.whole_system import DEADLINE_S, SMALL, finished_shards, run, store_bytes, write_corpus
+from tests.support.whole_system import SMALL, finished_shards, run, store_bytes, write_corpus
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,9 @@ import yaml
 
 from pipeline.runtime.profiles import DEFAULT_FILE
 from tests.support.clusters import HOST, Local, free_ports, run_watched, wait_until
+from tests.support.deadline import DEADLINE_S
 from tests.support.gate import Gate
-from tests.support.whole_system import DEADLINE_S, finished_shards, store_bytes
+from tests.support.whole_system import finished_shards, store_bytes
 
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 DAEMONS = {name: shutil.which(name, path=PATH) for name in ("munged", "slurmctld", "slurmd")}

@@ -18,8 +18,9 @@ from pipeline.runtime.dask_executor import DaskExecutor
 from pipeline.runtime.executor import completed
 from pipeline.runtime.profiles import DEFAULT_FILE, ClusterProfile
 from tests.support.clusters import HOST, Local, free_ports, run_watched, wait_until
+from tests.support.deadline import DEADLINE_S
 from tests.support.gate import Gate
-from tests.support.whole_system import DEADLINE_S, finished_shards, run, run_until, store_bytes
+from tests.support.whole_system import finished_shards, run, run_until, store_bytes
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = [

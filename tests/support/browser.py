@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.whole_system import DEADLINE_S
+from tests.support.deadline import DEADLINE_S
 
 CHROMIUM = shutil.which("chromium")
 CHROMIUM_OPTIONS = (

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from tests.support.whole_system import DEADLINE_S, SMALL, command, run, store_bytes, write_corpus
+from tests.support.deadline import DEADLINE_S
+from tests.support.whole_system import SMALL, command, run, store_bytes, write_corpus
 
 HOST = "127.0.0.1"
 

@@ -19,7 +19,8 @@ from typing import Self
 import trustme
 
 from pipeline.runtime.profiles import ADDRESS_VARIABLE
-from tests.support.whole_system import DEADLINE_S, command
+from tests.support.deadline import DEADLINE_S
+from tests.support.whole_system import command
 
 DASK = (sys.executable, "-m", "dask")
 SMALL_WORKER = ("--nthreads", "1", "--memory-limit", "2GiB", "--no-dashboard", "--death-timeout", str(DEADLINE_S))

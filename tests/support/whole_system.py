@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from tests.support.deadline import DEADLINE_S
+
 SAMPLE_RATE_HZ = 16_000
 # many small shards, so that there is a middle to be killed in; models that train in a blink
 SMALL = (
@@ -20,8 +22,6 @@ SMALL = (
     "--set=models.lstm.max_epochs=2",
     "--set=models.lstm.units=8",
 )
-DEADLINE_S = 900
-"""The longest wait for anything: a net for what never comes, on any machine."""
 
 
 def write_corpus(
