@@ -48,7 +48,7 @@ def trainings(results: Results, pictures: Pictures) -> list[Training]:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonSection:
     """The metrics of all models at each level, beside chance and always naming the most frequent test language.
 
     `columns` has the names of the metrics of each level. `most_frequent` has the most frequent language of each level,
@@ -68,7 +68,7 @@ class Comparison:
         return self.metrics[self.best]
 
 
-def comparison(results: Results, pictures: Pictures) -> Comparison | None:
+def comparison(results: Results, pictures: Pictures) -> ComparisonSection | None:
     """Return the comparison of the models, and draw it; None if no model has been evaluated."""
     if not results.metrics:
         return None
@@ -80,7 +80,7 @@ def comparison(results: Results, pictures: Pictures) -> Comparison | None:
     best = max(results.metrics, key=lambda name: results.metrics[name].sequence.accuracy)
     chance = 1 / len(results.metrics[best].labels)
     pictures.add("comparison", plots.comparison(pd.DataFrame(accuracy, index=levels), chance))
-    return Comparison(
+    return ComparisonSection(
         columns={level: list(dict.fromkeys(n for each in found[level] for n in each.values)) for level in levels},
         rows=[(name, [each.get(level) for level in levels]) for name, each in models.items()],
         chance=chance,
