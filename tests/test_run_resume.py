@@ -123,7 +123,7 @@ def test_ctrl_c_ends_any_stage_with_one_line_and_the_same_command_continues(
     assert "Traceback" not in interrupted.stderr
     result = run(*arguments)
     assert result.returncode == 0, result.stderr
-    assert ("continues after epoch 1" in result.stderr) == (stage == "train")
+    assert ("continuing after epoch 1" in result.stderr) == (stage == "train")
 
 
 def test_ctrl_c_ends_the_demo_and_the_same_command_goes_on_with_its_corpus(tmp_path: Path) -> None:
