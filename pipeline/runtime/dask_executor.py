@@ -89,7 +89,7 @@ class DaskExecutor:
 
         try:
             fill()
-            for future, result in self._arrivals(pending):
+            for future, result in _arrivals(pending, fill):
                 outcome = self._outcome(future, result, submitted.pop(future.key))
                 fill()
                 yield outcome
@@ -114,15 +114,6 @@ class DaskExecutor:
             raise PipelineError(f"the scheduler at {scheduler} cannot read tasks: {reason}; {REMEDY}") from error
         raise error.with_traceback(traceback)
 
-    def _arrivals(self, pending: Any) -> Iterator[Any]:
-        """Yield finished futures with their results, and look the workers up meanwhile."""
-        while pending.count():
-            if pending.has_ready():
-                yield next(pending)
-            else:
-                self.session.workers.look()
-                time.sleep(POLL_S)
-
     def _window(self) -> int:
         """Return how many tasks may be submitted: it follows the number of workers."""
         workers = self.session.workers
@@ -139,6 +130,16 @@ class DaskExecutor:
         """Leave the cluster, and stop it if it was started here. A later use opens a new session."""
         self._session = None
         self._stack.close()
+
+
+def _arrivals(pending: Any, fill: Callable[[], None]) -> Iterator[Any]:
+    """Yield finished futures with their results; meanwhile `fill` gives tasks to workers that connect."""
+    while pending.count():
+        if pending.has_ready():
+            yield next(pending)
+        else:
+            fill()
+            time.sleep(POLL_S)
 
 
 def _run_task(function: Callable[[T], R], item: T, driver: str) -> Done[R]:
