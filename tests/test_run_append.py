@@ -66,7 +66,7 @@ def test_run_add_run_prune_compact(tmp_path: Path) -> None:
     check_contract(out)
     assert ledger_of(out)["status"].value_counts().to_dict() == {"ok": 69, "filtered": 3}
     page = (out / "report" / "index.html").read_text(encoding="utf-8")
-    assert "masked, as the corpus has them no more or otherwise: 3 recordings" in page
+    assert "3 recordings not counted here: masked, because the files were deleted or changed" in page
 
     succeed("compact", *arguments)
     check_contract(out)
