@@ -78,7 +78,7 @@ def test_run_add_run_prune_compact(tmp_path: Path) -> None:
     assert (out / "ledger.parquet").read_bytes() == (one / "ledger.parquet").read_bytes()
     log = succeed("all", *arguments)
     assert "extract: unchanged, nothing to do" in log
-    assert "train: data or settings have changed" in log
+    assert "data or settings have changed, training starts again" in log
 
 
 @pytest.mark.parametrize("stage", ["scan", "extract", "compact"])
