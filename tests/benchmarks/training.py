@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from model.networks import build
 from model.tensorflow_setup import load_tensorflow
 from pipeline.outputs import OutputFolder
 from tests.benchmarks import loader, stores
@@ -145,7 +144,7 @@ def pytorch(batch: int) -> Iterator[Callable[[], float]]:
 
     torch.manual_seed(1)
     network = Network()
-    loss, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.RMSprop(build.parameters(), 0.001, alpha=0.9)
+    loss, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.RMSprop(network.parameters(), 0.001, alpha=0.9)
     features, label = map(torch.from_numpy, _batch(batch))
 
     def steps(count: int) -> None:
