@@ -250,7 +250,7 @@ def _exit_code(run: Run, options: Options, unchanged: int = 0) -> int:
                 "reasons", ledger.counts(rows)["failed"], len(rows), options.max_failed_fraction, run.output.ledger,
             )  # fmt: skip
             return EXIT_TOO_MANY_FAILED
-    return unchanged if not run.record.changed and stages.complete(run) else 0
+    return unchanged if unchanged and not run.record.changed and stages.complete(run) else 0
 
 
 def command_line() -> None:

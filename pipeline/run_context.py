@@ -58,21 +58,26 @@ class Run:
     prune: bool = False
     price_per_core_hour: float | None = None
 
+    def skips(self, stage: str, key: str) -> bool:
+        """Return, and log, whether `stage` has nothing to do for this `key`."""
+        if self.recheck or not self.record.unchanged(stage, key):
+            return False
+        log.info("%s: unchanged, nothing to do", stage)
+        return True
+
     def perform(
         self, stage: str, key: str, outputs: Iterable[UPath], work: Callable[[], Facts], *, complete: bool = True
-    ) -> bool:
-        """Do `work` and record it, unless `stage` has done it for this `key`; return whether it was done.
+    ) -> None:
+        """Do `work` and record it, unless `stage` has done it for this `key`.
 
         `complete` is false if the stage knows of missing work that the record does not show.
         """
-        if not self.recheck and complete and self.record.unchanged(stage, key):
-            log.info("%s: unchanged, nothing to do", stage)
-            return False
+        if complete and self.skips(stage, key):
+            return
         log.info("%s: begins", stage)
         started_s = time.perf_counter()
         facts = work()
         self.record.finish(stage, key, outputs, **{"wall_s": time.perf_counter() - started_s, **facts})
-        return True
 
     def manifest(self) -> pd.DataFrame:
         """Return the manifest; raises UsageError if there is none, or one of an earlier version."""

@@ -54,8 +54,7 @@ def scan_stage(run: Run) -> None:
             "appends": int(manifest["append_index"].max()), "masked": int(masked_rows(manifest).sum()),
         }  # fmt: skip
 
-    if not run.prune and run.record.unchanged("scan", key) and not run.recheck:
-        log.info("scan: unchanged, nothing to do")
+    if not run.prune and run.skips("scan", key):
         return
     known = run.manifest() if records.read_attributes(output) and output.manifest.exists() else None
     changes = None if known is None else _changes(run, known, listing)
