@@ -7,20 +7,26 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from types import FrameType
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 RESEND_AFTER_S = 0.05
 
+IMPORT_SYSTEM = "<frozen importlib._bootstrap>"  # the file name of Python's import statement in a frame
+
 
 def set_up() -> None:
-    """Exit with EXIT_TERMINATED on SIGTERM, and make sure that no signal is lost.
+    """Exit with EXIT_TERMINATED on SIGTERM, and make sure that no signal is lost or aborts the process.
 
     Python raises the exception of a signal wherever its main thread is. Inside a finaliser it drops the exception
-    with "Exception ignored", and the run would continue. Such a signal is sent again a moment later.
+    with "Exception ignored", and the run would continue; inside the import of an extension module, C++ code may not
+    expect it and abort (nanobind does). Such a signal is sent again a moment later.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell makes background jobs ignore it
+        signal.signal(signal.SIGINT, _raise_outside_imports)
+    signal.signal(signal.SIGTERM, _raise_outside_imports)
     sys.unraisablehook = _resend_dropped
 
 
@@ -35,8 +41,21 @@ def settled() -> None:
     exec("")  # noqa: S102
 
 
-def _terminate(*_: object) -> None:
-    sys.exit(EXIT_TERMINATED)
+def _raise_outside_imports(signum: int, frame: FrameType | None) -> None:
+    if _importing(frame):
+        _resend(signal.Signals(signum))
+    elif signum == signal.SIGINT:
+        raise KeyboardInterrupt
+    else:
+        sys.exit(EXIT_TERMINATED)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORT_SYSTEM:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _resend_dropped(dropped: "sys.UnraisableHookArgs") -> None:

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -34,6 +35,45 @@ except KeyboardInterrupt:
 def test_a_signal_in_a_finaliser_ends_the_run_all_the_same(signum: signal.Signals, exit_code: int) -> None:
     result = subprocess.run(
         [sys.executable, "-c", DROPPED, str(int(signum))],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (exit_code, "")
+
+
+# the signal comes while an extension module calls Python in its import, where C++ code may abort
+IMPORTED = """
+import os, signal, sys
+os.kill(os.getpid(), signal.Signals(int(sys.argv[1])))
+finished = True
+"""
+IMPORTING = """
+import sys, time
+from pipeline import interrupts
+
+interrupts.set_up()
+try:
+    import imported
+    assert imported.finished
+    time.sleep(30)
+except KeyboardInterrupt:
+    sys.exit(interrupts.EXIT_INTERRUPTED)
+"""
+
+
+@pytest.mark.parametrize(
+    ("signum", "exit_code"),
+    [(signal.SIGINT, interrupts.EXIT_INTERRUPTED), (signal.SIGTERM, interrupts.EXIT_TERMINATED)],
+)
+def test_a_signal_in_an_import_ends_the_run_after_the_import(
+    tmp_path: Path, signum: signal.Signals, exit_code: int
+) -> None:
+    (tmp_path / "imported.py").write_text(IMPORTED)
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORTING, str(int(signum))],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
