@@ -68,6 +68,14 @@ class PipelineConfig(BaseModel):
         return value_digest(self.model_dump(mode="json", include=set(PipelineConfig.model_fields)))
 
 
+class CorpusConfig(BaseModel):
+    """Which recordings a scan accepts. Recordings that are in a manifest already stay as they are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_sample_rate_hz: int = Field(default=4_000, ge=1)
+
+
 class DemoConfig(BaseModel):
     """Size and seed of the demo's corpus; the defaults make one hour."""
 

@@ -1,15 +1,16 @@
-"""All settings of a run: the store, the models, their promotion and the demo."""
+"""All settings of a run: the store, the corpus, the models, their promotion and the demo."""
 
 from pydantic import ValidationInfo, field_validator
 
 from model.config import PromotionConfig
 from model.networks.kinds import DEFAULT_MODELS, Models
-from pipeline.config import DemoConfig, PipelineConfig
+from pipeline.config import CorpusConfig, DemoConfig, PipelineConfig
 
 
 class RunConfig(PipelineConfig):
     """All settings of a run."""
 
+    corpus: CorpusConfig = CorpusConfig()
     models: Models = DEFAULT_MODELS
     promotion: PromotionConfig = PromotionConfig()
     demo: DemoConfig = DemoConfig()

@@ -40,15 +40,15 @@ def scan_stage(run: Run) -> None:
         raise UsageError("--corpus is missing: the folder LANGUAGE/[SPEAKER/]file of recordings")
     output, config = run.output, run.config.pipeline
     listing = list_recordings(run.corpus)
-    key = value_digest([listing.digest, run.corpus, config.config_hash])
+    key = value_digest([listing.digest, run.corpus, config.config_hash, run.config.corpus.model_dump(mode="json")])
 
     def work() -> Facts:
         from pipeline.corpus import scan  # noqa: PLC0415 like all stages: what only work needs is loaded for work
 
         if known is None or changes is None:
-            manifest = scan.scan(listing, output, config, run.executor())
+            manifest = scan.scan(listing, output, config, run.executor(), run.config.corpus)
         else:
-            manifest = scan.update(listing, changes, known, output, config, run.executor())
+            manifest = scan.update(listing, changes, known, output, config, run.executor(), run.config.corpus)
         return {
             "recordings": len(manifest), "ignored_files": len(listing.ignored),
             "appends": int(manifest["append_index"].max()), "masked": int(masked_rows(manifest).sum()),

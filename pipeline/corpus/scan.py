@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import pandas as pd
 
 from pipeline import storage
-from pipeline.config import PipelineConfig
+from pipeline.config import CorpusConfig, PipelineConfig
 from pipeline.corpus.diff import CorpusDiff
 from pipeline.corpus.listing import Listing
 from pipeline.corpus.manifest import HEADER_TYPES, build_manifest, label_names, languages_without
@@ -26,9 +27,15 @@ HEADERS_PER_TASK: Final = 512
 log = logging.getLogger(__name__)
 
 
-def scan(listing: Listing, output: OutputFolder, config: PipelineConfig, executor: Executor) -> pd.DataFrame:
+def scan(
+    listing: Listing,
+    output: OutputFolder,
+    config: PipelineConfig,
+    executor: Executor,
+    corpus: CorpusConfig,
+) -> pd.DataFrame:
     """Read the headers of all recordings; write the manifest and return it."""
-    headers = _read_headers(listing.recordings, output, executor)
+    headers = _read_headers(listing.recordings, output, executor, corpus)
     manifest = build_manifest(listing.recordings, headers, config)
     storage.write_parquet(output.manifest, manifest)
     _log_summary(listing, manifest)
@@ -42,6 +49,7 @@ def update(
     output: OutputFolder,
     config: PipelineConfig,
     executor: Executor,
+    corpus: CorpusConfig,
 ) -> pd.DataFrame:
     """Apply the differences between corpus and `manifest`; write the new manifest and return it.
 
@@ -51,7 +59,7 @@ def update(
     """
     manifest = diff.applied(manifest)
     if len(diff.new):
-        headers = _read_headers(diff.new, output, executor)
+        headers = _read_headers(diff.new, output, executor, corpus)
         manifest = build_manifest(diff.new, headers, config, known=manifest)
     storage.write_parquet(output.manifest, manifest)
     masked = len(diff.gone) + len(diff.changed)
@@ -60,7 +68,9 @@ def update(
     return manifest
 
 
-def _read_headers(recordings: pd.DataFrame, output: OutputFolder, executor: Executor) -> pd.DataFrame:
+def _read_headers(
+    recordings: pd.DataFrame, output: OutputFolder, executor: Executor, corpus: CorpusConfig
+) -> pd.DataFrame:
     """Return the headers of the rows of a listing, in any order, with the columns HEADER_TYPES.
 
     The header of a file with many segments is read once.
@@ -73,7 +83,7 @@ def _read_headers(recordings: pd.DataFrame, output: OutputFolder, executor: Exec
     batches = ((files.index[i : i + HEADERS_PER_TASK], sources[i : i + HEADERS_PER_TASK]) for i in starts)
     found: list[pd.DataFrame] = []
     with track("scan", len(files), "headers", executor.monitor.dashboard) as progress:
-        for done in completed(executor.run(read_headers, batches)):
+        for done in completed(executor.run(partial(read_headers, corpus=corpus), batches)):
             headers = done.result
             found.append(headers)
             progress.advance(len(headers), failed=int(headers["error"].notna().sum()))
@@ -84,19 +94,19 @@ def _read_headers(recordings: pd.DataFrame, output: OutputFolder, executor: Exec
     return recordings[file].merge(of_files, on=file, how="left").set_index(recordings.index).drop(columns=file)
 
 
-def read_headers(files: tuple[pd.Index, Sequence[AudioSource]]) -> pd.DataFrame:
+def read_headers(files: tuple[pd.Index, Sequence[AudioSource]], *, corpus: CorpusConfig) -> pd.DataFrame:
     """Return the headers of audio files, given as (index, sources): one row per file, the columns HEADER_TYPES.
 
-    A file without a header has the reason in the column `error`.
+    A file that cannot be used has the reason in the column `error`.
     """
     index, sources = files
-    rows = [_header_row(source.whole) for source in sources]
+    rows = [_header_row(source.whole, corpus) for source in sources]
     return pd.DataFrame(rows, index, list(HEADER_TYPES)).astype(HEADER_TYPES)
 
 
-def _header_row(source: AudioSource) -> tuple[int, int, int, str | None]:
+def _header_row(source: AudioSource, corpus: CorpusConfig) -> tuple[int, int, int, str | None]:
     try:
-        header = read_header(source)
+        header = read_header(source, corpus.min_sample_rate_hz)
     except AudioError as error:
         return 0, 0, 0, str(error)
     return header.samples, header.sample_rate_hz, header.channels, None

@@ -46,9 +46,14 @@ class Header:
         return self.samples / self.sample_rate_hz
 
 
-def read_header(source: AudioSource) -> Header:
-    """Read the header of a recording; raises AudioError if the file has none."""
+def read_header(source: AudioSource, min_sample_rate_hz: int = 1) -> Header:
+    """Read the header of a recording; raises AudioError if the file has none, or a sample rate below the minimum."""
     with _audio_errors(), _open(source) as file:
+        if file.samplerate < min_sample_rate_hz:
+            raise AudioError(
+                f"its header names a sample rate of {file.samplerate} Hz, below corpus.min_sample_rate_hz = "
+                f"{min_sample_rate_hz}"
+            )
         return Header(source.length(file.frames, file.samplerate), file.samplerate, file.channels)
 
 

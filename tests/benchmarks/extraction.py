@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import PipelineConfig
+from pipeline.config import CorpusConfig, PipelineConfig
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.dask_session import DASK_SETTINGS
 from pipeline.runtime.executor import THIS_PROCESS, Done, SerialExecutor
@@ -175,7 +175,9 @@ def _extraction(executor: Any, folder: Path, scratch: Path) -> Callable[[], floa
 
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
     config = PipelineConfig()
-    table = scan(list_recordings(str(folder)), OutputFolder.at(str(scratch / "scan")), config, SerialExecutor())
+    table = scan(
+        list_recordings(str(folder)), OutputFolder.at(str(scratch / "scan")), config, SerialExecutor(), CorpusConfig()
+    )
     audio_s = float(table["duration_s"].sum())
     for _ in executor.run(warm, [table["uri"].iloc[0]] * 8 * WORKERS):
         pass

@@ -84,7 +84,7 @@ def _submission(settings: Settings) -> Table:
 @contextmanager
 def headers(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
     """The scan stage: headers a second."""
-    from pipeline.config import PipelineConfig
+    from pipeline.config import CorpusConfig, PipelineConfig
     from pipeline.corpus.listing import list_recordings
     from pipeline.corpus.scan import scan
     from pipeline.runtime.dask_executor import DaskExecutor
@@ -93,8 +93,8 @@ def headers(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
     output, config = OutputFolder.at(str(scratch / "headers")), PipelineConfig()
     found = list_recordings(str(folder))
     with DaskExecutor(load_profile("local", None), WORKERS) as executor:
-        scan(found, output, config, executor)
-        yield lambda: len(found.recordings) / timed(lambda: scan(found, output, config, executor))
+        scan(found, output, config, executor, CorpusConfig())
+        yield lambda: len(found.recordings) / timed(lambda: scan(found, output, config, executor, CorpusConfig()))
     shutil.rmtree(str(output.root))
 
 

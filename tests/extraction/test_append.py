@@ -115,7 +115,8 @@ def test_only_new_headers_are_read_and_only_new_recordings_decoded(
     old = set(manifest_of(out)["uri"])
     probed, decoded = [], []
     read_header, read_blocks = audio.read_header, audio.read_blocks
-    monkeypatch.setattr(scan, "read_header", lambda source: probed.append(source.container) or read_header(source))
+    probe = lambda source, *floor: probed.append(source.container) or read_header(source, *floor)  # noqa: E731
+    monkeypatch.setattr(scan, "read_header", probe)
     decode = lambda source, rate: decoded.append(source.container) or read_blocks(source, rate)  # noqa: E731
     monkeypatch.setattr(recording_reader, "read_blocks", decode)
     extend(corpus)

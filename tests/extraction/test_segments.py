@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import xarray as xr
 
-from pipeline.config import PipelineConfig, StoreConfig
+from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
 from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.scan import scan
 from pipeline.errors import PipelineError
@@ -67,7 +67,7 @@ class Work:
 
 def prepared(corpus: Path, out: Path) -> Work:
     output = OutputFolder.at(str(out))
-    manifest = scan(list_recordings(str(corpus)), output, CONFIG, SerialExecutor())
+    manifest = scan(list_recordings(str(corpus)), output, CONFIG, SerialExecutor(), CorpusConfig())
     plan = Plan(manifest, CONFIG)
     lifecycle.open_store(output, manifest, plan)
     return Work(output, manifest, plan)

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import xarray as xr
 
-from pipeline.config import PipelineConfig, StoreConfig
+from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
 from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.manifest import build_manifest, label_names
 from pipeline.corpus.scan import read_headers
@@ -83,7 +83,9 @@ def prepared(corpus: Path, out: Path | str, config: PipelineConfig | None = None
     """Scan a corpus and create the store."""
     settings = config or configuration()
     recordings = list_recordings(str(corpus)).recordings
-    table = build_manifest(recordings, read_headers((recordings.index, AudioSources(recordings))), settings)
+    table = build_manifest(
+        recordings, read_headers((recordings.index, AudioSources(recordings)), corpus=CorpusConfig()), settings
+    )
     work = Work(OutputFolder.at(str(out)), table, Plan(table, settings))
     lifecycle.open_store(work.output, table, work.plan)
     return work

@@ -16,7 +16,7 @@ SAMPLE_RATE_HZ = 44_100
 SCRIPT = """
 import resource, sys
 import numpy, scipy.signal
-from pipeline.config import PipelineConfig
+from pipeline.config import CorpusConfig, PipelineConfig
 from pipeline.corpus.manifest import build_manifest
 from pipeline.corpus.sources import AudioSources
 from pipeline.corpus.listing import list_recordings
@@ -35,7 +35,8 @@ if sys.argv[3] == "segments":
     recordings["start_s"] = 6.0 * (numpy.arange(200) % 100)
     recordings["stop_s"] = recordings["start_s"] + 10
     recordings["recording_id"] += "#" + recordings["start_s"].astype("string")
-table = build_manifest(recordings, read_headers((recordings.index, AudioSources(recordings))), config)
+headers = read_headers((recordings.index, AudioSources(recordings)), corpus=CorpusConfig())
+table = build_manifest(recordings, headers, config)
 shards = plan.Plan(table, config)
 lifecycle.open_store(output, table, shards)
 config.features.extract([numpy.zeros(16_000, numpy.float32)])  # compiles, or loads what was compiled

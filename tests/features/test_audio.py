@@ -421,3 +421,11 @@ def test_member_of_a_container_is_refused(tmp_path: Path) -> None:
         with pytest.raises(AudioError) as error:
             use(source)
         assert str(error.value) == f"cannot be opened: reading a/b.wav inside {tmp_path / 'x.tar'} is not supported"
+
+
+def test_sample_rate_below_the_minimum_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", noise("slow", 4000), 3999)
+    assert read_header(at(tmp_path / "x.wav"), 3999).samples == 4000
+    with pytest.raises(AudioError) as error:
+        read_header(at(tmp_path / "x.wav"), 4000)
+    assert str(error.value) == ("its header names a sample rate of 3999 Hz, below corpus.min_sample_rate_hz = 4000")
