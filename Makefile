@@ -2,7 +2,8 @@
 #   make run                       run the demo
 #   make run CORPUS=… OUT=…        run on your recordings
 #   make dags [CORPUS=… OUT=…]     start the nightly run on Apache Airflow, by default on the demo's corpus
-#   make test                      linter, types, import rules, all tests
+#   make test                      linter, types, import rules, tests
+#   make test-long                 the tests that make test leaves out because they take minutes
 #   make test-fast                 the tests that need no whole runs, clusters or training: under two minutes
 #   make docs                      build the documentation into build/docs
 #   make bench                     compare with other software, write docs/benchmarks.md (half an hour, 4 GB)
@@ -20,7 +21,7 @@ OUT    ?= $(if $(CORPUS),out/run,out/demo)
 ARGS   ?=
 AIRFLOW := $(VENV)-airflow/bin/python
 
-.PHONY: install run airflow dags dags-soak test test-fast test-python test-dags lint docs bench clean
+.PHONY: install run airflow dags dags-soak test test-fast test-long test-python test-dags lint docs bench clean
 
 install: $(VENV)/installed
 
@@ -58,13 +59,18 @@ test: lint airflow
 	$(MAKE) --jobs 2 test-python test-dags
 
 test-python: install
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not long' --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-fast: install
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not long' --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-dags: install airflow
-	$(AIRFLOW) -m pytest -c tests/dags/pytest.toml tests/dags
+	$(AIRFLOW) -m pytest -c tests/dags/pytest.toml -m 'not long' tests/dags
+
+# the tests that `make test` leaves out
+test-long: install airflow
+	$(BIN)/python -m pytest -m long $(ARGS)
+	$(AIRFLOW) -m pytest -c tests/dags/pytest.toml -m long tests/dags
 
 # one hour; make dags-soak ARGS=--minutes=5
 dags-soak: install airflow

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: they end a run at any point, with the right exit code."""
 
+import logging
 import os
 import signal
 import sys
@@ -38,6 +39,7 @@ def settled() -> None:
     code; running any such code clears that memory (run_eval_code_obj in pythonrun.c).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)  # it reports the tasks that the run leaves unfinished
     exec("")  # noqa: S102
 
 

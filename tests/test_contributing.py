@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,8 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file = place / name
         assert file.exists() == (kind == "diff"), name
         file.write_text(block if kind == "python" else apply(block, file.read_text("utf-8")), encoding="utf-8")
+    if (ROOT / ".mypy_cache").exists():  # of the same files, apart from the examples
+        shutil.copytree(ROOT / ".mypy_cache", place / ".mypy_cache")
     return place
 
 

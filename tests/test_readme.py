@@ -27,7 +27,7 @@ SMALL = (
     "--set=demo.speakers_per_language=3",
     "--set=demo.utterances_per_speaker=1",
     "--set=demo.utterance_s=1",
-    "--set=models.ann.max_epochs=1",
+    "--set=models.ann=null",
     "--set=models.lstm.max_epochs=3",
     "--set=models.lstm.units=8",
     "--set=models.lstm.batch_size=10",

@@ -21,6 +21,7 @@ def succeed(*arguments: str | Path) -> str:
     return result.stderr
 
 
+@pytest.mark.long
 def test_run_add_run_prune_compact(tmp_path: Path) -> None:
     everything = write_corpus(tmp_path / "everything", ("de", "en", "fr"), recordings=8)
     corpus, out = tmp_path / "corpus", tmp_path / "out"
@@ -81,7 +82,7 @@ def test_run_add_run_prune_compact(tmp_path: Path) -> None:
     assert "data or settings have changed, training starts again" in log
 
 
-@pytest.mark.parametrize("stage", ["scan", "extract", "compact"])
+@pytest.mark.parametrize("stage", [pytest.param("scan", marks=pytest.mark.long), "extract", "compact"])
 def test_a_growth_killed_in_any_stage_continues(tmp_path: Path, stage: str) -> None:
     corpus, out = write_corpus(tmp_path / "corpus", recordings=8), tmp_path / "out"
     arguments = ("--corpus", corpus, "--out", out, "--executor", "serial", *SMALL)

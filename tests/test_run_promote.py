@@ -79,6 +79,7 @@ def test_a_night_after_another(out: Path) -> None:
     assert (out / "report" / "champions.png").exists()
 
 
+@pytest.mark.long
 def test_rollback_and_the_model_that_served_before(out: Path) -> None:
     longer = (*DEMO, "--set=models.lstm.max_epochs=12")
     arguments = ("promote", "--out", out, *longer)

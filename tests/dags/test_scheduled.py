@@ -179,6 +179,7 @@ def test_each_promotion_triggers_one_report(here: LocalAirflow, appended: dict[s
     assert len(here.runs(REPORT)) == here.get("assets/events")["total_entries"] == promotions
 
 
+@pytest.mark.long
 def test_a_backfill_evaluates_past_days(here: LocalAirflow, folder: Path, appended: dict[str, Any]) -> None:
     registry = folder / "out" / "registry" / "registry.json"
     today = date.today()

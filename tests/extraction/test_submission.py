@@ -45,6 +45,7 @@ def numbers(batch: Task) -> list[int]:
     return [shard.index for shard in batch.shards]
 
 
+@pytest.mark.long
 def test_a_million_shards_are_submitted_in_a_window_of_flat_memory() -> None:
     plan, process = plan_of_a_million_shards(), psutil.Process(os.getpid())
     assert len(plan) == SHARDS

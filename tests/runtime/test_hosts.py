@@ -295,6 +295,7 @@ def start(network: Network, scheduler: Scheduler, out: Path) -> Process:
     return network.hosts.driver(network.desk, *arguments("extract", out), scheduler=scheduler.address)
 
 
+@pytest.mark.long
 def test_all_workers_may_leave_and_others_come(
     network: Network, scheduler: Scheduler, serial: Path, out: Path, gate: Gate
 ) -> None:
@@ -369,6 +370,7 @@ def test_a_scheduler_that_is_killed_ends_the_run_and_another_one_continues_it(
     assert same_store(out, serial)
 
 
+@pytest.mark.long
 def test_a_link_that_is_cut_for_seconds_loses_nothing(
     network: Network, scheduler: Scheduler, serial: Path, out: Path, gate: Gate
 ) -> None:

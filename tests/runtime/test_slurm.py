@@ -140,6 +140,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
         started.close()
 
 
+@pytest.mark.long
 def test_cancelled_jobs_are_replaced_and_change_no_byte(
     slurm: Slurm, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -154,6 +154,7 @@ def test_ctrl_c_leaves_nothing_running_and_the_same_command_continues(
     assert store_bytes(tmp_path / "out") == local.store
 
 
+@pytest.mark.long
 def test_a_killed_driver_leaves_nothing_running_beyond_the_idle_timeout(
     server: Server, local: Local, tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_a_host_that_lets_nobody_in_is_one_line(
     assert reason in line
 
 
+@pytest.mark.long
 def test_a_worker_that_writes_megabytes_to_its_log_is_not_blocked(server: Server, tmp_path: Path) -> None:
     def shout(byte: str) -> int:
         return sys.stderr.write(byte * 2**23)
