@@ -194,7 +194,7 @@ def in_namespace(script: str, *arguments: str | Path) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("executor", ["serial", "dask"])
+@pytest.mark.parametrize("executor", ["serial", pytest.param("dask", marks=pytest.mark.long)])
 def test_a_full_disk_loses_nothing(corpus: Path, tmp_path: Path, executor: str) -> None:
     disk, whole = tmp_path / "disk", tmp_path / "whole"
     disk.mkdir()

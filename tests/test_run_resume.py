@@ -106,7 +106,8 @@ LEAVES = {
 
 
 @pytest.mark.parametrize(
-    "stage", [stage if stage in ("extract", "train") else pytest.param(stage, marks=pytest.mark.long) for stage in LEAVES]
+    "stage",
+    [stage if stage in ("extract", "train") else pytest.param(stage, marks=pytest.mark.long) for stage in LEAVES],
 )
 def test_ctrl_c_ends_any_stage_with_one_line_and_the_same_command_continues(
     corpus: Path, uninterrupted: Path, tmp_path: Path, stage: str
