@@ -5,9 +5,10 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import BinaryIO, Final, TypeVar
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -23,6 +24,9 @@ Model = TypeVar("Model", bound=BaseModel)
 PARTIAL: Final = ".partial"
 """Suffix of a file that is being written; zarr has the same for its own."""
 
+MODIFIED_KEYS: Final = ("mtime", "LastModified", "last_modified", "updated", "created")
+"""Where fsspec's file systems have the time of the last change."""
+
 
 def folder_at(uri: str) -> UPath:
     """Return the folder that a path or URL names; raises UsageError if no installed package opens it."""
@@ -35,6 +39,44 @@ def folder_at(uri: str) -> UPath:
 def is_local(path: UPath) -> bool:
     """Whether `path` is on a file system of this machine."""
     return isinstance(path, PosixUPath | WindowsUPath)
+
+
+class FileState(NamedTuple):
+    """Size and time of the last change of a file: bytes, and ns since 1970, 0 where its file system has no times."""
+
+    size_bytes: int
+    modified_ns: int
+
+
+def file_state(uri: str) -> FileState | None:
+    """Return the state of the file at a path or URL, None if it cannot be reached."""
+    try:
+        if uri.startswith(os.sep):
+            found = Path(uri).stat()
+            return FileState(found.st_size, found.st_mtime_ns)
+        path = UPath(uri)
+        info = path.fs.info(path.path)
+        return FileState(int(info["size"]), modified_ns(info))
+    except (OSError, ImportError, ValueError):
+        return None
+
+
+def modified_ns(info: Mapping[str, Any]) -> int:
+    """Return the time of the last change, in ns since 1970, from what fsspec knows of a file; 0 if it has none."""
+    found = next((info[key] for key in MODIFIED_KEYS if info.get(key) is not None), 0)
+    if isinstance(found, int | float):
+        return round(found * 1e9)
+    return int(pd.Timestamp(found).value)
+
+
+def can_be_read(uri: str) -> bool:
+    """Whether the file at a path or URL can be opened and its beginning read."""
+    try:
+        with UPath(uri).open("rb") as file:
+            file.read(1)
+    except (OSError, ImportError, ValueError):
+        return False
+    return True
 
 
 def write_atomically(path: UPath, *parts: bytes | memoryview) -> None:

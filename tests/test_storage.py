@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -110,3 +112,42 @@ def test_files_that_a_killed_process_left_are_cleared_and_those_of_others_stay(t
 
 def test_nothing_is_cleared_behind_a_url(memory_url: str) -> None:
     OutputFolder.at(memory_url).clear_partial_files()
+
+
+def test_state_of_a_file_changes_with_its_size_and_its_time(tmp_path: Path, memory_url: str) -> None:
+    path = tmp_path / "x.wav"
+    path.write_bytes(b"abc")
+    os.utime(path, ns=(0, 1_700_000_000_123_456_789))
+    assert storage.file_state(str(path)) == (3, 1_700_000_000_123_456_789)
+    assert storage.file_state(path.as_uri()) == pytest.approx((3, 1_700_000_000_123_456_789), abs=1000)
+    there = UPath(f"{memory_url}/x.wav")
+    there.write_bytes(b"abcd")
+    state = storage.file_state(str(there))
+    assert state is not None
+    assert state.size_bytes == 4
+    assert state.modified_ns > 1_700_000_000_000_000_000
+
+
+@pytest.mark.parametrize("uri", ["/none/x.wav", "memory://none/x.wav", "nothing://x"])
+def test_file_that_cannot_be_reached_has_no_state(uri: str) -> None:
+    assert storage.file_state(uri) is None
+    assert not storage.can_be_read(uri)
+
+
+def test_folder_cannot_be_read_as_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x.wav").touch()
+    assert storage.can_be_read(str(tmp_path / "x.wav"))
+    assert not storage.can_be_read(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("info", "modified_ns"),
+    [
+        ({"mtime": 12.5}, 12_500_000_000),
+        ({"LastModified": datetime(1970, 1, 2, tzinfo=UTC)}, 86_400_000_000_000),
+        ({"updated": "1970-01-02T00:00:00.000Z"}, 86_400_000_000_000),
+        ({"size": 3}, 0),
+    ],
+)
+def test_time_of_a_file_is_found_under_the_names_of_all_file_systems(info: dict[str, Any], modified_ns: int) -> None:
+    assert storage.modified_ns(info) == modified_ns

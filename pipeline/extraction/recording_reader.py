@@ -16,11 +16,15 @@ from pipeline.features.frontend import Frontend
 
 
 class Reading(NamedTuple):
-    """The features of a segment, or the reason why there are none; and the bytes of the files read for it."""
+    """The features of a segment, or the reason why there are none; and the bytes of the files read for it.
+
+    A `transient` failure is the file system's: see `AudioError`.
+    """
 
     features: RecordingFeatures | None
     failure: str
     bytes_read: int
+    transient: bool = False
 
 
 class RecordingReader:
@@ -46,7 +50,7 @@ class RecordingReader:
         try:
             features = self._features(segment)
         except AudioError as error:
-            return Reading(None, str(error), self._bytes_read)
+            return Reading(None, str(error), self._bytes_read, error.transient)
         return Reading(features, "", self._bytes_read)
 
     def _features(self, segment: Segment) -> RecordingFeatures:
@@ -102,7 +106,7 @@ class _ContinuedRecording:
     def take(self, start: int, stop: int) -> RecordingFeatures:
         """Return frames [start, stop) as `Frontend.extract` does; `start` is where the previous call stopped."""
         if self._failure:
-            raise AudioError(str(self._failure))
+            raise AudioError(str(self._failure), transient=self._failure.transient)
         try:
             if self._blocks is None:
                 self._blocks = self._from(start)

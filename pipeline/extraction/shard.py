@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import schema
+from pipeline import schema, storage
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.extraction.plan import Segment, Shard, frames_of
@@ -148,7 +148,9 @@ def fill(
 def _write_segment(arrays: Arrays, segment: Segment, config: PipelineConfig, reading: Reading) -> RecordingOutcome:
     """Write the computed variables of one segment into the shard's arrays, in place."""
     if reading.features is None:
-        return _outcome(segment, "failed", reading.failure)
+        state = storage.file_state(segment.source.container) or storage.FileState(0, 0)
+        failed = _outcome(segment, "failed", reading.failure)
+        return failed.model_copy(update={**state._asdict(), "transient": reading.transient})
     timesteps, decoded_frames = config.store.timesteps, reading.features.recording_frames
     written = len(reading.features.values) // timesteps
     rows = slice(segment.place, segment.place + written)

@@ -29,7 +29,14 @@ MAX_SAMPLE = 1e9
 
 
 class AudioError(Exception):
-    """A recording that cannot be used; the message is the reason in the ledger."""
+    """A recording that cannot be used; the message is the reason in the ledger.
+
+    `transient` is true where the file system is the cause: the same file may be readable later.
+    """
+
+    def __init__(self, reason: str, *, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.transient = transient
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ class SegmentReader:
     def _decode(self) -> Samples | None:
         """Return the next block of the file, None at its end; a file that failed fails again."""
         if self._failure:
-            raise AudioError(str(self._failure))
+            raise AudioError(str(self._failure), transient=self._failure.transient)
         try:
             with _audio_errors():
                 return next(self._decoded, None)
@@ -191,7 +198,7 @@ def _audio_errors() -> Iterator[None]:
     except soundfile.LibsndfileError as error:
         raise AudioError(f"not readable as audio: {error.error_string.rstrip('.')}") from error
     except OSError as error:
-        raise AudioError(f"cannot be opened: {error.strerror or error}") from error
+        raise AudioError(f"cannot be opened: {error.strerror or error}", transient=True) from error
     except (ImportError, ValueError) as error:  # a URL that no installed package opens
         raise AudioError(f"cannot be opened: {error}") from error
 

@@ -39,6 +39,9 @@ class RecordingOutcome(BaseModel):
 
     `recording` is the row of the manifest, `reason` is empty if the status is ok. `decoded_frames` counts the frames
     of the whole recording, `sequences_written` the valid sequences in this shard.
+
+    `size_bytes` and `modified_ns` are the state of the file when the recording failed (see `pipeline.storage`), and 0
+    in other outcomes. `transient` is true if the file system was the cause.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +51,9 @@ class RecordingOutcome(BaseModel):
     reason: str
     decoded_frames: int
     sequences_written: int
+    size_bytes: int = 0
+    modified_ns: int = 0
+    transient: bool = False
 
 
 class ShardRecord(BaseModel):
@@ -101,7 +107,7 @@ def read_attributes(output: OutputFolder) -> StoreAttributes | None:
 
 def write_record(output: OutputFolder, record: ShardRecord) -> None:
     """Write the record of a shard: the last write of the task that finishes it."""
-    write_atomically(output.shard_record(record.index), record.model_dump_json().encode())
+    write_atomically(output.shard_record(record.index), record.model_dump_json(exclude_defaults=True).encode())
 
 
 def read_record(output: OutputFolder, index: int) -> ShardRecord:
