@@ -1,7 +1,7 @@
 """The scan stage: corpus folder → manifest, from file headers alone."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -19,10 +19,17 @@ from pipeline.features.audio_source import AudioSource
 from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
-from pipeline.runtime.executor import Executor, completed
+from pipeline.runtime.executor import Executor, Lost, surviving, tried_alone
 from pipeline.schema import SPLITS
 
 HEADERS_PER_TASK: Final = 512
+LIMIT_S: Final = 60.0
+LIMIT_PER_FILE_S: Final = 1.0
+MIN_BYTES_PER_S: Final = 1e6
+"""A task may take LIMIT_S, LIMIT_PER_FILE_S for each file, and the time to read all of the files at this speed."""
+
+Files = tuple[pd.Index, Sequence[AudioSource]]
+"""The index of some rows of a listing, and the sources of their files."""
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +90,7 @@ def _read_headers(
     batches = ((files.index[i : i + HEADERS_PER_TASK], sources[i : i + HEADERS_PER_TASK]) for i in starts)
     found: list[pd.DataFrame] = []
     with track("scan", len(files), "headers", executor.monitor.dashboard) as progress:
-        for done in completed(executor.run(partial(read_headers, corpus=corpus), batches)):
-            headers = done.result
+        for headers in _headers(executor, partial(read_headers, corpus=corpus), batches, files["size_bytes"]):
             found.append(headers)
             progress.advance(len(headers), failed=int(headers["error"].notna().sum()))
     headers = pd.concat(found)
@@ -94,7 +100,30 @@ def _read_headers(
     return recordings[file].merge(of_files, on=file, how="left").set_index(recordings.index).drop(columns=file)
 
 
-def read_headers(files: tuple[pd.Index, Sequence[AudioSource]], *, corpus: CorpusConfig) -> pd.DataFrame:
+def _headers(
+    executor: Executor, read: Callable[[Files], pd.DataFrame], batches: Iterable[Files], size_bytes: pd.Series
+) -> Iterator[pd.DataFrame]:
+    """Yield the headers of each batch. A file that ends the process that reads it has the reason as its error."""
+
+    def limit_s(files: Files) -> float:
+        return LIMIT_S + LIMIT_PER_FILE_S * len(files[0]) + float(size_bytes.loc[files[0]].sum()) / MIN_BYTES_PER_S
+
+    lost: list[Files] = []
+    for outcome in surviving(executor, read, batches, limit_s):
+        if isinstance(outcome, Lost):
+            lost.append(outcome.item)
+        else:
+            yield outcome.result
+    files = [(index[i : i + 1], sources[i : i + 1]) for index, sources in lost for i in range(len(index))]
+    for outcome in tried_alone(executor, read, files, limit_s):
+        if isinstance(outcome, Lost):
+            failure = (0, 0, 0, outcome.failure(limit_s(outcome.item)))
+            yield pd.DataFrame([failure], outcome.item[0], list(HEADER_TYPES)).astype(HEADER_TYPES)
+        else:
+            yield outcome.result
+
+
+def read_headers(files: Files, *, corpus: CorpusConfig) -> pd.DataFrame:
     """Return the headers of audio files, given as (index, sources): one row per file, the columns HEADER_TYPES.
 
     A file that cannot be used has the reason in the column `error`.

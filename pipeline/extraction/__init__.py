@@ -6,6 +6,7 @@
 - `recording_reader`: the features of the recordings of a task, from as few decodings as possible
 - `lifecycle`: creating, extending and finishing a store; the shards that are still to be written
 - `ledger`: the outcome of every recording
+- `poison`: finding recordings that end the workers that read them
 - `extract`: the extract stage
 - `verify`: the verify stage
 - `compact`: the compact command

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,17 +15,19 @@ from numpy.typing import NDArray
 from pipeline.config import PipelineConfig
 from pipeline.corpus.sources import AudioSources
 from pipeline.errors import PipelineError, counted
-from pipeline.extraction import lifecycle
-from pipeline.extraction.plan import Plan, projected_bytes
+from pipeline.extraction import lifecycle, poison
+from pipeline.extraction.plan import Plan, Task, projected_bytes
 from pipeline.extraction.task import ShardSummary, run_task
 from pipeline.monitoring.counters import ExtractionCounters
 from pipeline.monitoring.events import BeginEvent, EndEvent, ShardEvent, SlowRecording
 from pipeline.monitoring.progress import show
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
-from pipeline.runtime.executor import Executor, completed
+from pipeline.runtime.executor import Executor, Lost, lost_for_good, surviving
 from pipeline.storage import write_atomically
 
+MAX_FRUITLESS: Final = 2
+"""Tasks that end their workers, though none of their recordings does alone, are tried again so many times."""
 IDLE_WORKER_BYTES: Final = 400 * 2**20
 """A Dask worker with the libraries loaded and the kernel compiled; compiling takes 140 MiB of it."""
 
@@ -128,16 +131,48 @@ def _extract(
 ) -> None:
     """Extract the pending shards, and report each to the monitor and to the terminal."""
     monitor = executor.monitor
-    work = partial(run_task, out=str(output.root), config=plan.config)
     monitor.report(BeginEvent(stage="extract", shards=len(plan), done=len(plan) - len(pending)))
     try:
         with show("extract", monitor.counters, "shards", monitor.dashboard) as refresh:
-            tasks = plan.tasks(pending, lambda: executor.workers)
-            for done in completed(executor.run(work, tasks)):
-                monitor.report(*(_event(summary, done.worker, manifest, plan) for summary in done.result))
+            for summaries, worker in _summaries(output, manifest, plan, pending, executor):
+                monitor.report(*(_event(summary, worker, manifest, plan) for summary in summaries))
                 refresh()
     finally:
         monitor.report(EndEvent())
+
+
+def _summaries(
+    output: OutputFolder, manifest: pd.DataFrame, plan: Plan, pending: NDArray[np.int64], executor: Executor
+) -> Iterator[tuple[list[ShardSummary], str]]:
+    """Extract the pending shards; yield their summaries, once each, and the worker of each task.
+
+    Tasks that end their workers are tried again without the recordings that are the cause (see `poison`).
+    """
+    work = partial(run_task, out=str(output.root), config=plan.config)
+    limit_s = poison.limits(manifest)
+    guilty: dict[int, str] = {}
+    known: set[int] = set()
+    fruitless = 0
+    tasks = plan.tasks(pending, lambda: executor.workers)
+    while True:
+        lost: list[Lost[Task]] = []
+        for outcome in surviving(executor, work, tasks, limit_s):
+            if isinstance(outcome, Lost):
+                log.warning("extract: %s", poison.describe(outcome))
+                lost.append(outcome)
+            else:
+                yield [summary for summary in outcome.result if summary.index not in known], outcome.worker
+        if not lost:
+            return
+        found = poison.find([outcome.item for outcome in lost], plan.config, executor, limit_s)
+        fruitless = 0 if found else fruitless + 1
+        if fruitless > MAX_FRUITLESS:
+            raise lost_for_good(lost[0])
+        guilty |= found
+        unfinished = {shard.index for outcome in lost for shard in outcome.item.shards}
+        known |= plan.shards_with(found) - unfinished
+        again = np.array(sorted(unfinished | known), np.int64)
+        tasks = (poison.without(task, guilty) for task in plan.tasks(again, lambda: executor.workers))
 
 
 def _event(summary: ShardSummary, worker: str, manifest: pd.DataFrame, plan: Plan) -> ShardEvent:

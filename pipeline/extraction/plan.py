@@ -1,7 +1,7 @@
 """The plan: which frames of which recording land in which shard. A pure function of manifest and configuration."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,7 +32,8 @@ class Segment:
 
     `recording` is the row of the manifest, `source` the audio of the whole recording, `size_bytes` the size of its
     file, `label` and `split` are codes. `first` is the first sequence within the recording, `place` the first within
-    the shard, `count` the number of sequences. `masked` is the reason why they must not be used, or empty.
+    the shard, `count` the number of sequences. `masked` is the reason why they must not be used, or empty. `failure`
+    is the reason why the recording has failed, found before the segment is read, or empty.
     """
 
     recording: int
@@ -44,6 +45,7 @@ class Segment:
     count: int
     place: int
     masked: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,14 @@ class Plan:
 
         They hold a recording that is or was masked, or the end of one append and the beginning of the next.
         """
-        first, last = self._shards_of(self._start[self._changeable], self._stop[self._changeable])
+        return self._holding(self._changeable)
+
+    def shards_with(self, recordings: Collection[int]) -> set[int]:
+        """Return the shards that hold a part of any of `recordings`, which are rows of the manifest."""
+        return self._holding(np.flatnonzero(np.isin(self._row, list(recordings))))
+
+    def _holding(self, used: NDArray[np.int64]) -> set[int]:
+        first, last = self._shards_of(self._start[used], self._stop[used])
         return {i for begin, end in zip(first.tolist(), last.tolist(), strict=True) for i in range(begin, end + 1)}
 
     def tasks(self, pending: NDArray[np.int64], workers: Callable[[], int]) -> Iterator[Task]:

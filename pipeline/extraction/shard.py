@@ -82,7 +82,7 @@ def invalidate(shard: Shard, output: OutputFolder) -> dict[int, RecordingOutcome
             f"{shard} of {output.store} differs from its checksums and cannot be reused; delete its record "
             f"{output.shard_record(shard.index)} and run the same command again: its recordings are read anew"
         )
-    used = {segment.recording for segment in shard.segments if not segment.masked}
+    used = {segment.recording for segment in shard.segments if not segment.masked and not segment.failure}
     kept = {o.recording: o for o in record.outcomes if o.recording in used and o.status != "filtered"}
     records.write_record(output, record.model_copy(update={"checksums": {}, "outcomes": tuple(kept.values())}))
     (stored,) = feature_store.read(output, [(shard.start, shard.stop)], ("valid",))
@@ -134,6 +134,9 @@ def fill(
         describe(arrays, segment, config.store.timesteps)
         if segment.masked:
             outcomes.append(_outcome(segment, "filtered", segment.masked))
+        elif segment.failure:
+            outcomes.append(_outcome(segment, "failed", segment.failure))
+            works.append(SegmentWork(segment.recording, segment.count, 0.0, 0, segment.failure))
         elif segment.recording in kept:
             outcomes.append(kept[segment.recording])
         else:

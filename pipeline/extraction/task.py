@@ -58,6 +58,15 @@ def run_task(task: Task, *, out: str, config: PipelineConfig) -> list[ShardSumma
         return [_extract_shard(shard, out, config, reader) for shard in task.shards]
 
 
+def try_task(task: Task, *, config: PipelineConfig) -> None:
+    """Do what `run_task` does, in as much memory, but write nothing: to see whether it ends the worker."""
+    with one_thread(), RecordingReader(task, config) as reader:
+        for shard in task.shards:
+            arrays = shards.empty(shard, config)
+            shards.clear_invalid(arrays)  # takes the memory of a shard that is almost full
+            shards.fill(arrays, shard, config, reader, {})
+
+
 def one_thread() -> AbstractContextManager[Any]:
     """Limit numerical libraries to one thread within the context: with more threads they round differently."""
     limit: AbstractContextManager[Any] = _numerical_libraries().limit(limits=1)

@@ -4,6 +4,8 @@
 - `dask_executor`: running tasks on a Dask cluster
 - `dask_session`: starting a cluster or connecting to one, and leaving it
 - `dask_monitor`: the page and the report of a run on a cluster
+- `overdue`: ending tasks that take longer than they may
+- `scheduler_queries`: which tasks run too long, and how workers died
 - `dask_errors`: the error of a lost scheduler
 - `submission_notes`: keeping the scheduler's memory constant
 - `nanny`: replacing workers that die while they start

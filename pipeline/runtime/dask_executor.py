@@ -19,7 +19,9 @@ from pipeline.runtime.dask_errors import scheduler_lost, scheduler_needed
 from pipeline.runtime.dask_monitor import DaskMonitor
 from pipeline.runtime.dask_session import DaskSession, open_session
 from pipeline.runtime.executor import Done, Lost
+from pipeline.runtime.overdue import Watch
 from pipeline.runtime.profiles import ClusterProfile
+from pipeline.runtime.scheduler_queries import ran_out_of_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -73,40 +75,51 @@ class DaskExecutor:
         # a worker that left during the call needs no answer
         return {worker: outcome for worker, outcome in outcomes.items() if worker in present}
 
-    def run(self, function: Callable[[T], R], items: Iterable[T]) -> Generator[Done[R] | Lost[T], None, None]:
+    def run(
+        self, function: Callable[[T], R], items: Iterable[T], limit_s: Callable[[T], float] | None = None
+    ) -> Generator[Done[R] | Lost[T], None, None]:
         """Yield one outcome per item as it arrives, with a bounded number of tasks submitted at any time."""
         session, rest = self.session, iter(items)
         client = session.client
         submitted: dict[Key, T] = {}
         name = getattr(function, "func", function).__name__  # Dask's pages show it
         pending = as_completed(loop=client.loop, with_results=True, raise_errors=False)
+        watch = Watch(client, session.scheduler)
 
         def fill() -> None:
             for item in islice(rest, max(0, self._window() - len(submitted))):
                 future = client.submit(_run_task, function, item, identity(), key=f"{name}-{uuid.uuid4().hex}")
                 submitted[future.key] = item
+                if limit_s is not None:
+                    watch.add(future, limit_s(item))
                 pending.add(future)
+            watch.look()
 
         try:
             fill()
             for future, result in _arrivals(pending, fill):
-                outcome = self._outcome(future, result, submitted.pop(future.key))
+                item, overdue = submitted.pop(future.key), watch.remove(future.key)
+                outcome = self._outcome(future, result, item, overdue=overdue)
                 fill()
                 yield outcome
         finally:
             pending.clear()
 
-    def _outcome(self, future: Future[Any], result: Any, item: T) -> Done[Any] | Lost[T]:
+    def _outcome(self, future: Future[Any], result: Any, item: T, *, overdue: bool) -> Done[Any] | Lost[T]:
         """Return the outcome of a task; raise the error that it raised, or that of a lost scheduler."""
         scheduler = self.session.scheduler
         if isinstance(result, CancelledError):
+            if overdue:
+                return Lost(item, "timeout", 1)
             raise scheduler_lost(scheduler) from result
         if future.status != "error":
             done: Done[Any] = result
             return done
         _, error, traceback = result
         if isinstance(error, KilledWorker):
-            return Lost(item, "crash", error.allowed_failures + 1)
+            with scheduler_needed(scheduler):
+                full = self.session.client.run_on_scheduler(ran_out_of_memory, key=future.key)
+            return Lost(item, "memory" if full else "crash", error.allowed_failures + 1)
         if isinstance(error, CommClosedError):
             raise scheduler_lost(scheduler) from error
         if isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):

@@ -39,6 +39,8 @@ DASK_SETTINGS: dict[str, Any] = {
     },
     # the profiler samples the stack of every task every 10 ms
     "distributed.worker.profile.enabled": False,
+    # by default a task is given up after its fourth worker died; what is given up here is tried again in smaller parts
+    "distributed.scheduler.allowed-failures": 1,
     # by default each process wakes up 50 times per second to check its event loop, and 10 times to check its memory
     "distributed.admin.tick.interval": "500ms",
     "distributed.worker.memory.monitor-interval": "500ms",

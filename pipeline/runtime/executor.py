@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.monitoring.monitor import Monitor
@@ -13,6 +13,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 THIS_PROCESS = "this process"
+
+MAX_LOST_IN_A_ROW: Final = 32
+"""Per worker. A worker that dies takes the tasks of all its threads with it."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,24 @@ class Done(Generic[R]):
 
 @dataclass(frozen=True)
 class Lost(Generic[T]):
-    """The item of a task that has no result, and why.
+    """The item of a task that has no result, and why: it ended the workers that ran it, `workers_lost` in a row.
 
-    `crash`: every worker that ran the task died, `workers_lost` of them in a row.
+    `crash`: their processes died. `memory`: they were ended because their memory was full. `timeout`: the task did not
+    end within its limit, and its worker was killed. Dask also blames tasks that shared a worker with the guilty one:
+    see `tried_alone`.
     """
 
     item: T
-    reason: Literal["crash"]
+    reason: Literal["crash", "memory", "timeout"]
     workers_lost: int
+
+    def failure(self, limit_s: float) -> str:
+        """Return the reason in the ledger for the recording that was read when the task, with its limit, was lost."""
+        if self.reason == "crash":
+            return "crash: the process that reads it dies"
+        if self.reason == "memory":
+            return "memory: reading it takes more memory than a worker has"
+        return f"timeout: reading it takes longer than {limit_s:.0f} s"
 
 
 class Executor(Protocol):
@@ -48,11 +61,14 @@ class Executor(Protocol):
         """Where the run is reported and can be watched."""
         ...
 
-    def run(self, function: Callable[[T], R], items: Iterable[T]) -> Generator[Done[R] | Lost[T], None, None]:
+    def run(
+        self, function: Callable[[T], R], items: Iterable[T], limit_s: Callable[[T], float] | None = None
+    ) -> Generator[Done[R] | Lost[T], None, None]:
         """Yield one outcome per item, in the order in which they arrive.
 
         Items are taken as workers become free. An error that a task raises is raised here and ends the run; a task
-        whose workers died is yielded as `Lost`, and the run continues.
+        whose workers died, or that takes longer than `limit_s` of its item, is yielded as `Lost`, and the run
+        continues.
         """
         ...
 
@@ -70,14 +86,19 @@ class Executor(Protocol):
 
 
 class SerialExecutor:
-    """Runs tasks one after the other in this process."""
+    """Runs tasks one after the other in this process. It loses none: a task that crashes or hangs ends the run."""
 
     workers = 1
 
     def __init__(self) -> None:
         self.monitor = Monitor()
 
-    def run(self, function: Callable[[T], R], items: Iterable[T]) -> Generator[Done[R] | Lost[T], None, None]:
+    def run(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T],
+        limit_s: Callable[[T], float] | None = None,  # noqa: ARG002 a thread cannot be ended from outside
+    ) -> Generator[Done[R] | Lost[T], None, None]:
         """Yield the results in the order of the items."""
         for item in items:
             yield Done(function(item), THIS_PROCESS)
@@ -99,9 +120,51 @@ def completed(outcomes: Generator[Done[R] | Lost[T], None, None]) -> Iterator[Do
     with closing(outcomes):
         for outcome in outcomes:
             if isinstance(outcome, Lost):
-                raise PipelineError(
-                    f"{shorten(str(outcome.item), 80)} killed {outcome.workers_lost} workers in a row, probably by "
-                    "running out of memory; give the workers more memory or make store.chunks_per_shard smaller, then "
-                    "run the same command again: finished shards are kept"
-                )
+                raise lost_for_good(outcome)
             yield outcome
+
+
+def lost_for_good(lost: Lost[T]) -> PipelineError:
+    """Return the error of a task that cannot be done and that the run needs."""
+    return PipelineError(
+        f"{shorten(str(lost.item), 80)} killed {lost.workers_lost} workers in a row, probably by running out of "
+        "memory; give the workers more memory or make store.chunks_per_shard smaller, then run the same command "
+        "again: finished shards are kept"
+    )
+
+
+def tried_alone(
+    executor: Executor, function: Callable[[T], R], items: Iterable[T], limit_s: Callable[[T], float]
+) -> Iterator[Done[R] | Lost[T]]:
+    """Yield one outcome per item. One that is `Lost` was lost a second time, while nothing else ran.
+
+    That is certain, while a task that is lost beside others may have shared a worker with the one that ended it.
+    """
+    suspects: list[T] = []
+    for outcome in surviving(executor, function, items, limit_s):
+        if isinstance(outcome, Lost):
+            suspects.append(outcome.item)
+        else:
+            yield outcome
+    for item in suspects:
+        yield from executor.run(function, [item], limit_s)
+
+
+def surviving(
+    executor: Executor, function: Callable[[T], R], items: Iterable[T], limit_s: Callable[[T], float]
+) -> Iterator[Done[R] | Lost[T]]:
+    """Yield the outcomes of `executor.run`; raise PipelineError where too many tasks in a row are lost.
+
+    A few items that end their workers are to be expected. Where everything does, the workers are at fault.
+    """
+    lost = 0
+    with closing(executor.run(function, items, limit_s)) as outcomes:
+        for outcome in outcomes:
+            yield outcome
+            lost = lost + 1 if isinstance(outcome, Lost) else 0
+            if isinstance(outcome, Lost) and lost >= MAX_LOST_IN_A_ROW * max(1, executor.workers):
+                raise PipelineError(
+                    f"{lost} tasks in a row ended their workers, the last one: {outcome.reason}; see whether the "
+                    "workers have enough memory and can read the files, then run the same command again: finished "
+                    "shards are kept"
+                )
