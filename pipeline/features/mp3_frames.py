@@ -160,7 +160,7 @@ def count_samples(file: BinaryIO, mp3: Mp3) -> Mp3Frames:
 @cache
 def _kinds() -> dict[bytes, _Kind]:
     """Return the kind of a frame by its first three bytes; other bytes begin no frame."""
-    kinds = {}
+    kinds: dict[bytes, _Kind] = {}
     for version, layer_bits, rate_bits in product(_RATES_HZ, _LAYERS, range(3)):
         kind = _make_kind(version, layer_bits, rate_bits)
         kinds |= dict.fromkeys(kind.sizes, kind)
@@ -223,16 +223,16 @@ def _length_header(frame: bytes, kind: _Kind, channels: int) -> LengthHeader | N
     if not xing:
         return None
     flags, position = _number(xing[1]), xing.end()
-    numbers: list[int | None] = [None, None]
-    for index in range(2):
-        if flags >> index & 1:
-            numbers[index] = _number(frame[position : position + 4])
-            position += 4
+    frames = size_bytes = None
+    if flags & 1:
+        frames, position = _number(frame[position : position + 4]), position + 4
+    if flags & 2:
+        size_bytes, position = _number(frame[position : position + 4]), position + 4
     position += 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)  # table of contents, quality
     if lame := _LAME.match(frame, position):
         delay_and_padding = _number(lame[1])
-        return LengthHeader(*numbers, delay_and_padding >> 12, delay_and_padding & 0xFFF)
-    return LengthHeader(*numbers, None, None)
+        return LengthHeader(frames, size_bytes, delay_and_padding >> 12, delay_and_padding & 0xFFF)
+    return LengthHeader(frames, size_bytes, None, None)
 
 
 def _number(digits: bytes) -> int:
