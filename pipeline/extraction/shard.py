@@ -134,14 +134,11 @@ def fill(
         describe(arrays, segment, config.store.timesteps)
         if segment.masked:
             outcomes.append(_outcome(segment, "filtered", segment.masked))
-        elif segment.failure:
-            outcomes.append(_outcome(segment, "failed", segment.failure))
-            works.append(SegmentWork(segment.recording, segment.count, 0.0, 0, segment.failure))
         elif segment.recording in kept:
             outcomes.append(kept[segment.recording])
         else:
             begun_s = time.perf_counter()
-            reading = reader.read(segment)
+            reading = Reading(None, segment.failure, 0) if segment.failure else reader.read(segment)
             outcomes.append(_write_segment(arrays, segment, config, reading))
             busy_s = time.perf_counter() - begun_s
             works.append(SegmentWork(segment.recording, segment.count, busy_s, reading.bytes_read, reading.failure))

@@ -12,6 +12,8 @@ from pipeline.runtime.dask_errors import scheduler_needed
 from pipeline.runtime.scheduler_queries import kill_process, running_tasks
 
 LOOK_EVERY_S: Final = 2.0
+GONE_WITHIN_S: Final = 5.0
+POLL_S: Final = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -57,3 +59,10 @@ class Watch:
                 self._overdue.add(key)
                 self._client.cancel([future], force=True)
                 self._client.run(kill_process, workers=[worker], nanny=has_nanny, on_error="return")
+                self._wait_until_gone(worker)
+
+    def _wait_until_gone(self, worker: str) -> None:
+        """Wait until the scheduler knows that `worker` is dead: the next task should not be given to it."""
+        deadline_s = time.monotonic() + GONE_WITHIN_S
+        while worker in self._client.nthreads() and time.monotonic() < deadline_s:
+            time.sleep(POLL_S)

@@ -12,11 +12,15 @@ from typing import TypeVar
 
 import dask
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
+from pipeline.runtime import overdue
 from pipeline.runtime.dask_executor import TASKS_PER_THREAD, DaskExecutor
-from pipeline.runtime.executor import THIS_PROCESS, Done, Executor, Lost, SerialExecutor, completed
+from pipeline.runtime.executor import THIS_PROCESS, Done, Executor, Lost, SerialExecutor, completed, tried_alone
 from pipeline.runtime.profiles import ClusterProfile
+from tests.support.poison import DeadlyExecutor
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +112,19 @@ def dies_at_two(number: int, *, seen: Path) -> int:
         with seen.open("a") as file:
             file.write("x")
         os._exit(1)
+    return number
+
+
+def hangs_at_two(number: int) -> int:
+    while number == 2:
+        time.sleep(1)
+    return number
+
+
+def fills_memory_at_two(number: int) -> int:
+    if number == 2:
+        full = [bytes([1]) * 2**27 for _ in range(9)]
+        time.sleep(10**6 * len(full))
     return number
 
 
@@ -280,6 +297,30 @@ def test_task_that_kills_its_workers_is_lost_and_the_others_are_done(
     assert [outcome for outcome in outcomes if isinstance(outcome, Lost)] == [Lost(2, "crash", workers_lost=2)]
     done = [outcome.result for outcome in outcomes if isinstance(outcome, Done)]
     assert sorted(done) == list(range(3, 20))
+
+
+def test_overdue_task_is_lost_and_tasks_that_waited_for_a_worker_are_done(
+    cluster: DaskExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overdue, "LOOK_EVERY_S", 0.1)
+    outcomes = list(cluster.run(hangs_at_two, range(30), lambda number: 1.0 if number == 2 else 600.0))
+    assert [outcome for outcome in outcomes if isinstance(outcome, Lost)] == [Lost(2, "timeout", workers_lost=1)]
+    assert sorted(o.result for o in outcomes if isinstance(o, Done)) == [n for n in range(30) if n != 2]
+    assert Lost(2, "timeout", 1).failure(61.4) == "timeout: reading it takes longer than 61 s"
+
+
+def test_task_whose_workers_run_out_of_memory_is_told_from_a_crash(cluster: DaskExecutor) -> None:
+    (lost,) = cluster.run(fills_memory_at_two, [2], lambda _: 600.0)
+    assert lost == Lost(2, "memory", workers_lost=2)
+
+
+@given(guilty=st.sets(st.integers(0, 19), max_size=5), beside=st.integers(1, 30), backwards=st.booleans())
+def test_what_is_lost_alone_is_what_is_guilty(guilty: set[int], beside: int, backwards: bool) -> None:
+    executor = DeadlyExecutor(lambda item: item in guilty, beside, backwards=backwards)
+    outcomes = list(tried_alone(executor, squared, range(20), lambda _: 100.0))
+    assert {outcome.item for outcome in outcomes if isinstance(outcome, Lost)} == guilty
+    done = sorted(outcome.result for outcome in outcomes if isinstance(outcome, Done))
+    assert done == [number**2 for number in range(20) if number not in guilty]
 
 
 def test_lost_task_is_an_error_with_a_remedy_where_its_result_is_needed() -> None:
