@@ -1,6 +1,12 @@
 """Errors that a user can fix: each is one line with the subject, the value and the remedy."""
 
+import re
 from collections.abc import Sequence
+from typing import Final
+
+_UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, line separators, changes of direction, and what Python makes of bytes that are not UTF-8."""
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
 class PipelineError(Exception):
@@ -24,6 +30,19 @@ def few(names: Sequence[str], most: int = 3) -> str:
     """Return the first `most` names and the number of the others, for a message of one line."""
     shown = ", ".join(names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def escaped(text: str, *, only_surrogates: bool = False) -> str:
+    r"""Return `text` with an escape, such as \n or \x1b, for what would forge a line or command a terminal.
+
+    A byte of a file name that is not UTF-8 becomes \xNN; with `only_surrogates` nothing else changes.
+    """
+    return (_SURROGATES if only_surrogates else _UNPRINTABLE).sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    # Python reads the byte NN of a name that is not UTF-8 as the lone surrogate DCNN (PEP 383)
+    return ascii(found[0])[1:-1].replace("\\udc", "\\x")
 
 
 def first_cause(error: BaseException) -> BaseException:

@@ -184,7 +184,7 @@ def _prepared(
     output = _output(options)
     config = load(RunConfig, options.config_file, options.overrides)
     profile = None if options.executor == "serial" else load_profile(options.cluster, options.cluster_file)
-    corpus = str(output.demo_corpus) if demo else options.corpus and str(folder_at(options.corpus))
+    corpus = str(output.demo_corpus) if demo else _corpus(options.corpus)
     if not makes_folder and not output.root.exists():
         raise UsageError(f"--out {output.root}: there is no such folder; run scan first, which creates it")
     record = _record(output, config, corpus)
@@ -193,6 +193,13 @@ def _prepared(
             output, config, record, executor, corpus, recheck=recheck, prune=prune,
             price_per_core_hour=profile.price_per_core_hour if profile else None,
         )  # fmt: skip
+
+
+def _corpus(given: str | None) -> str | None:
+    """Return the absolute path or URL of the corpus; raises UsageError for an empty one."""
+    if given is not None and not given.strip():
+        raise UsageError("--corpus is empty: name the folder LANGUAGE/[SPEAKER/]file of recordings")
+    return given and str(folder_at(given))
 
 
 def _record(output: OutputFolder, config: RunConfig, corpus: str | None) -> RunRecord:

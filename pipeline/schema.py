@@ -16,7 +16,7 @@ STATUSES: Final = ("ok", "short", "filtered", "failed")
 MANIFEST_COLUMNS: Final = (
     "recording_id", "uri", "member", "start_s", "stop_s", "label", "speaker", "split", "duration_s",
     "sample_rate_hz", "channels", "frames", "sequences", "first_sequence", "size_bytes", "error",
-    "append_index", "masked",
+    "append_index", "masked", "modified_ns", "transient",
 )  # fmt: skip
 LEDGER_COLUMNS: Final = ("recording_id", "status", "reason", "decoded_frames", "sequences_written")
 

@@ -31,7 +31,7 @@ MODIFIED_KEYS: Final = ("mtime", "LastModified", "last_modified", "updated", "cr
 def folder_at(uri: str) -> UPath:
     """Return the folder that a path or URL names; raises UsageError if no installed package opens it."""
     try:
-        return UPath(uri).absolute()
+        return UPath(os.path.expanduser(uri) if uri.startswith("~") else uri).absolute()  # noqa: PTH111 of a str
     except (ImportError, ValueError) as error:
         raise UsageError(f"{uri} cannot be opened: {error}") from None
 

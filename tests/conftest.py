@@ -125,7 +125,9 @@ def make_probe(recording_id: str, samples: int = 16_000, rate: int = 16_000, err
         "label": label_of_folder(language),
         "speaker": speaker[0] if speaker else None,
         "size_bytes": 2 * samples,
-        **dict(zip(HEADER_TYPES, (*header, error), strict=True)),
+        "modified_ns": 0,
+        "unusable": None,
+        **dict(zip(HEADER_TYPES, (*header, error, False), strict=True)),
     }
 
 

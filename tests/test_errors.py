@@ -1,10 +1,11 @@
 """Errors: exit codes, and lists of names that fit one line."""
 
+import os
 from asyncio import CancelledError
 
 import pytest
 
-from pipeline.errors import PipelineError, UsageError, few, first_cause, in_one_line
+from pipeline.errors import PipelineError, UsageError, escaped, few, first_cause, in_one_line
 
 
 def test_usage_errors_are_pipeline_errors_with_their_own_exit_code() -> None:
@@ -48,3 +49,21 @@ def test_cause_that_says_nothing_is_not_the_first() -> None:
 def test_error_in_one_line_has_its_text_or_its_type() -> None:
     assert in_one_line(OSError("connection\n  refused")) == "connection refused"
     assert in_one_line(TimeoutError()) == "TimeoutError"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain, ünï, 日本語, می‌شود, 🎤", "plain, ünï, 日本語, می‌شود, 🎤"),
+        ("a\n2026-01-01 ERROR b", r"a\n2026-01-01 ERROR b"),
+        ("\x1b[31mred\x7f\x9b", r"\x1b[31mred\x7f\x9b"),
+        ("gpj.\u202ewav\u2028", r"gpj.\u202ewav\u2028"),
+        (os.fsdecode(b"fran\xe7ais"), r"fran\xe7ais"),
+    ],
+)
+def test_names_are_escaped_where_they_would_forge_a_line_or_command_a_terminal(text: str, expected: str) -> None:
+    assert escaped(text) == expected
+
+
+def test_only_names_that_are_not_utf_8_change_where_nothing_else_may() -> None:
+    assert escaped(os.fsdecode(b"a\nb\xe7"), only_surrogates=True) == "a\nb\\xe7"

@@ -1,5 +1,6 @@
 """The listing: the table of the recordings of a corpus, before any file is opened."""
 
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -7,8 +8,9 @@ from typing import Final
 import pandas as pd
 import pyarrow as pa
 from toolz import partition_all
+from upath import UPath
 
-from pipeline.corpus.layouts.protocol import Ignored, Recording
+from pipeline.corpus.layouts.protocol import Hidden, Ignored, LeftOut, Recording
 from pipeline.corpus.layouts.registry import find_layout
 from pipeline.corpus.sources import PART_COLUMNS, PART_TYPES
 from pipeline.digests import table_digest
@@ -18,7 +20,7 @@ from pipeline.storage import folder_at
 
 COLUMN_TYPES: Final = {
     "recording_id": "string", "uri": "string", **PART_TYPES,
-    "label": "string", "speaker": "string", "size_bytes": "int64",
+    "label": "string", "speaker": "string", "size_bytes": "int64", "modified_ns": "int64", "unusable": "string",
 }  # fmt: skip
 RECORDINGS_AT_ONCE: Final = 2**16
 """Recordings that are Python objects at a time. As rows of a table they take a fifth of the memory."""
@@ -26,14 +28,18 @@ RECORDINGS_AT_ONCE: Final = 2**16
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The recordings of a corpus in the order of their ids, and the paths of the files that are not recordings.
+    """The recordings of a corpus in the order of their ids, and what else lies in it.
 
     `recordings` has one row per recording and the columns COLUMN_TYPES. `uri` is the file that holds the samples;
-    `member`, `start_s` and `stop_s` are NA for a recording that is a whole file, `speaker` where it is unknown.
+    `member`, `start_s` and `stop_s` are NA for a recording that is a whole file, `speaker` where it is unknown,
+    `unusable` where nothing is known against the recording. `ignored` are the paths of files that are not recordings,
+    `hidden` those of files and folders of systems and programs, `left_out` folders and links that are not followed.
     """
 
     recordings: pd.DataFrame
     ignored: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -47,32 +53,53 @@ def list_recordings(corpus: str) -> Listing:
 
     Raises UsageError for a folder that is missing, has no known layout, or holds one language only.
     """
-    root = folder_at(corpus)
-    if not root.is_dir():
-        raise UsageError(f"--corpus {corpus}: there is no such folder")
-    ignored: list[str] = []
-    found = _without_ignored(find_layout(corpus, root).recordings(root), ignored)
+    root = _root(corpus)
+    others: list[Ignored | Hidden | LeftOut] = []
+    found = _only_recordings(find_layout(corpus, root).recordings(root), others)
     parts = [_table(part) for part in partition_all(RECORDINGS_AT_ONCE, found)]
     recordings = pd.concat(parts).sort_values("recording_id", ignore_index=True)
+    twice = recordings["recording_id"][recordings["recording_id"].duplicated()]
+    if len(twice):
+        raise UsageError(f"--corpus {corpus}: two files are called {twice.iloc[0]}; rename one")
     labels = recordings["label"].unique()
     if len(labels) == 1:
         raise UsageError(f"--corpus {corpus}: only one language, {labels[0]!r}; a classifier needs at least two")
-    return Listing(recordings, tuple(sorted(ignored)))
+    return Listing(
+        recordings,
+        tuple(sorted(other.path for other in others if isinstance(other, Ignored))),
+        tuple(sorted(other.path for other in others if isinstance(other, Hidden))),
+        tuple(sorted(other for other in others if isinstance(other, LeftOut))),
+    )
 
 
-def _without_ignored(entries: Iterator[Recording | Ignored], ignored: list[str]) -> Iterator[Recording]:
-    """Yield the recordings, and append the paths of the other files to `ignored`."""
+def _root(corpus: str) -> UPath:
+    """Return the folder of a corpus; raises UsageError where there is none."""
+    root = folder_at(corpus)
+    try:
+        if root.is_dir():
+            next(iter(root.iterdir()), None)
+            return root
+        what = "is a file, not a folder" if root.exists() else "there is no such folder"
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    raise UsageError(f"--corpus {corpus}: {what}")
+
+
+def _only_recordings(
+    entries: Iterator[Recording | Ignored | Hidden | LeftOut], others: list[Ignored | Hidden | LeftOut]
+) -> Iterator[Recording]:
+    """Yield the recordings, and append the other entries to `others`."""
     for entry in entries:
-        if isinstance(entry, Ignored):
-            ignored.append(entry.path)
-        else:
+        if isinstance(entry, Recording):
             yield entry
+        else:
+            others.append(entry)
 
 
 def _table(recordings: Sequence[Recording]) -> pd.DataFrame:
     rows = [
-        (id_, source.container, source.member, *_span(source), label, speaker, size_bytes)
-        for id_, source, label, speaker, size_bytes in recordings
+        (id_, source.container, source.member, *_span(source), label, speaker, *rest)
+        for id_, source, label, speaker, *rest in recordings
     ]
     return pd.DataFrame(rows, columns=list(COLUMN_TYPES)).astype(COLUMN_TYPES)
 

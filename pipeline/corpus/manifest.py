@@ -17,13 +17,25 @@ from pipeline.outputs import OutputFolder
 from pipeline.schema import MANIFEST_COLUMNS, SPLITS
 from pipeline.storage import read_parquet
 
-HEADER_TYPES: Final = {"samples": "int64", "sample_rate_hz": "int32", "channels": "int32", "error": "string"}
-"""Columns and types of headers. Where a file has no header, `error` is the reason and the others are 0."""
+HEADER_TYPES: Final = {
+    "samples": "int64",
+    "sample_rate_hz": "int32",
+    "channels": "int32",
+    "error": "string",
+    "transient": "bool",
+}
+"""Columns and types of headers. Where a file has no header, `error` is the reason and the numbers are 0. `transient`
+is true if the file system is the cause."""
+UNDIGESTED: Final = ("uri", "append_index", "masked", "modified_ns", "transient")
+"""Columns that the digest of a manifest does not cover: they may change without another store."""
+OLDER: Final = {"modified_ns": -1, "transient": False}
+"""Values of columns that an older manifest does not have. No file has this time: what had failed is tried again."""
 
 
 def read_manifest(output: OutputFolder) -> pd.DataFrame:
     """Read the manifest of an output folder; raises UsageError for one that lacks columns."""
     manifest = read_parquet(output.manifest)
+    manifest = manifest.assign(**{name: value for name, value in OLDER.items() if name not in manifest})
     missing = [name for name in MANIFEST_COLUMNS if name not in manifest]
     if missing:
         raise UsageError(
@@ -123,8 +135,14 @@ def _check_languages(manifest: pd.DataFrame, config: PipelineConfig) -> None:
         short_s = config.store.timesteps * config.features.hop_s
         raise UsageError(
             f"language {label!r} has no usable recording ({failed} unreadable, {len(rows) - failed} shorter than "
-            f"{short_s:g} s); repair its files or remove the folder"
+            f"{short_s:g} s{_first_error(rows)}); repair its files or remove the folder"
         )
+
+
+def _first_error(rows: pd.DataFrame) -> str:
+    """Return the first of the rows that cannot be read and its reason, if there is one, to go on after a list."""
+    failed = rows[rows["error"].notna()].sort_values("recording_id")
+    return f"; {failed['recording_id'].iloc[0]}: {failed['error'].iloc[0]}" if len(failed) else ""
 
 
 def manifest_digest(manifest: pd.DataFrame) -> str:
@@ -133,7 +151,7 @@ def manifest_digest(manifest: pd.DataFrame) -> str:
     It does not depend on where the files lie, nor on which recordings are masked. A column counts only if it applies
     to a recording.
     """
-    counted = manifest.drop(columns=["uri", "append_index", "masked"])
+    counted = manifest.drop(columns=list(UNDIGESTED))
     return table_digest(pa.Table.from_pandas(counted, preserve_index=False, nthreads=1))
 
 

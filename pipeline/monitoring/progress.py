@@ -13,6 +13,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from pipeline.errors import escaped
 from pipeline.monitoring.stage_counters import StageCounters
 
 CONSOLE = Console(stderr=True)
@@ -23,14 +24,23 @@ SECONDS_BELOW_MIN: Final = 10
 log = logging.getLogger(__name__)
 
 
+class _Formatter(logging.Formatter):
+    """Escapes messages: the name of a file may hold line breaks and commands to the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 the name is logging's
+        """Return the line of a record."""
+        record.message = escaped(record.message)
+        return super().formatMessage(record)
+
+
 def set_up_logging() -> None:
     """Log to stderr: in colour on a terminal, otherwise with date and level."""
     if CONSOLE.is_terminal:
         handler: logging.Handler = RichHandler(console=CONSOLE, show_path=False, log_time_format="%X", markup=False)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     for name in ("pipeline", "model"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

@@ -142,9 +142,20 @@ def _million() -> tuple[Any, Any]:
     name = label + "/" + speaker + "/" + numbers.astype("string").str.zfill(7) + ".flac"
     samples = random.integers(32_000, 192_000, RECORDINGS)
     none = pd.Series(np.nan, numbers.index)
-    columns = (name, "/corpus/" + name, none.astype("string"), none, none, label, speaker, pd.Series(samples))
+    columns = (
+        name,
+        "/corpus/" + name,
+        none.astype("string"),
+        none,
+        none,
+        label,
+        speaker,
+        pd.Series(samples),
+        pd.Series(samples),
+        none.astype("string"),
+    )
     recordings = pd.DataFrame(dict(zip(COLUMN_TYPES, columns, strict=True)))
-    probed = {"samples": samples, "sample_rate_hz": 16_000, "channels": 1, "error": None}
+    probed = {"samples": samples, "sample_rate_hz": 16_000, "channels": 1, "error": None, "transient": False}
     return recordings, pd.DataFrame(probed, recordings.index).astype(HEADER_TYPES)
 
 

@@ -1,5 +1,6 @@
 """The corpus: which files are recordings, what their place says of them, and corpora that are refused."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable
@@ -8,8 +9,9 @@ from pathlib import Path
 import fsspec
 import pandas as pd
 import pytest
+from upath import UPath
 
-from pipeline.corpus.layouts.folders import EXTENSIONS
+from pipeline.corpus.layouts.folders import EXTENSIONS, FolderLayout
 from pipeline.corpus.listing import COLUMN_TYPES, Listing, list_recordings
 from pipeline.errors import UsageError
 
@@ -40,7 +42,7 @@ def test_place_of_a_file_names_language_and_speaker(tmp_path: Path) -> None:
     assert tuple(listing.recordings.columns) == tuple(COLUMN_TYPES)
     assert listing.recordings.iloc[0].dropna().to_dict() == {
         "recording_id": "de/anna/1.wav", "uri": str(tmp_path / "de/anna/1.wav"), "label": "de", "speaker": "anna",
-        "size_bytes": 3,
+        "size_bytes": 3, "modified_ns": (tmp_path / "de/anna/1.wav").stat().st_mtime_ns,
     }  # fmt: skip
     assert found(listing) == [
         ("de/anna/1.wav", "de", "anna"),
@@ -114,14 +116,14 @@ def test_missing_folder_is_refused(tmp_path: Path) -> None:
 
 def test_file_is_no_corpus(tmp_path: Path) -> None:
     files(tmp_path, ["x.wav"])
-    assert refusal(tmp_path / "x.wav").endswith("there is no such folder")
+    assert refusal(tmp_path / "x.wav").endswith("x.wav: is a file, not a folder")
 
 
 @pytest.mark.parametrize("names", [[], ["de/notes.txt"], ["1.wav", "2.wav"]])
 def test_folder_without_recordings_is_refused(tmp_path: Path, names: list[str]) -> None:
     assert refusal(files(tmp_path, names)) == (
         f"--corpus {tmp_path}: no recording in it; expected LANGUAGE/[SPEAKER/]file with one of "
-        ".flac .mp3 .oga .ogg .opus .wav"
+        ".aif .aifc .aiff .au .caf .flac .mp3 .nist .oga .ogg .opus .rf64 .snd .sph .voc .w64 .wav"
     )
 
 
@@ -137,12 +139,161 @@ def test_folders_that_give_one_label_are_refused(tmp_path: Path) -> None:
     )
 
 
-def test_names_in_another_encoding_are_told_apart(tmp_path: Path) -> None:
+def unusable(listing: Listing) -> dict[str, str]:
+    rows = listing.recordings[listing.recordings["unusable"].notna()]
+    return dict(zip(rows["recording_id"], rows["unusable"], strict=True))
+
+
+def test_recording_whose_name_is_not_utf_8_is_listed_with_the_reason(tmp_path: Path) -> None:
     files(tmp_path, ["de/1.wav", "en/1.wav"])
-    (tmp_path / "de" / os.fsdecode(b"\xe4.wav")).touch()
+    for name in (b"de/\xe4.wav", b"fran\xe7ais/s/1.wav", b"de/\xe4.txt"):
+        (tmp_path / os.fsdecode(name)).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / os.fsdecode(name)).touch()
     listing = list_recordings(str(tmp_path))
-    assert list(listing.recordings["recording_id"]) == ["de/1.wav", "en/1.wav"]
-    assert listing.ignored == (r"'de/\udce4.wav'",)
+    assert set(listing.recordings["label"]) == {"de", "en", r"fran\xe7ais"}
+    assert unusable(listing) == {
+        r"de/\xe4.wav": r"its name is not UTF-8 (de/\xe4.wav); rename it",
+        r"fran\xe7ais/s/1.wav": r"its name is not UTF-8 (fran\xe7ais/s/1.wav); rename it",
+    }
+    assert listing.ignored == (r"de/\xe4.txt",)
+
+
+HIDDEN = [
+    ".DS_Store", ".Trash-1000/de/1.wav", "$RECYCLE.BIN/1.wav", "__MACOSX/de/._1.wav", "de/._1.wav", "lost+found/1.wav",
+    "de/.ipynb_checkpoints/1.wav", "de/anna/@eaDir/1.wav", "System Volume Information/x", "de/Thumbs.db",
+]  # fmt: skip
+
+
+def test_hidden_and_system_files_are_counted_and_left_out(tmp_path: Path, memory_url: str) -> None:
+    names = ["de/1.wav", "de/anna/..two.wav", "en/1.wav"]
+    files(tmp_path, [*names, *HIDDEN])
+    listing = list_recordings(str(tmp_path))
+    assert sorted(listing.recordings["recording_id"]) == sorted(names)
+    assert (len(listing.hidden), listing.ignored, listing.left_out) == (len(HIDDEN), (), ())
+    for name in (*names, *HIDDEN):
+        with fsspec.open(f"{memory_url}/c/{name}", "wb") as file:
+            file.write(b"abc")
+    there = list_recordings(f"{memory_url}/c")
+    assert sorted(there.recordings["recording_id"]) == sorted(names)
+    assert (len(there.hidden), there.ignored) == (len(HIDDEN), ())
+    assert not FolderLayout().claims(UPath(str(files(tmp_path / "none", HIDDEN))))
+
+
+def left_out(root: Path) -> dict[str, str]:
+    return dict(list_recordings(str(root)).left_out)
+
+
+def test_real_folders_win_over_links_to_them(tmp_path: Path) -> None:
+    corpus = files(tmp_path / "corpus", ["en/anna/1.wav", "it/bert/1.wav"])
+    files(tmp_path / "lake", ["cara/1.wav"])
+    for link, target in {
+        "aa": "en", "en/guest": "../it/bert", "en/loop": "..", "it/up": "../..", "it/cara": "../../lake/cara",
+        "it/more": "../../lake/cara",
+    }.items():  # fmt: skip
+        (corpus / link).symlink_to(target)
+    listing = list_recordings(str(corpus))
+    assert list(listing.recordings["recording_id"]) == ["en/anna/1.wav", "it/bert/1.wav", "it/cara/1.wav"]
+    assert dict(listing.left_out) == {
+        "aa": "leads to en, which is listed already",
+        "en/guest": "leads to it/bert, which is listed already",
+        "en/loop": "leads to the corpus itself, which is listed already",
+        "it/more": "leads to it/cara, which is listed already",
+        "it/up": f"leads to {tmp_path}, which holds the corpus",
+    }
+
+
+def test_links_that_lead_nowhere_cost_themselves_alone(tmp_path: Path) -> None:
+    files(tmp_path, ["en/anna/1.wav", "it/bert/1.wav"])
+    for link, target in {
+        "en/self.wav": "self.wav",
+        "en/a": "b",
+        "en/b": "a",
+        "en/2.wav": "none",
+        "fr": "none",
+    }.items():
+        (tmp_path / link).symlink_to(target)
+    listing = list_recordings(str(tmp_path))
+    assert unusable(listing) == {
+        "en/2.wav": "is a link to none, which does not exist",
+        "en/self.wav": "cannot be opened: Too many levels of symbolic links",
+    }
+    assert dict(listing.left_out) == {
+        "en/a": "cannot be opened: Too many levels of symbolic links",
+        "en/b": "cannot be opened: Too many levels of symbolic links",
+        "fr": "is a link to none, which does not exist",
+    }
+
+
+def test_folder_that_cannot_be_read_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files(tmp_path, ["en/anna/1.wav", "en/bert/1.wav", "it/cara/1.wav"])
+    scandir = os.scandir
+
+    def denied(path: str) -> object:  # root, as whom tests may run, is never denied
+        if str(path).endswith("/anna"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    listing = list_recordings(str(tmp_path))
+    assert list(listing.recordings["recording_id"]) == ["en/bert/1.wav", "it/cara/1.wav"]
+    assert dict(listing.left_out) == {"en/anna": "cannot be read: Permission denied"}
+
+
+def test_empty_folder_is_named(tmp_path: Path) -> None:
+    files(tmp_path, ["en/1.wav", "it/1.wav", "docs/x.txt"])
+    (tmp_path / "fr").mkdir()
+    assert left_out(tmp_path) == {"fr": "is empty, so it is no language"}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["fr/a/1.m4a", "fr/a/2.M4A", "fr/x.txt"], "nothing is read of the language 'fr': 2 .m4a, 1 .txt; convert"),
+        (["EN/a/1.wav"], "the languages 'EN' and 'en' differ only in case or Unicode form and would be two; rename"),
+        (["fran\u00e7ais/1.wav", "franc\u0327ais/1.wav"], r"the languages 'franc\u0327ais' and 'fran\xe7ais' differ"),
+        (["en/Jos\u00e9/1.wav", "it/Jose\u0301/1.wav"], r"the speakers 'Jose\u0301' and 'Jos\xe9' differ only"),
+    ],
+)
+def test_languages_that_would_be_lost_or_doubled_are_refused(tmp_path: Path, names: list[str], expected: str) -> None:
+    message = refusal(files(tmp_path, ["en/a/1.wav", "it/b/1.wav", *names]))
+    assert message.startswith(f"--corpus {tmp_path}: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (
+            ["en/clips/1.mp3", "it/clips/1.mp3", "it/clips/2.mp3"],
+            "en, it: all recordings lie in 'clips', but a folder",
+        ),
+        (["en/train/a/1.wav", "en/dev/b/1.wav", "it/c/1.wav"], "en: all recordings lie in 'dev', 'train', but a"),
+        (["en/all/1.wav", "it/all/1.wav"], "en, it: all recordings of every language lie in a folder 'all', which"),
+        (["train/en/1.wav", "test/en/1.wav", "dev/it/2.wav"], "the folders dev, test, train look like splits, but"),
+        (["ann/en/1.wav", "ann/it/1.wav", "bob/en/1.wav", "bob/it/1.wav"], "below each of ann, bob lie en, it, which"),
+    ],
+)
+def test_folders_in_another_order_are_refused(tmp_path: Path, names: list[str], expected: str) -> None:
+    assert refusal(files(tmp_path, names)).startswith(f"--corpus {tmp_path}: {expected}")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["en/ann/1.wav", "en/bob/1.wav", "it/ann/1.wav", "it/bob/1.wav"],
+        ["en/al/1.wav", "en/bo/1.wav", "it/al/1.wav", "it/bo/1.wav"],
+        ["en/1.wav", "en/2.wav", "it/3.wav"],
+        ["en/clips/1.wav", "en/2.wav", "it/ann/1.wav"],
+        ["en/ann/1.wav", "it/bob/1.wav"],
+        ["test/ann/1.wav", "en/bob/1.wav"],
+    ],
+)
+def test_bilingual_speakers_and_unknown_ones_are_no_mistake(tmp_path: Path, names: list[str]) -> None:
+    assert len(list_recordings(str(files(tmp_path, names))).recordings) == len(names)
+
+
+def test_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(b"no archive")
+    assert refusal(f"zip://::file://{tmp_path}/x.zip").endswith("cannot be read: File is not a zip file")
 
 
 @pytest.mark.parametrize("name", ["\u0645\u06cc\u200c\u0634\u0648\u062f", "a\u00a0b", "a\u0308", "\U0001f3a4"])

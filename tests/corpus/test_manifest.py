@@ -14,6 +14,7 @@ from upath import UPath
 from pipeline import storage
 from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus.manifest import (
+    UNDIGESTED,
     as_codes,
     compacted_manifest,
     label_names,
@@ -136,14 +137,15 @@ def test_digest_survives_writing_and_reading(tmp_path: Path) -> None:
     assert manifest_digest(read) == manifest_digest(DIGESTED)
 
 
-@pytest.mark.parametrize(("column", "value"), [("uri", "s3://elsewhere"), ("append_index", 1), ("masked", "gone")])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("uri", "s3://elsewhere"), ("append_index", 1), ("masked", "gone"), ("modified_ns", 1), ("transient", True)],
+)
 def test_digest_does_not_depend_on_where_the_files_lie_nor_on_what_became_of_them(column: str, value: object) -> None:
     assert manifest_digest(DIGESTED.assign(**{column: value})) == manifest_digest(DIGESTED)
 
 
-@pytest.mark.parametrize(
-    "column", [name for name in MANIFEST_COLUMNS if name not in ("uri", "append_index", "masked")]
-)
+@pytest.mark.parametrize("column", [name for name in MANIFEST_COLUMNS if name not in UNDIGESTED])
 @pytest.mark.parametrize("row", range(4))
 def test_digest_changes_with_every_other_value(column: str, row: int) -> None:
     changed = DIGESTED.copy()
@@ -250,3 +252,11 @@ def test_languages_without_a_split_follow_the_ledger_once_there_is_one() -> None
     assert languages_without(table, "test", ledger) == ["de"]
     masked = table.assign(masked=pd.array(["gone" if label == "en" else None for label in table["label"]], "string"))
     assert languages_without(masked, "test") == ["en"]
+
+
+def test_manifest_of_an_earlier_version_gets_the_columns_that_it_lacks(tmp_path: Path) -> None:
+    output = OutputFolder.at(str(tmp_path))
+    storage.write_parquet(output.manifest, DIGESTED.drop(columns=["modified_ns", "transient"]))
+    manifest = read_manifest(output)
+    assert manifest_digest(manifest) == manifest_digest(DIGESTED)
+    assert set(manifest["modified_ns"]) == {-1}

@@ -149,3 +149,11 @@ def test_log_lines_on_a_terminal_are_shown_as_they_are(terminal: io.StringIO) ->
     set_up_logging()
     logging.getLogger("model.train").info("[bold]de[/bold] <script>")
     assert "[bold]de[/bold] <script>" in terminal.getvalue()
+
+
+@pytest.mark.usefixtures("plain")
+def test_names_cannot_forge_lines_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging()
+    logging.getLogger("pipeline").warning("left out %s", "a\n2026-01-01 00:00:00 ERROR all lost\x1b[31m.txt")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(r"WARNING left out a\n2026-01-01 00:00:00 ERROR all lost\x1b[31m.txt")

@@ -1,19 +1,21 @@
 """The folder layout: LANGUAGE/[SPEAKER/…]file."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
 from typing import Final
 
 from upath import UPath
 
-from pipeline.corpus.layouts.protocol import Ignored, Recording
-from pipeline.errors import UsageError
+from pipeline.corpus.layouts.folder_checks import Contents
+from pipeline.corpus.layouts.protocol import Hidden, Ignored, LeftOut, Recording
+from pipeline.corpus.layouts.walk import File, Walk, extension
+from pipeline.errors import escaped
 from pipeline.features.audio_source import AudioSource
 from pipeline.schema import label_of_folder
-from pipeline.storage import is_local
 
-EXTENSIONS: Final = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"})
+EXTENSIONS: Final = frozenset({
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3",
+    ".aif", ".aifc", ".aiff", ".au", ".caf", ".nist", ".rf64", ".snd", ".sph", ".voc", ".w64",
+})  # fmt: skip
 
 
 class FolderLayout:
@@ -28,70 +30,43 @@ class FolderLayout:
 
     def claims(self, root: UPath) -> bool:
         """Whether an audio file lies below a folder of `root`."""
-        paths = (path for path, _ in _local_files(Path(str(root)))) if is_local(root) else _remote_paths(root)
-        return any(_is_recording(path) for path in paths)
+        return any(_is_recording(file.path) for file in Walk(root))
 
-    def recordings(self, root: UPath) -> Iterator[Recording | Ignored]:
-        """Yield every file below `root`; raises UsageError where two language folders give the same label."""
-        top = str(root).rstrip("/")
-        folder_of: dict[str, str] = {}
-        for path, size_bytes in _local_files(Path(str(root))) if is_local(root) else _remote_files(root):
-            if not _is_utf8(path):
-                yield Ignored(ascii(path))  # Arrow's text is UTF-8
-            elif _is_recording(path):
-                language, *below = path.split("/")[:-1]
-                label = label_of_folder(language)
-                if (other := folder_of.setdefault(label, language)) != language:
-                    first, second = sorted((other, language))
-                    raise UsageError(
-                        f"--corpus {root}: the folders {first!r} and {second!r} both give the label {label!r}; "
-                        "rename one"
-                    )
-                source = AudioSource(f"{top}/{path}")
-                yield Recording(path, source, label, below[0] if below else None, size_bytes)
-            else:
-                yield Ignored(path)
+    def recordings(self, root: UPath) -> Iterator[Recording | Ignored | Hidden | LeftOut]:
+        """Yield every file below `root`; raises UsageError for folders that cannot be what they would be taken for.
+
+        A name that is not UTF-8 is a recording with an error: Parquet holds UTF-8 alone.
+        """
+        top, walk, contents = str(root).rstrip("/"), Walk(root), Contents()
+        for file in walk:
+            if not _is_recording(file.path):
+                if file.error:
+                    walk.left_out[file.path] = file.error
+                else:
+                    contents.unread(file.path)
+                    yield Ignored(escaped(file.path))
+                continue
+            recording = _recording(top, file)
+            contents.add(file.path.partition("/")[0], recording)
+            yield recording
+        yield from (Hidden(escaped(path)) for path in walk.hidden)
+        for path, reason in walk.left_out.items():
+            yield LeftOut(escaped(path), reason)
+        empty = contents.empty_of(set(walk.folders()) - set(walk.left_out))
+        yield from (LeftOut(escaped(folder), "is empty, so it is no language") for folder in empty)
+        contents.check(str(root))
+
+
+def _recording(top: str, file: File) -> Recording:
+    path, error = escaped(file.path, only_surrogates=True), file.error or None
+    if path != file.path:
+        error = f"its name is not UTF-8 ({path}); rename it"
+    language, *below = path.split("/")[:-1]
+    return Recording(
+        path, AudioSource(f"{top}/{path}"), label_of_folder(language), below[0] if below else None, file.size_bytes,
+        file.modified_ns, error,
+    )  # fmt: skip
 
 
 def _is_recording(path: str) -> bool:
-    return "/" in path and PurePosixPath(path).suffix.lower() in EXTENSIONS
-
-
-def _is_utf8(name: str) -> bool:
-    """Whether a file name is UTF-8; Python reads the bytes of another encoding as lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
-def _remote_files(root: UPath) -> Iterator[tuple[str, int]]:
-    """Yield (path below `root`, size in bytes) of all files, from one listing of the file system."""
-    prefix = root.fs._strip_protocol(root.path).rstrip("/") + "/"
-    for path, info in root.fs.find(root.path, detail=True).items():
-        yield path.removeprefix(prefix), int(info["size"])
-
-
-def _remote_paths(root: UPath) -> Iterator[str]:
-    """Yield the paths below `root` of all files, from one listing per folder."""
-    prefix = root.fs._strip_protocol(root.path).rstrip("/") + "/"
-    for folder, _, names in root.fs.walk(root.path):
-        for name in names:
-            yield f"{folder}/{name}".removeprefix(prefix)
-
-
-def _local_files(root: Path) -> Iterator[tuple[str, int]]:
-    """Yield (path below `root`, size in bytes) of all files; links to folders are followed, each folder once."""
-    yield from _files_below(root, "", set())
-
-
-def _files_below(folder: Path, below: str, seen: set[Path]) -> Iterator[tuple[str, int]]:
-    real = folder.resolve()
-    if real in seen:
-        return
-    seen.add(real)
-    with os.scandir(folder) as entries:  # a Path for every file would take longer than all the rest
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        if entry.is_file():
-            yield below + entry.name, entry.stat().st_size
-    for entry in found:
-        if entry.is_dir():
-            yield from _files_below(folder / entry.name, f"{below}{entry.name}/", seen)
+    return "/" in path and extension(path) in EXTENSIONS
