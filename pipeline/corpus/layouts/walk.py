@@ -67,7 +67,7 @@ class _LocalWalk:
 
     def __init__(self, walk: Walk) -> None:
         self._walk = walk
-        self._root = os.path.realpath(walk.root)
+        self._root = os.path.realpath(str(walk.root))
         self._seen: dict[str, str] = {}  # the path below the root of each folder, by its path without links
         self._links: list[str] = []
 
