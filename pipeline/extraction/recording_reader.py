@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.config import PipelineConfig
 from pipeline.extraction.plan import Segment, Task, frames_of
-from pipeline.features.audio import AudioError, SegmentReader, read_blocks
+from pipeline.features.audio import AudioError, Blocks, DecodersDisagreeError, SegmentReader, read_blocks
 from pipeline.features.framing import Frames, RecordingFeatures, Samples
 from pipeline.features.frontend import Frontend
 
@@ -18,13 +18,15 @@ from pipeline.features.frontend import Frontend
 class Reading(NamedTuple):
     """The features of a segment, or the reason why there are none; and the bytes of the files read for it.
 
-    A `transient` failure is the file system's: see `AudioError`.
+    `loss` is why the recording lacks audio although it has features, or empty. A `transient` failure is the file
+    system's: see `AudioError`.
     """
 
     features: RecordingFeatures | None
     failure: str
     bytes_read: int
     transient: bool = False
+    loss: str = ""
 
 
 class RecordingReader:
@@ -43,15 +45,23 @@ class RecordingReader:
         self._continued: dict[int, _ContinuedRecording] = {}
         self._file: SegmentReader | None = None
         self._bytes_read = 0
+        self._careful: set[int] = set()
+        self._blocks: dict[int, list[Blocks]] = {}
 
     def read(self, segment: Segment) -> Reading:
         """Return the features of the frames of `segment`, fewer where its recording ends early."""
         self._bytes_read = 0
         try:
-            features = self._features(segment)
+            try:
+                features = self._features(segment)
+            except DecodersDisagreeError:
+                self._careful.add(segment.recording)
+                self._continued.pop(segment.recording, None)
+                features = self._features(segment)
         except AudioError as error:
             return Reading(None, str(error), self._bytes_read, error.transient)
-        return Reading(features, "", self._bytes_read)
+        loss = next((blocks.loss for blocks in self._blocks[segment.recording] if blocks.loss), "")
+        return Reading(features, "", self._bytes_read, loss=loss)
 
     def _features(self, segment: Segment) -> RecordingFeatures:
         start, stop = frames_of(segment, self._config.store.timesteps)
@@ -66,10 +76,15 @@ class RecordingReader:
 
     def _samples(self, segment: Segment) -> Iterator[Samples]:
         """Return the samples of the recording that `segment` is of, from its beginning."""
+        blocks = self._open(segment)
+        self._blocks.setdefault(segment.recording, []).append(blocks)
+        return blocks
+
+    def _open(self, segment: Segment) -> Blocks:
         source, sample_rate_hz = segment.source, self._config.features.sample_rate_hz
         if not source.is_segment:
             self._bytes_read += segment.size_bytes
-            return read_blocks(source, sample_rate_hz)
+            return read_blocks(source, sample_rate_hz, careful=segment.recording in self._careful)
         if self._file is None or not self._file.reaches(source):
             self.close()
             self._bytes_read += segment.size_bytes

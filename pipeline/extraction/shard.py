@@ -158,9 +158,11 @@ def _write_segment(arrays: Arrays, segment: Segment, config: PipelineConfig, rea
     features = frames.reshape(written, timesteps, frames.shape[1])
     for name, compute in COMPUTED.items():
         arrays[name][rows] = compute(features)
-    if written == segment.count:
+    if written == segment.count and not reading.loss:
         return _outcome(segment, "ok", "", decoded_frames, written)
-    reason = f"ends after {decoded_frames * config.features.hop_s:.2f} s, before the end its header names"
+    reason = (
+        reading.loss or f"ends after {decoded_frames * config.features.hop_s:.2f} s, before the end its header names"
+    )
     return _outcome(segment, "short", reason, decoded_frames, written)
 
 

@@ -1,7 +1,11 @@
 """Features: decoding a recording and computing its frames, block by block.
 
 - `audio_source`: where the samples of a recording are
-- `audio`: decoding, downmixing and resampling
+- `audio`: headers, and recordings as blocks: downmixed and resampled
+- `audio_file`: opening and decoding files, and proving their lengths
+- `audio_parts`: where the audio is in files that libsndfile does not read as they are
+- `spliced_file`: spans of a file read as one file
+- `decoder_messages`: keeps libmpg123 from writing on the terminal
 - `ogg_pages`: the streams of an Ogg file, by a walk over its pages
 - `mp3_frames`: the frames and the length header of an MP3 file
 - `riff`: the header of a WAV file

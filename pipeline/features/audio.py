@@ -1,42 +1,36 @@
 """Audio files: reading headers, and decoding to mono float32 blocks at one sample rate."""
 
-import io
-import os
 from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
 
-import miniaudio
 import numpy as np
-import soundfile
 import soxr
-from upath import UPath
 
-from pipeline.features.audio_source import AudioSource
+from pipeline.features.audio_file import AudioFile, Block, DecodersDisagreeError, audio_errors, open_audio
+from pipeline.features.audio_source import AudioError, AudioSource
 from pipeline.features.framing import Samples
-from pipeline.storage import is_local
 
-BLOCK_S = 10.0
-"""Seconds of audio that are decoded at a time."""
+__all__ = [
+    "AudioError",
+    "Blocks",
+    "DecodersDisagreeError",
+    "Header",
+    "SegmentReader",
+    "read",
+    "read_blocks",
+    "read_header",
+    "resampled_length",
+]
+
 HELD_SAMPLES = 2**21
 """Decoded samples that a `SegmentReader` keeps for segments that overlap: 43 s at 48 kHz."""
 RESAMPLED_AT_ONCE = 2**15
 """Samples that stay in the processor's cache on their way through soxr's filters."""
 MAX_SAMPLE = 1e9
 """Full scale is 1, or 32,768 where a program forgot to scale. Larger values are damage, and their power overflows."""
-
-
-class AudioError(Exception):
-    """A recording that cannot be used; the message is the reason in the ledger.
-
-    `transient` is true where the file system is the cause: the same file may be readable later.
-    """
-
-    def __init__(self, reason: str, *, transient: bool = False) -> None:
-        super().__init__(reason)
-        self.transient = transient
 
 
 @dataclass(frozen=True)
@@ -55,13 +49,13 @@ class Header:
 
 def read_header(source: AudioSource, min_sample_rate_hz: int = 1) -> Header:
     """Read the header of a recording; raises AudioError if the file has none, or a sample rate below the minimum."""
-    with _audio_errors(), _open(source) as file:
-        if file.samplerate < min_sample_rate_hz:
+    with open_audio(source) as file:
+        if file.sample_rate_hz < min_sample_rate_hz:
             raise AudioError(
-                f"its header names a sample rate of {file.samplerate} Hz, below corpus.min_sample_rate_hz = "
+                f"its header names a sample rate of {file.sample_rate_hz} Hz, below corpus.min_sample_rate_hz = "
                 f"{min_sample_rate_hz}"
             )
-        return Header(source.length(file.frames, file.samplerate), file.samplerate, file.channels)
+        return Header(source.length(file.samples(), file.sample_rate_hz), file.sample_rate_hz, file.channels)
 
 
 def resampled_length(samples: int, source_hz: int, target_hz: int) -> int:
@@ -69,26 +63,76 @@ def resampled_length(samples: int, source_hz: int, target_hz: int) -> int:
     return samples if source_hz == target_hz else int(np.ceil(samples * (float(target_hz) / source_hz)))
 
 
-def read_blocks(source: AudioSource, sample_rate_hz: int) -> Iterator[Samples]:
+class Blocks(Iterator[Samples]):
+    """The (sample,) float32 blocks of a recording.
+
+    After the last one, `loss` is why audio is missing ("damaged at 0.900 s: …"), or empty.
+    """
+
+    def __init__(self, read: Callable[["Blocks"], Iterator[Samples]]) -> None:
+        self.loss = ""
+        self._blocks = read(self)
+
+    def __next__(self) -> Samples:
+        """Return the next block."""
+        return next(self._blocks)
+
+    def close(self) -> None:
+        """Close the file before its end."""
+        self._blocks.close()  # type: ignore[attr-defined] # a generator
+
+    def until_damage(self, blocks: Iterator[Samples], sample_rate_hz: int) -> Iterator[Samples]:
+        """Yield `blocks`; an AudioError ends them and becomes the loss if it is permanent and samples came before."""
+        samples = 0
+        try:
+            for block in blocks:
+                yield block
+                samples += len(block)
+        except AudioError as error:
+            if error.transient:
+                raise
+            reason = str(error).removeprefix("not readable as audio: ")
+            self.loss = f"damaged at {samples / sample_rate_hz:.3f} s: {reason}"
+            if not samples:
+                raise AudioError(f"not readable as audio: {self.loss}") from error
+
+
+def read_blocks(source: AudioSource, sample_rate_hz: int, *, careful: bool = False) -> Blocks:
     """Yield a recording as (sample,) float32 blocks: mono by mean of channels, resampled to `sample_rate_hz`.
 
     The joined blocks equal `librosa.load(container, sr=sample_rate_hz)`: soxr's stream gives the same bits as its
-    one-shot call. Memory is a few blocks of BLOCK_S seconds, whatever the length. Raises AudioError for a recording
-    that cannot be decoded, or that holds samples which are not finite or absurdly large. See `SegmentReader` for
-    segments of longer audio.
+    one-shot call. Memory is a few blocks of BLOCK_S seconds, whatever the length. A recording that is damaged ends
+    where the damage is. Raises AudioError for one of which nothing can be decoded, or that holds samples which are not
+    finite or absurdly large. Raises DecodersDisagreeError at the end of a FLAC that has to be read again with
+    `careful`. See `SegmentReader` for segments of longer audio.
     """
-    if source.is_segment:
-        with SegmentReader(source.whole) as reader:
-            yield from reader.read_blocks(source, sample_rate_hz)
-        return
-    with _audio_errors(), _open(source) as file:
-        decoded = _flac_blocks(file, path) if (path := _path_of_flac(file, source)) else _decoded_blocks(file)
-        yield from _resampled(_checked(map(_mono, decoded), file.samplerate), file.samplerate, sample_rate_hz)
+
+    def read(result: Blocks) -> Iterator[Samples]:
+        if source.is_segment:
+            with SegmentReader(source.whole) as reader:
+                yield from reader.segment_blocks(source, sample_rate_hz, result)
+            return
+        with open_audio(source) as file:
+            source_hz = file.sample_rate_hz
+            sound = result.until_damage(_mono_blocks(file, careful=careful), source_hz)
+            yield from _resampled(_checked(sound, source_hz), source_hz, sample_rate_hz)
+            result.loss = result.loss or file.loss
+
+    return Blocks(read)
 
 
 def read(source: AudioSource, sample_rate_hz: int) -> Samples:
     """Return a whole recording as (sample,) float32, for recordings that fit in memory."""
-    return np.concatenate([np.zeros(0, np.float32), *read_blocks(source, sample_rate_hz)])
+    try:
+        return np.concatenate([np.zeros(0, np.float32), *read_blocks(source, sample_rate_hz)])
+    except DecodersDisagreeError:
+        return np.concatenate([np.zeros(0, np.float32), *read_blocks(source, sample_rate_hz, careful=True)])
+
+
+def _mono_blocks(file: AudioFile, *, careful: bool) -> Iterator[Samples]:
+    """Yield the (sample,) blocks of a file; raises AudioError where it is damaged."""
+    with audio_errors():
+        yield from map(_mono, file.blocks(careful=careful))
 
 
 class SegmentReader:
@@ -106,7 +150,7 @@ class SegmentReader:
     def __init__(self, source: AudioSource) -> None:
         self.source = source
         self._stack = ExitStack()
-        self._file: soundfile.SoundFile | None = None
+        self._file: AudioFile | None = None
         self._decoded: Iterator[Samples] = iter(())
         self._failure: AudioError | None = None
         self._held: deque[Samples] = deque()
@@ -116,16 +160,19 @@ class SegmentReader:
         """Whether `segment` is of this file, and begins after the samples that are no longer held."""
         if segment.whole != self.source:
             return False
-        return self._file is None or segment.sample_range(self._file.samplerate)[0] >= self._begin
+        return self._file is None or segment.sample_range(self._file.sample_rate_hz)[0] >= self._begin
 
-    def read_blocks(self, segment: AudioSource, sample_rate_hz: int) -> Iterator[Samples]:
+    def read_blocks(self, segment: AudioSource, sample_rate_hz: int) -> Blocks:
         """Yield the segment as the function `read_blocks` does; raises AudioError."""
+        return Blocks(lambda result: self.segment_blocks(segment, sample_rate_hz, result))
+
+    def segment_blocks(self, segment: AudioSource, sample_rate_hz: int, result: Blocks) -> Iterator[Samples]:
+        """Yield the segment; `result` gets the reason why audio is missing."""
         if self._file is None:
-            with _audio_errors():
-                self._file = self._stack.enter_context(_open(self.source))
-            self._decoded = map(_mono, _decoded_blocks(self._file))
-        source_hz = self._file.samplerate
-        cut = self._cut(*segment.sample_range(source_hz))
+            self._file = self._stack.enter_context(open_audio(self.source))
+            self._decoded = _mono_blocks(self._file, careful=True)
+        source_hz = self._file.sample_rate_hz
+        cut = result.until_damage(self._cut(*segment.sample_range(source_hz)), source_hz)
         yield from _resampled(_checked(cut, source_hz), source_hz, sample_rate_hz)
 
     def _cut(self, start: int, stop: int | None) -> Iterator[Samples]:
@@ -161,8 +208,7 @@ class SegmentReader:
         if self._failure:
             raise AudioError(str(self._failure), transient=self._failure.transient)
         try:
-            with _audio_errors():
-                return next(self._decoded, None)
+            return next(self._decoded, None)
         except AudioError as error:
             self._failure = error
             raise
@@ -178,93 +224,7 @@ class SegmentReader:
         self._stack.close()
 
 
-class _Stream(soundfile.SoundFile):  # type: ignore[misc] # the library has no types
-    """A file that is read from its beginning to its end.
-
-    A SoundFile that can seek does so after every read, to the place where it already is. An Opus decoder that starts
-    anew there returns other samples, an MP3 decoder slightly other ones.
-    """
-
-    def seekable(self) -> bool:
-        """Return False."""
-        return False
-
-
-@contextmanager
-def _audio_errors() -> Iterator[None]:
-    """Raise the errors of libsndfile, of the file system and of fsspec as AudioError."""
-    try:
-        yield
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"not readable as audio: {error.error_string.rstrip('.')}") from error
-    except OSError as error:
-        raise AudioError(f"cannot be opened: {error.strerror or error}", transient=True) from error
-    except (ImportError, ValueError) as error:  # a URL that no installed package opens
-        raise AudioError(f"cannot be opened: {error}") from error
-
-
-@contextmanager
-def _open(source: AudioSource) -> Iterator[soundfile.SoundFile]:
-    if source.member is not None:
-        raise AudioError(f"cannot be opened: reading {source.member} inside {source.container} is not supported")
-    path = _local_path(source.container)
-    # Python opens the file because libsndfile gives no cause when a path cannot be opened. Unbuffered, because
-    # libsndfile continues where the descriptor stands.
-    with io.FileIO(path) if path else io.BytesIO(UPath(source.container).read_bytes()) as stream:
-        if not stream.seek(0, io.SEEK_END):
-            raise AudioError("the file is empty")
-        stream.seek(0)
-        with _Stream(stream.fileno() if path else stream, closefd=False) as file:
-            yield file
-
-
-def _local_path(container: str) -> str | None:
-    """Return the path of a file on this machine, None for a file elsewhere."""
-    if container.startswith(os.sep):  # nothing to parse; parsing would take longer than reading a header
-        return container
-    path = UPath(container)
-    return str(path) if is_local(path) else None
-
-
-def _path_of_flac(file: soundfile.SoundFile, source: AudioSource) -> str | None:
-    """Return the path of a FLAC file on this machine, None for any other file."""
-    return _local_path(source.container) if file.format == "FLAC" else None
-
-
-def _decoded_blocks(file: soundfile.SoundFile) -> Iterator[Samples]:
-    """Yield (sample, channel) float32 blocks of BLOCK_S, decoded by libsndfile."""
-    count = int(BLOCK_S * file.samplerate)
-    # libsndfile takes ten times as long as NumPy to convert 16-bit samples
-    dtype = "int16" if file.format in ("WAV", "WAVEX") and file.subtype == "PCM_16" else "float32"
-    # not SoundFile.blocks: where a file ends before its header says, it yields uninitialised memory
-    while len(block := file.read(count, dtype=dtype, always_2d=True)):
-        yield block * np.float32(2**-15) if dtype == "int16" else block
-
-
-def _flac_blocks(file: soundfile.SoundFile, path: str) -> Iterator[Samples]:
-    """Yield (sample, channel) float32 blocks of BLOCK_S, decoded by dr_flac: faster, with libsndfile's samples.
-
-    dr_flac skips damaged parts silently, so the number of decoded samples is compared with the header.
-    """
-    decoded = 0
-    try:
-        stream = miniaudio.stream_file(
-            path, miniaudio.SampleFormat.FLOAT32, file.channels, file.samplerate, int(BLOCK_S * file.samplerate)
-        )
-        for samples in stream:
-            block = np.frombuffer(samples, np.float32).reshape(-1, file.channels)
-            decoded += len(block)
-            yield block
-    except miniaudio.DecodeError as error:
-        raise AudioError(f"not readable as audio: {error}") from error
-    if decoded != file.frames:
-        raise AudioError(
-            f"not readable as audio: {decoded / file.samplerate:.3f} s can be decoded, the header says "
-            f"{file.frames / file.samplerate:.3f} s"
-        )
-
-
-def _mono(block: Samples) -> Samples:
+def _mono(block: Block) -> Samples:
     """Return the mean over the channels of a (sample, channel) block: (sample,)."""
     with np.errstate(over="ignore", invalid="ignore"):
         mean: Samples = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)

@@ -1,6 +1,17 @@
-"""The place of a recording's samples: a file, a member of it, and a span of seconds."""
+"""The place of a recording's samples: a file, a member of it, and a span of seconds; and why it cannot be read."""
 
 from dataclasses import dataclass, replace
+
+
+class AudioError(Exception):
+    """A recording that cannot be used; the message is the reason in the ledger.
+
+    `transient` is true where the file system is the cause: the same file may be readable later.
+    """
+
+    def __init__(self, reason: str, *, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.transient = transient
 
 
 @dataclass(frozen=True, slots=True)

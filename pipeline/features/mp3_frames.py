@@ -82,10 +82,15 @@ class Mp3Frames:
 
     samples: int
     """Samples per channel of all complete frames, the encoder's delay and padding included."""
-    end: int
-    """Byte behind the last complete frame."""
+    spans: tuple[tuple[int, int], ...]
+    """Bytes [begin, end) of each run of complete frames."""
     first_hole: int | None
     """Samples in front of the first bytes that are no frame but are followed by frames."""
+
+    @property
+    def end(self) -> int:
+        """Byte behind the last complete frame."""
+        return self.spans[-1][1]
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,8 @@ def count_samples(file: BinaryIO, mp3: Mp3) -> Mp3Frames:
     file.seek(mp3.begin)
     sizes = _kinds()[file.read(3)].sizes
     frames, in_step, first_hole = 0, True, None
-    position = end = mp3.sound_begin
+    spans: list[tuple[int, int]] = []
+    position = begin = end = mp3.sound_begin
     while position < mp3.end:
         file.seek(position)
         block = file.read(min(BLOCK_BYTES, mp3.end - position))
@@ -145,8 +151,10 @@ def count_samples(file: BinaryIO, mp3: Mp3) -> Mp3Frames:
             elif offset + size > len(block):  # the file ends inside this frame
                 break
             else:
-                first_hole = frames if first_hole is None and not in_step else first_hole
-                in_step = True
+                if not in_step:
+                    first_hole = frames if first_hole is None else first_hole
+                    spans.append((begin, end))
+                    begin, in_step = position + offset, True
                 frames += 1
                 offset += size
                 end = position + offset
@@ -154,7 +162,7 @@ def count_samples(file: BinaryIO, mp3: Mp3) -> Mp3Frames:
             break
         position += offset
     hole = None if first_hole is None else first_hole * mp3.samples_per_frame
-    return Mp3Frames(frames * mp3.samples_per_frame, end, hole)
+    return Mp3Frames(frames * mp3.samples_per_frame, (*spans, (begin, end)), hole)
 
 
 @cache

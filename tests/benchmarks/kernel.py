@@ -80,7 +80,7 @@ def _per_frame(mfcc: Callable[[], NDArray[np.floating]]) -> Callable[[], float]:
 @contextmanager
 def ours(path: Path) -> Iterator[Callable[[], float]]:
     """The kernel of `pipeline.features`, given blocks as when a file is read."""
-    from pipeline.features.audio import BLOCK_S
+    from pipeline.features.audio_file import BLOCK_S
     from pipeline.features.mfcc import Mfcc
 
     samples, config = _minute(path), Mfcc()

@@ -117,7 +117,7 @@ def test_only_new_headers_are_read_and_only_new_recordings_decoded(
     read_header, read_blocks = audio.read_header, audio.read_blocks
     probe = lambda source, *floor: probed.append(source.container) or read_header(source, *floor)  # noqa: E731
     monkeypatch.setattr(scan, "read_header", probe)
-    decode = lambda source, rate: decoded.append(source.container) or read_blocks(source, rate)  # noqa: E731
+    decode = lambda source, rate, **how: decoded.append(source.container) or read_blocks(source, rate, **how)  # noqa: E731
     monkeypatch.setattr(recording_reader, "read_blocks", decode)
     extend(corpus)
     state = run(corpus, out)

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.features import audio
+from pipeline.features import audio, audio_file
 from pipeline.features.audio import (
     AudioError,
+    DecodersDisagreeError,
     Header,
     SegmentReader,
     read,
@@ -72,7 +73,7 @@ def test_samples_equal_those_of_librosa(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rate: int, channels: int
 ) -> None:
     # several blocks, cut where no codec has a boundary
-    monkeypatch.setattr(audio, "BLOCK_S", 0.13)
+    monkeypatch.setattr(audio_file, "BLOCK_S", 0.13)
     path = tmp_path / name
     write(path, name, rate=rate, channels=channels)
     expected, _ = librosa.load(path, sr=16_000)
@@ -86,7 +87,7 @@ def test_samples_equal_those_of_librosa(
 
 @pytest.mark.parametrize("name", ["x.opus", "vorbis.ogg", "x.mp3", "x.flac"])
 def test_samples_across_blocks_of_the_usual_length_equal_those_of_librosa(tmp_path: Path, name: str) -> None:
-    write(tmp_path / name, name, seconds=2.2 * audio.BLOCK_S, rate=8000)
+    write(tmp_path / name, name, seconds=2.2 * audio_file.BLOCK_S, rate=8000)
     expected, _ = librosa.load(tmp_path / name, sr=16_000)
     np.testing.assert_array_equal(read(at(tmp_path / name), 16_000), expected)
 
@@ -126,11 +127,11 @@ def test_tone_keeps_its_frequency_and_level_when_resampled(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("rate", [8000, 16_000, 48_000])
 def test_blocks_are_bounded_whatever_the_length(tmp_path: Path, rate: int) -> None:
-    seconds = 3.5 * audio.BLOCK_S
+    seconds = 3.5 * audio_file.BLOCK_S
     soundfile.write(tmp_path / "x.wav", noise("long", int(seconds * rate)), rate)
     lengths = [len(block) for block in read_blocks(at(tmp_path / "x.wav"), 16_000)]
     assert sum(lengths) == int(seconds * 16_000)
-    assert max(lengths) <= 1.01 * audio.BLOCK_S * 16_000
+    assert max(lengths) <= 1.01 * audio_file.BLOCK_S * 16_000
     assert len(lengths) >= 4
 
 
@@ -177,7 +178,7 @@ def test_empty_file_says_so(tmp_path: Path) -> None:
 
 def test_text_with_the_name_of_a_recording_is_no_audio(tmp_path: Path) -> None:
     (tmp_path / "x.wav").write_text("not a recording " * 100)
-    expected = "not readable as audio: Format not recognised"
+    expected = "not readable as audio: text in a file named .wav"
     assert reason(tmp_path / "x.wav") == reason_of_header(tmp_path / "x.wav") == expected
 
 
@@ -206,22 +207,47 @@ def cut(path: Path, fraction: float) -> None:
     path.write_bytes(content[: int(fraction * len(content))])
 
 
-def test_flac_that_was_cut_has_a_header_and_no_samples(tmp_path: Path) -> None:
+def loss(path: Path) -> str:
+    """Why audio is missing at the end."""
+    blocks = read_blocks(at(path), 16_000, careful=True)
+    assert sum(len(block) for block in blocks) == len(read(at(path), 16_000))
+    return blocks.loss
+
+
+def test_flac_that_was_cut_gives_the_samples_before_the_cut(tmp_path: Path) -> None:
     path = tmp_path / "x.flac"
     samples = write(path, "x.flac", seconds=3)
+    whole = read(at(path), 16_000)
     cut(path, 0.5)
     assert read_header(at(path)).samples == len(samples)
-    assert reason(path).startswith("not readable as audio: ")
-    assert reason(path).endswith("s can be decoded, the header says 3.000 s")
+    found = read(at(path), 16_000)
+    assert 0.4 * len(whole) < len(found) < 0.5 * len(whole)
+    np.testing.assert_array_equal(found, whole[: len(found)])
+    assert loss(path) == f"damaged at {len(found) / 16_000:.3f} s: flac decoder lost sync"
 
 
-def test_flac_with_damage_in_the_middle_is_no_audio(tmp_path: Path) -> None:
+def test_flac_with_damage_in_the_middle_gives_the_samples_before_it(tmp_path: Path) -> None:
     path = tmp_path / "x.flac"
     write(path, "x.flac", seconds=3)
+    whole = read(at(path), 16_000)
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
     path.write_bytes(content)
-    assert reason(path).startswith("not readable as audio: ")
+    with pytest.raises(DecodersDisagreeError):
+        list(read_blocks(at(path), 16_000))
+    found = read(at(path), 16_000)
+    assert 0.4 * len(whole) < len(found) < 0.5 * len(whole)
+    np.testing.assert_array_equal(found, whole[: len(found)])
+    assert loss(path).startswith(f"damaged at {len(found) / 16_000:.3f} s: ")
+
+
+def test_flac_whose_first_frame_is_damaged_is_no_audio(tmp_path: Path) -> None:
+    path = tmp_path / "x.flac"
+    write(path, "x.flac", seconds=0.2)
+    content = bytearray(path.read_bytes())
+    content[-3000:] = bytes(3000)
+    path.write_bytes(content[:200])
+    assert reason(path).startswith("not readable as audio: damaged at 0.000 s: ")
 
 
 def test_recording_cut_within_its_header_is_no_audio(tmp_path: Path) -> None:
@@ -331,7 +357,7 @@ SPANS = [(0.0, 1.0), (0.1, 0.3), (1.1, 1.9), (0.7, 2.5), (2.999, None), (0.0, 99
 def test_segment_has_the_samples_of_librosa(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rate: int, span: tuple[float, float | None]
 ) -> None:
-    monkeypatch.setattr(audio, "BLOCK_S", 0.13)
+    monkeypatch.setattr(audio_file, "BLOCK_S", 0.13)
     write(tmp_path / name, name, seconds=3, rate=rate, channels=2)
     found = read(segment(tmp_path / name, *span), 16_000)
     np.testing.assert_array_equal(found, librosa_segment(tmp_path / name, *span))
@@ -355,7 +381,7 @@ def test_segment_past_the_end_is_empty(tmp_path: Path) -> None:
 @pytest.fixture
 def long_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Twenty seconds in blocks of half a second, of which two seconds are held."""
-    monkeypatch.setattr(audio, "BLOCK_S", 0.5)
+    monkeypatch.setattr(audio_file, "BLOCK_S", 0.5)
     monkeypatch.setattr(audio, "HELD_SAMPLES", 2 * 22_050)
     write(tmp_path / "x.flac", "x.flac", seconds=20, rate=22_050, channels=2)
     return tmp_path / "x.flac"
@@ -383,7 +409,7 @@ def test_reader_reaches_back_as_far_as_samples_are_held(long_file: Path) -> None
             next(reader.read_blocks(segment(long_file, 7.4, 9.5), 16_000))
 
 
-def test_segments_before_damage_are_read_and_all_later_ones_fail(long_file: Path) -> None:
+def test_segments_are_read_up_to_the_damage_and_all_later_ones_fail(long_file: Path) -> None:
     before, at_damage, after = (segment(long_file, *span) for span in [(1.0, 3.0), (9.0, 11.0), (15.0, 16.0)])
     expected = read(before, 16_000)
     content = bytearray(long_file.read_bytes())
@@ -391,12 +417,14 @@ def test_segments_before_damage_are_read_and_all_later_ones_fail(long_file: Path
     long_file.write_bytes(content)
     with SegmentReader(at(long_file)) as reader:
         np.testing.assert_array_equal(np.concatenate(list(reader.read_blocks(before, 16_000))), expected)
-        for source in (at_damage, after):
-            with pytest.raises(AudioError, match="not readable as audio: ") as together:
-                list(reader.read_blocks(source, 16_000))
-            with pytest.raises(AudioError) as alone:
-                read(source, 16_000)
-            assert str(together.value) == str(alone.value)
+        blocks = reader.read_blocks(at_damage, 16_000)
+        np.testing.assert_array_equal(np.concatenate(list(blocks)), read(at_damage, 16_000))
+        assert blocks.loss.startswith("damaged at ")
+        with pytest.raises(AudioError, match=r"^not readable as audio: damaged at 0\.000 s: ") as together:
+            list(reader.read_blocks(after, 16_000))
+        with pytest.raises(AudioError) as alone:
+            read(after, 16_000)
+        assert str(together.value) == str(alone.value)
 
 
 def test_sample_that_is_no_number_harms_its_own_segment_alone(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from upath import UPath
 
 from pipeline.corpus.layouts import registry
 from pipeline.corpus.layouts.protocol import Ignored, Recording
-from pipeline.features import audio
+from pipeline.features import audio, audio_file
 from pipeline.features.audio_source import AudioSource
 from tests.conftest import noise
 
@@ -82,11 +82,11 @@ def random_rows(file: str, label: str, seconds: float, number: int, speakers: Se
 def opened_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list to which the path of every audio file is appended when it is opened."""
     opened: list[str] = []
-    opens: Callable[[AudioSource], AbstractContextManager[soundfile.SoundFile]] = audio._open
+    opens: Callable[[AudioSource], AbstractContextManager[audio_file.AudioFile]] = audio.open_audio
 
-    def recorded(source: AudioSource) -> AbstractContextManager[soundfile.SoundFile]:
+    def recorded(source: AudioSource) -> AbstractContextManager[audio_file.AudioFile]:
         opened.append(source.container)
         return opens(source)
 
-    monkeypatch.setattr(audio, "_open", recorded)
+    monkeypatch.setattr(audio, "open_audio", recorded)
     return opened

@@ -1,0 +1,312 @@
+"""Audio files: opened, their length proved, and decoded to blocks of samples."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, BinaryIO
+
+import miniaudio
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from upath import UPath
+
+from pipeline.features import ogg_pages
+from pipeline.features.audio_parts import (
+    LENGTH_TOLERANCE,
+    Part,
+    Parts,
+    mp3_parts,
+    ogg_parts,
+    wav_parts,
+    why_unreadable,
+)
+from pipeline.features.audio_source import AudioError, AudioSource
+from pipeline.features.decoder_messages import without_decoder_messages
+from pipeline.storage import is_local
+
+BLOCK_S = 10.0
+"""Seconds of audio that are decoded at a time."""
+MAX_BLOCK_VALUES = 2**20
+"""Values, samples × channels, that are decoded at a time: a header that names a large rate allocates no more."""
+MAX_SAMPLE_RATE_HZ = 1_000_000
+UNKNOWN_LENGTH = 2**62
+"""libsndfile returns 2^63 - 1 for a length that it does not know."""
+MAX_COMPRESSION = 8
+"""A file that is smaller by more than this factor than its samples is decoded to know its length."""
+MAX_SAMPLES_PER_BYTE = 2**13
+"""More than any codec makes of a byte: FLAC 6,000 samples of silence, Opus 2,880, Vorbis 2,048."""
+
+_SAMPLE_BYTES = {
+    "PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8,
+}  # fmt: skip
+
+Block = NDArray[np.float32]
+"""(sample, channel)"""
+
+
+class DecodersDisagreeError(Exception):
+    """The fast decoder of FLAC skipped damage, or decodes a file wrongly: it has to be decoded by libsndfile."""
+
+
+class AudioFile:
+    """An open audio file: a number of parts with one sample rate, decoded one after the other from the beginning.
+
+    `loss` is why audio is missing although everything was decoded, or empty.
+    """
+
+    def __init__(self, stream: BinaryIO, path: str | None, name: str, stack: ExitStack) -> None:
+        self._stream, self._path = stream, path
+        self._size_bytes = stream.seek(0, io.SEEK_END)
+        if not self._size_bytes:
+            raise AudioError("the file is empty")
+        self._first, parts = self._open(name, stack)
+        self._parts, self.loss, self._decoded = parts.parts, parts.loss, 0
+        self.sample_rate_hz: int = self._first.samplerate
+        self.channels: int = self._first.channels
+        if not 0 < self.sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
+            raise AudioError(
+                f"its header names a sample rate of {self.sample_rate_hz} Hz, above {MAX_SAMPLE_RATE_HZ:,} Hz"
+            )
+
+    def _open(self, name: str, stack: ExitStack) -> tuple["_Stream", Parts]:
+        """Open the first part, and return it with all parts."""
+        self._stream.seek(0)
+        is_ogg = self._stream.read(4) == b"OggS"
+        try:
+            first = stack.enter_context(self._sound(Part()))
+        except soundfile.LibsndfileError as error:
+            parts = self._parts_of_unopened(name, is_ogg)
+            if parts is None:
+                reason = why_unreadable(self._stream, name, _words(error))
+                raise AudioError(f"not readable as audio: {reason}") from error
+            return stack.enter_context(self._sound(parts.parts[0])), parts
+        parts, position = Parts(), self._stream.tell()
+        if is_ogg:
+            parts = ogg_parts(self._stream, first.frames) or parts
+        elif first.format == "MP3":
+            parts = mp3_parts(self._stream, first.frames) or parts
+        elif first.format in ("WAV", "WAVEX", "RF64") and first.subtype in _SAMPLE_BYTES:
+            sample_bytes = _SAMPLE_BYTES[first.subtype] * first.channels
+            parts = wav_parts(self._stream, first.frames * sample_bytes, self._size_bytes) or parts
+        if parts.parts[0].file is None:
+            self._stream.seek(position)  # libsndfile goes on there
+            return first, parts
+        return stack.enter_context(self._sound(parts.parts[0])), parts
+
+    def _parts_of_unopened(self, name: str, is_ogg: bool) -> Parts | None:
+        """Return the parts of a file that libsndfile does not open as it is; like libsndfile, look at the name."""
+        if is_ogg:
+            return ogg_parts(self._stream, None)
+        self._stream.seek(0)
+        head = self._stream.read(3)
+        looks_like_mp3 = head == b"ID3" or (head[0] == 0xFF and len(head) > 1 and head[1] >= 0xE0)  # noqa: PLR2004
+        return mp3_parts(self._stream, None) if looks_like_mp3 or name.lower().endswith(".mp3") else None
+
+    @contextmanager
+    def _sound(self, part: Part) -> Iterator["_Stream"]:
+        """Open a part. A whole file on this machine is read by its descriptor, from the beginning."""
+        if part.file is not None:
+            part.file.seek(0)
+            target: object = part.file
+        else:
+            self._stream.seek(0)
+            target = self._stream.fileno() if self._path else self._stream
+        with without_decoder_messages() if self._may_be_mp3() else nullcontext():
+            sound = _Stream(target, closefd=False)
+        with sound:
+            yield sound
+
+    def _may_be_mp3(self) -> bool:
+        position = self._stream.tell()
+        self._stream.seek(0)
+        head = self._stream.read(22)
+        self._stream.seek(position)
+        return not head.startswith((b"OggS", b"fLaC", b"RIFF")) or head[20:22] == b"\x55\x00"
+
+    def samples(self) -> int:
+        """Return the number of samples per channel that can be decoded: as the headers name it where that is possible.
+
+        Where a header names none, an impossible one, or one that is large for the bytes of the file, the file is
+        decoded; that work is bounded by its size.
+        """
+        total = 0
+        try:
+            for sound, part in self._sounds():
+                total += self._length(sound, part)
+        except (AudioError, soundfile.LibsndfileError):
+            if not total:  # else a later part is damaged
+                raise
+        return total
+
+    def blocks(self, *, careful: bool = False) -> Iterator[Block]:
+        """Yield (sample, channel) float32 blocks of BLOCK_S; raises AudioError after the last sound one.
+
+        FLAC files on this machine are decoded by dr_flac, which is faster and gives libsndfile's samples, but skips
+        damage; DecodersDisagreeError is raised at the end of a file with damage. With `careful`, libsndfile decodes
+        them, which stops at damage.
+        """
+        first = self._first
+        is_plain_flac = first.format == "FLAC" and self._path is not None and self._parts[0].file is None
+        if is_plain_flac and not careful and self._is_possible(first, Part()):
+            yield from _flac_blocks(first, str(self._path))
+            return
+        for sound, _ in self._sounds():
+            for block in _decoded(sound):
+                self._decoded += len(block)
+                yield block
+        named, known = first.frames, self._parts[0].samples is None
+        if known and len(self._parts) == 1 and self._decoded + LENGTH_TOLERANCE < named < UNKNOWN_LENGTH:
+            self.loss = self.loss or (
+                f"ends at {self._decoded / self.sample_rate_hz:.3f} s, its header names "
+                f"{named / self.sample_rate_hz:,.3f} s"
+            )
+
+    def _sounds(self) -> Iterator[tuple["_Stream", Part]]:
+        """Yield the parts, opened; up to one with another sample rate or number of channels."""
+        yield self._first, self._parts[0]
+        for part in self._parts[1:]:
+            with self._sound(part) as sound:
+                if (sound.samplerate, sound.channels) != (self.sample_rate_hz, self.channels):
+                    self.loss = (
+                        f"ends at {self._decoded / self.sample_rate_hz:.3f} s: {len(self._parts)} streams are "
+                        f"chained, and the next one has {sound.samplerate} Hz and {sound.channels} channels"
+                    )
+                    return
+                yield sound, part
+
+    def _length(self, sound: "_Stream", part: Part) -> int:
+        if part.samples is not None:
+            return part.samples
+        frames: int = sound.frames
+        if sound.subtype in _SAMPLE_BYTES and sound.format not in ("FLAC", "OGG"):
+            most = self._size_bytes // (_SAMPLE_BYTES[sound.subtype] * sound.channels)
+            return frames if part.file is not None else min(frames, most)
+        if self._is_possible(sound, part):
+            return frames
+        most = MAX_SAMPLES_PER_BYTE * self._size_bytes
+        decoded = 0
+        try:
+            for block in _decoded(sound):
+                decoded += len(block)
+                if decoded > most:
+                    raise AudioError(f"not readable as audio: its {self._size_bytes} bytes decode without an end")
+        except (AudioError, soundfile.LibsndfileError):
+            if not 0 < decoded <= most:
+                raise
+        return decoded
+
+    def _is_possible(self, sound: "_Stream", part: Part) -> bool:
+        """Whether the bytes can hold the length that libsndfile returns, and are not very few for it."""
+        if part.max_samples is not None and sound.format != "FLAC":
+            # a length of Opus counts at the rate of the encoder's input, its packets at 48 kHz
+            rate_hz = ogg_pages.OPUS_RATE_HZ if sound.subtype == "OPUS" else sound.samplerate
+            return bool(0 < sound.frames * rate_hz <= part.max_samples * sound.samplerate)
+        sample_bytes = 2 if sound.format == "FLAC" else 1
+        return bool(0 < sound.frames * sound.channels * sample_bytes <= MAX_COMPRESSION * self._size_bytes)
+
+
+class _Stream(soundfile.SoundFile):  # type: ignore[misc] # the library has no types
+    """A file that is read from its beginning to its end.
+
+    A SoundFile that can seek does so after every read, to the place where it already is. An Opus decoder that starts
+    anew there returns other samples, an MP3 decoder slightly other ones.
+    """
+
+    def seekable(self) -> bool:
+        """Return False."""
+        return False
+
+
+@contextmanager
+def open_audio(source: AudioSource) -> Iterator[AudioFile]:
+    """Open an audio file on this machine or behind a URL; raises AudioError for one that is not read."""
+    if source.member is not None:
+        raise AudioError(f"cannot be opened: reading {source.member} inside {source.container} is not supported")
+    path = _local_path(source.container)
+    # Python opens the file because libsndfile gives no cause when a path cannot be opened. Unbuffered, because
+    # libsndfile continues where the descriptor stands.
+    with audio_errors(), ExitStack() as stack:
+        opened = io.FileIO(path) if path else io.BytesIO(UPath(source.container).read_bytes())
+        stream: BinaryIO = stack.enter_context(opened)  # type: ignore[assignment] # a FileIO reads like a BinaryIO
+        yield AudioFile(stream, path, source.container, stack)
+
+
+@contextmanager
+def audio_errors() -> Iterator[None]:
+    """Raise the errors of libsndfile, of the file system and of fsspec as AudioError."""
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"not readable as audio: {_words(error)}") from error
+    except OSError as error:
+        raise AudioError(f"cannot be opened: {error.strerror or error}", transient=True) from error
+    except (ImportError, ValueError) as error:  # a URL that no installed package opens
+        raise AudioError(f"cannot be opened: {error}") from error
+
+
+def _words(error: soundfile.LibsndfileError) -> str:
+    """Return the cause by libsndfile, which says of some MP3s that they do not exist, in words that are true."""
+    text: str = error.error_string.rstrip(".").removeprefix("Error : ")
+    if "not a regular file" in text or "Unspecified internal error" in text:
+        return "the decoder gives up"
+    return text
+
+
+def _local_path(container: str) -> str | None:
+    """Return the path of a file on this machine, None for a file elsewhere."""
+    if container.startswith(os.sep):  # nothing to parse; parsing would take longer than reading a header
+        return container
+    path = UPath(container)
+    return str(path) if is_local(path) else None
+
+
+def _block_samples(sample_rate_hz: int, channels: int) -> int:
+    return max(1, min(int(BLOCK_S * sample_rate_hz), MAX_BLOCK_VALUES // channels))
+
+
+def _decoded(sound: _Stream) -> Iterator[Block]:
+    """Yield (sample, channel) float32 blocks, decoded by libsndfile; raises its errors after the samples before."""
+    shape = _block_samples(sound.samplerate, sound.channels), sound.channels
+    # libsndfile takes ten times as long as NumPy to convert 16-bit samples
+    dtype = "int16" if sound.format in ("WAV", "WAVEX") and sound.subtype == "PCM_16" else "float32"
+    is_mp3 = sound.format == "MP3" or sound.subtype == "MPEG_LAYER_III"
+    while True:
+        # zeros, because libsndfile counts samples of a damaged file that it did not write
+        block = np.zeros(shape, dtype)
+        try:
+            with without_decoder_messages() if is_mp3 else nullcontext():
+                count = len(sound.read(out=block))
+        except soundfile.LibsndfileError:
+            # how many samples there are is not returned: those up to the last that is not zero
+            count = int(np.flatnonzero(block.any(axis=1))[-1]) + 1 if block.any() else 0
+            if count:
+                yield _scaled(block[:count])
+            raise
+        if not count:
+            return
+        yield _scaled(block[:count])
+
+
+def _scaled(block: NDArray[Any]) -> Block:
+    return block if block.dtype == np.float32 else np.multiply(block, np.float32(2**-15), dtype=np.float32)
+
+
+def _flac_blocks(sound: _Stream, path: str) -> Iterator[Block]:
+    """Yield (sample, channel) float32 blocks, decoded by dr_flac.
+
+    dr_flac skips damaged parts silently, so the number of decoded samples is compared with the header.
+    """
+    decoded = 0
+    count = _block_samples(sound.samplerate, sound.channels)
+    try:
+        stream = miniaudio.stream_file(path, miniaudio.SampleFormat.FLOAT32, sound.channels, sound.samplerate, count)
+        for samples in stream:
+            block = np.frombuffer(samples, np.float32).reshape(-1, sound.channels)
+            decoded += len(block)
+            yield block
+    except miniaudio.DecodeError:
+        raise DecodersDisagreeError from None
+    if decoded != sound.frames:
+        raise DecodersDisagreeError
