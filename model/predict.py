@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,9 +19,14 @@ from model.bundle import DESCRIPTION, FILES, NETWORK, Bundle, Description
 from model.registry import registry
 from model.tensorflow_setup import load_tensorflow
 from pipeline.errors import PipelineError, UsageError
-from pipeline.features.audio import AudioError, read_blocks
+from pipeline.features.audio import AudioError, Blocks, DecodersDisagreeError, read_blocks, read_header
 from pipeline.features.audio_source import AudioSource
 from pipeline.features.frontend import BY_KIND, Frontend
+
+MIN_SAMPLE_RATE_HZ = 4_000
+"""As the default of corpus.min_sample_rate_hz."""
+MAX_FRAMES = 2**15
+"""Frames that are classified at a time: 5 minutes with a hop of 10 ms."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +58,60 @@ class Classifier:
             raise UsageError(f"MODEL {error}") from None
 
     def probabilities(self, uri: str) -> NDArray[np.float64]:
-        """Return the probability of each label for one recording: (label,) float64, with sum 1.
+        """Return the probability of each label for one recording: (label,) float64, with sum 1; see `predict`."""
+        return self.predict(uri)[0]
 
-        As in evaluation, it is the mean log posterior over the recording's sequences, normalised. Raises AudioError
-        if the recording cannot be read or is shorter than one sequence.
+    def predict(self, uri: str) -> tuple[NDArray[np.float64], str]:
+        """Return the probability of each label, (label,) float64 with sum 1, and why audio is missing, or "".
+
+        As in evaluation, it is the mean log posterior over the recording's sequences, normalised. Memory does not grow
+        with the recording. Raises AudioError if the recording cannot be read or is shorter than one sequence.
         """
-        frames = self.features.extract(read_blocks(AudioSource(uri), self.features.sample_rate_hz)).values
+        source = AudioSource(uri)
+        rate_hz = read_header(source).sample_rate_hz
+        if rate_hz < MIN_SAMPLE_RATE_HZ:
+            raise AudioError(f"its header names a sample rate of {rate_hz} Hz, below {MIN_SAMPLE_RATE_HZ} Hz")
+        try:
+            return self._predict(source, careful=False)
+        except DecodersDisagreeError:
+            return self._predict(source, careful=True)
+
+    def _predict(self, source: AudioSource, *, careful: bool) -> tuple[NDArray[np.float64], str]:
+        readings: list[Blocks] = []
+
+        def read() -> Blocks:
+            readings.append(read_blocks(source, self.features.sample_rate_hz, careful=careful))
+            return readings[-1]
+
         timesteps = self.bundle.description.timesteps
-        sequences = len(frames) // timesteps
-        if not sequences:
-            raise AudioError(f"shorter than one sequence of {timesteps * self.features.hop_s:g} s")
-        features = frames[: sequences * timesteps].reshape(sequences, timesteps, -1)
-        mean = self.bundle.log_posteriors(features).mean(axis=(0, 1))  # (label,)
+        total, steps = np.zeros(len(self.bundle.description.labels)), 0
+        for sequences in _sequences(self.features.stream(read)[1], timesteps):
+            posteriors = self.bundle.log_posteriors(sequences)  # (sequence, step, label)
+            total += posteriors.sum(axis=(0, 1))
+            steps += posteriors.shape[0] * posteriors.shape[1]
+        loss = next((blocks.loss for blocks in readings if blocks.loss), "")
+        if not steps:
+            shortest = f"shorter than one sequence of {timesteps * self.features.hop_s:g} s"
+            raise AudioError(f"{shortest}: {loss}" if loss else shortest)
+        mean = total / steps
         weights = np.exp(mean - mean.max())
         posterior: NDArray[np.float64] = weights / weights.sum()
-        return posterior
+        return posterior, loss
+
+
+def _sequences(blocks: Iterator[NDArray[np.float32]], timesteps: int) -> Iterator[NDArray[np.float32]]:
+    """Yield (frame, feature) blocks as (sequence, timestep, feature), up to MAX_FRAMES at a time."""
+    held: list[NDArray[np.float32]] = []
+    for block in blocks:
+        held.append(block)
+        if sum(map(len, held)) >= MAX_FRAMES:
+            frames = np.concatenate(held)
+            count = len(frames) // timesteps
+            yield frames[: count * timesteps].reshape(count, timesteps, -1)
+            held = [frames[count * timesteps :].copy()]
+    frames = np.concatenate(held) if held else np.zeros((0, 1), np.float32)
+    if count := len(frames) // timesteps:
+        yield frames[: count * timesteps].reshape(count, timesteps, -1)
 
 
 def _folder_of(path: Path) -> UPath:
@@ -129,7 +174,10 @@ def main(model: Path, audio: tuple[str, ...], as_json: bool) -> None:
     rows, failed = [], False
     for file in audio:
         try:
-            rows.append(_row(classifier.bundle.description.labels, file, classifier.probabilities(file)))
+            probabilities, loss = classifier.predict(file)
+            rows.append(_row(classifier.bundle.description.labels, file, probabilities))
+            if loss:
+                click.echo(f"{file}: {loss}; the language is that of the audio that was read", err=True)
         except AudioError as error:
             failed = True
             click.echo(f"{file}: {error}", err=True)

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from model import predict
 from model.bundle import Bundle
 from model.data.store_reader import Store
 from model.metrics import levels
@@ -155,11 +156,20 @@ def _write_text(path: Path) -> Path:
     return path
 
 
+def _at_rate(path: Path, rate_hz: int) -> Path:
+    """Write a recording whose header names another sample rate."""
+    content = _record(path, 0).read_bytes()
+    path.write_bytes(content[:24] + rate_hz.to_bytes(4, "little") + content[28:])
+    return path
+
+
 @pytest.mark.parametrize(("make", "reason"), [
     (_write_text, "not readable as audio"),
     (lambda path: path, "cannot be opened: No such file or directory"),
     (lambda path: _record(path, 0, duration_s=0.05), "shorter than one sequence of 0.1 s"),
-], ids=["text", "missing", "short"])  # fmt: skip
+    (lambda path: _at_rate(path, 1), "its header names a sample rate of 1 Hz, below 4000 Hz"),
+    (lambda path: _at_rate(path, 2**31 - 1), "its header names a sample rate of 2147483647 Hz, above 1,000,000 Hz"),
+], ids=["text", "missing", "short", "1 Hz", "2 GHz"])  # fmt: skip
 def test_a_file_that_cannot_be_used_is_told_and_the_others_are_named(
     trained: Trained, tmp_path: Path, make: Callable[[Path], Path], reason: str
 ) -> None:
@@ -170,6 +180,30 @@ def test_a_file_that_cannot_be_used_is_told_and_the_others_are_named(
     assert [row["file"] for row in json.loads(result.stdout)] == [str(first), str(last)]
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith(f"{bad}: {reason}")
+
+
+def test_a_damaged_recording_is_classified_by_what_is_before_the_damage(trained: Trained, tmp_path: Path) -> None:
+    samples, _ = soundfile.read(trained.recordings[0])
+    damaged = tmp_path / "damaged.flac"
+    soundfile.write(damaged, samples, SAMPLE_RATE_HZ)
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
+    damaged.write_bytes(content)
+    result = _predict(trained.model("lstm"), damaged, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)[0]["language"] in LANGUAGES
+    assert result.stderr.startswith(f"{damaged}: damaged at 0.")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_long_recording_is_classified_in_parts(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = Classifier.load(trained.model("ann"))
+    recording = str(_record(tmp_path / "long.wav", 0, duration_s=8))
+    whole = classifier.probabilities(recording)
+    monkeypatch.setattr(predict, "MAX_FRAMES", 100)
+    np.testing.assert_allclose(classifier.probabilities(recording), whole, atol=1e-6)
 
 
 def test_without_a_usable_file_there_is_no_table_and_an_empty_array(trained: Trained, tmp_path: Path) -> None:
