@@ -65,7 +65,8 @@ class Classifier:
         """Return the probability of each label, (label,) float64 with sum 1, and why audio is missing, or "".
 
         As in evaluation, it is the mean log posterior over the recording's sequences, normalised. Memory does not grow
-        with the recording. Raises AudioError if the recording cannot be read or is shorter than one sequence.
+        with the recording. Raises AudioError if the recording cannot be read, is shorter than one sequence or holds no
+        sound.
         """
         source = AudioSource(uri)
         rate_hz = read_header(source).sample_rate_hz
@@ -93,6 +94,8 @@ class Classifier:
         if not steps:
             shortest = f"shorter than one sequence of {timesteps * self.features.hop_s:g} s"
             raise AudioError(f"{shortest}: {loss}" if loss else shortest)
+        if silence := readings[0].silence:
+            raise AudioError(f"no speech: {silence}")
         mean = total / steps
         weights = np.exp(mean - mean.max())
         posterior: NDArray[np.float64] = weights / weights.sum()

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import toolz
 import yaml
@@ -69,11 +69,16 @@ class PipelineConfig(BaseModel):
 
 
 class CorpusConfig(BaseModel):
-    """Which recordings a scan accepts. Recordings that are in a manifest already stay as they are."""
+    """Which recordings are accepted.
+
+    Scan refuses sample rates below `min_sample_rate_hz`; recordings that are in a manifest already stay as they are.
+    Extraction marks the sequences of recordings without sound as invalid if `silent` is `filter`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_sample_rate_hz: int = Field(default=4_000, ge=1)
+    silent: Literal["keep", "filter"] = "keep"
 
 
 class DemoConfig(BaseModel):

@@ -23,6 +23,9 @@ LEDGER_COLUMNS: Final = ("recording_id", "status", "reason", "decoded_frames", "
 CHUNK_INDEX: Final = (("offset", "<u8"), ("nbytes", "<u8"))
 """Entry of a shard's chunk index, which is followed by its CRC32C (4 bytes) at the end of the object."""
 
+SILENT: Final = "silent: "
+"""How the reason begins for a recording that holds no sound."""
+
 AS_OF: Final = "as-of-"
 """Prefix of the names of evaluations of the model that was serving at a given time."""
 

@@ -79,7 +79,8 @@ def _changes(run: Run, manifest: pd.DataFrame, listing: Listing) -> CorpusDiff:
 def _extract_key(run: Run, manifest: pd.DataFrame) -> str:
     rows = np.flatnonzero(masked_rows(manifest)).tolist()
     masked = zip(rows, manifest["masked"].iloc[rows], strict=True)
-    return value_digest([run.config.pipeline.config_hash, manifest_digest(manifest), *masked])
+    silent = [] if run.config.corpus.silent == "keep" else [run.config.corpus.silent]
+    return value_digest([run.config.pipeline.config_hash, manifest_digest(manifest), *masked, *silent])
 
 
 def _extract_outputs(output: OutputFolder) -> list[UPath]:
@@ -89,14 +90,23 @@ def _extract_outputs(output: OutputFolder) -> list[UPath]:
 def extract_stage(run: Run) -> None:
     """Manifest → store and ledger."""
     manifest = run.manifest()
-    pending = lifecycle.pending_shards(run.output, Plan(manifest, run.config.pipeline))
+    filter_silent = run.config.corpus.silent == "filter"
+    plan = Plan(manifest, run.config.pipeline)
+    pending = lifecycle.pending_shards(run.output, plan, filter_silent=filter_silent)
 
     def work() -> Facts:
         from pipeline.extraction import extract, ledger  # noqa: PLC0415
 
-        result = extract.extract(run.output, manifest, run.config.pipeline, run.executor())
-        counts = ledger.counts(storage.read_parquet(run.output.ledger))
+        result = extract.extract(
+            run.output, manifest, run.config.pipeline, run.executor(), filter_silent=filter_silent
+        )
+        rows = storage.read_parquet(run.output.ledger)
+        counts = ledger.counts(rows)
         log.info("extract: %s", ", ".join(f"{n} {status}" for status, n in counts.items()))
+        silent = list(rows["recording_id"][ledger.silent_rows(rows)])
+        if silent:
+            kept = "filtered" if filter_silent else "kept; --set corpus.silent=filter leaves them out"
+            log.warning("extract: %s without sound: %s; %s", counted(len(silent), "recording"), few(silent), kept)
         return {
             **asdict(result), "recordings": counts, "audio_h_per_core_h": result.audio_h_per_core_h,
             "price_per_1000_audio_h": result.price_per_1000_audio_h(run.price_per_core_hour),

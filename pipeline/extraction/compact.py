@@ -138,7 +138,7 @@ def _outcome(segment: Segment, origin: Origin, written: int) -> RecordingOutcome
     return RecordingOutcome(
         recording=segment.recording,
         status="ok" if complete else origin.status,
-        reason="" if complete else origin.reason,
+        reason="" if complete and origin.status != "ok" else origin.reason,
         decoded_frames=origin.decoded_frames,
         sequences_written=written,
     )

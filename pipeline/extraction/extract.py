@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +30,9 @@ MAX_FRUITLESS: Final = 2
 """Tasks that end their workers, though none of their recordings does alone, are tried again so many times."""
 IDLE_WORKER_BYTES: Final = 400 * 2**20
 """A Dask worker with the libraries loaded and the kernel compiled; compiling takes 140 MiB of it."""
+
+Work = Callable[[Task], list[ShardSummary]]
+"""Extracts the shards of a task."""
 
 log = logging.getLogger(__name__)
 
@@ -84,17 +87,22 @@ class _Account:
 
 
 def extract(
-    output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig, executor: Executor
+    output: OutputFolder,
+    manifest: pd.DataFrame,
+    config: PipelineConfig,
+    executor: Executor,
+    *,
+    filter_silent: bool = False,
 ) -> ExtractionSummary:
     """Write every shard of the plan that is not marked finished, then the statistics and the ledger.
 
-    Raises UsageError for a store of another configuration or manifest, and PipelineError if the workers have too
-    little memory or the store cannot be written.
+    With `filter_silent`, recordings without sound are filtered. Raises UsageError for a store of another configuration
+    or manifest, and PipelineError if the workers have too little memory or the store cannot be written.
     """
     started_s = time.perf_counter()
     plan = Plan(manifest, config)
     lifecycle.open_store(output, manifest, plan)
-    pending = lifecycle.pending_shards(output, plan)
+    pending = lifecycle.pending_shards(output, plan, filter_silent=filter_silent)
     finished = len(plan) - len(pending)
     if finished:
         log.info("extract: %d of %s are finished already", finished, counted(len(plan), "shard"))
@@ -104,7 +112,8 @@ def extract(
             check_memory(executor, config)
             preflight.check(executor, output, AudioSources(manifest))
             stack.enter_context(executor.monitor.performance_report(output.performance))
-            _extract(output, manifest, plan, pending, executor)
+            work = partial(run_task, out=str(output.root), config=config, filter_silent=filter_silent)
+            _extract(work, manifest, plan, pending, executor)
             write_atomically(output.series, executor.monitor.series_csv())
             account = _Account.of(executor)
         lifecycle.finish(output, manifest, plan)
@@ -126,15 +135,13 @@ def extract(
     )
 
 
-def _extract(
-    output: OutputFolder, manifest: pd.DataFrame, plan: Plan, pending: NDArray[np.int64], executor: Executor
-) -> None:
+def _extract(work: Work, manifest: pd.DataFrame, plan: Plan, pending: NDArray[np.int64], executor: Executor) -> None:
     """Extract the pending shards, and report each to the monitor and to the terminal."""
     monitor = executor.monitor
     monitor.report(BeginEvent(stage="extract", shards=len(plan), done=len(plan) - len(pending)))
     try:
         with show("extract", monitor.counters, "shards", monitor.dashboard) as refresh:
-            for summaries, worker in _summaries(output, manifest, plan, pending, executor):
+            for summaries, worker in _summaries(work, manifest, plan, pending, executor):
                 monitor.report(*(_event(summary, worker, manifest, plan) for summary in summaries))
                 refresh()
     finally:
@@ -142,13 +149,12 @@ def _extract(
 
 
 def _summaries(
-    output: OutputFolder, manifest: pd.DataFrame, plan: Plan, pending: NDArray[np.int64], executor: Executor
+    work: Work, manifest: pd.DataFrame, plan: Plan, pending: NDArray[np.int64], executor: Executor
 ) -> Iterator[tuple[list[ShardSummary], str]]:
     """Extract the pending shards; yield their summaries, once each, and the worker of each task.
 
     Tasks that end their workers are tried again without the recordings that are the cause (see `poison`).
     """
-    work = partial(run_task, out=str(output.root), config=plan.config)
     limit_s = poison.limits(manifest)
     guilty: dict[int, str] = {}
     known: set[int] = set()

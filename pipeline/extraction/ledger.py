@@ -4,10 +4,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import masked_rows
-from pipeline.schema import LEDGER_COLUMNS, STATUSES
+from pipeline.schema import LEDGER_COLUMNS, SILENT, STATUSES
 from pipeline.store.records import ShardRecord
 
 OK, SHORT, FILTERED, FAILED = range(len(STATUSES))
@@ -35,6 +36,8 @@ def build(manifest: pd.DataFrame, records: Iterable[ShardRecord], config: Pipeli
             row, code = outcome.recording, STATUSES.index(outcome.status)
             if code > status[row]:
                 status[row], reasons[row] = code, outcome.reason
+            elif code == status[row] == OK and outcome.reason:
+                reasons[row] = outcome.reason
             decoded[row] = max(decoded[row], outcome.decoded_frames)
             written[row] += outcome.sequences_written
     ledger = pd.DataFrame({
@@ -45,6 +48,11 @@ def build(manifest: pd.DataFrame, records: Iterable[ShardRecord], config: Pipeli
         "sequences_written": written,
     })  # fmt: skip
     return ledger[list(LEDGER_COLUMNS)]
+
+
+def silent_rows(ledger: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return for each recording whether it was read and holds no sound: (row,) bool."""
+    return np.asarray(ledger["reason"].str.startswith(SILENT), np.bool_)
 
 
 def counts(ledger: pd.DataFrame) -> dict[str, int]:

@@ -14,9 +14,9 @@ from pipeline.extraction import ledger
 from pipeline.extraction.plan import Plan, Shard
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.code_upload import FEATURE_LIBRARIES
-from pipeline.schema import SCHEMA_VERSION, SPLITS, flag_attributes
+from pipeline.schema import SCHEMA_VERSION, SILENT, SPLITS, flag_attributes
 from pipeline.store import feature_store, records
-from pipeline.store.records import ShardRecord, StoreAttributes
+from pipeline.store.records import RecordingOutcome, ShardRecord, StoreAttributes
 from pipeline.store.statistics import combine
 
 
@@ -50,22 +50,39 @@ def check_config(output: OutputFolder, found: StoreAttributes, config: PipelineC
         )
 
 
-def pending_shards(output: OutputFolder, plan: Plan) -> NDArray[np.int64]:
+def pending_shards(output: OutputFolder, plan: Plan, *, filter_silent: bool | None = None) -> NDArray[np.int64]:
     """Return the shards of `plan` that still have to be written, in rising order.
 
     These are the shards without a record, and those whose record lists other recordings than the plan does, because
-    it was written for an earlier manifest.
+    it was written for an earlier manifest. If `filter_silent` is given, shards with recordings without sound that were
+    not treated in this way are pending, too.
     """
     recorded = records.recorded_shards(output)
     outdated = {i for i in plan.changeable() & recorded if not _matches(records.read_record(output, i), plan[i])}
+    if filter_silent is not None:
+        outdated |= _treated_otherwise(output, plan, filter_silent=filter_silent) & recorded
     return np.setdiff1d(np.arange(len(plan)), np.fromiter(recorded - outdated, np.int64))
 
 
 def _matches(record: ShardRecord, shard: Shard) -> bool:
     planned = [(segment.recording, segment.masked) for segment in shard.segments]
     return record.finished and planned == [
-        (outcome.recording, outcome.reason if outcome.status == "filtered" else "") for outcome in record.outcomes
+        (outcome.recording, outcome.reason if outcome.status == "filtered" and not _is_silent(outcome) else "")
+        for outcome in record.outcomes
     ]
+
+
+def _is_silent(outcome: RecordingOutcome) -> bool:
+    return outcome.reason.startswith(SILENT)
+
+
+def _treated_otherwise(output: OutputFolder, plan: Plan, *, filter_silent: bool) -> set[int]:
+    """Return the shards with recordings without sound that the last extraction treated otherwise."""
+    if not output.ledger.exists():
+        return set()
+    rows = storage.read_parquet(output.ledger)
+    otherwise = ledger.silent_rows(rows) & ((rows["status"] == "filtered") != filter_silent).to_numpy()
+    return plan.shards_with(np.flatnonzero(otherwise).tolist())
 
 
 def finish(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None:

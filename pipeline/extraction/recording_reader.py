@@ -18,8 +18,8 @@ from pipeline.features.frontend import Frontend
 class Reading(NamedTuple):
     """The features of a segment, or the reason why there are none; and the bytes of the files read for it.
 
-    `loss` is why the recording lacks audio although it has features, or empty. A `transient` failure is the file
-    system's: see `AudioError`.
+    `loss` is why the recording lacks audio although it has features, `silence` why it holds no sound; or empty. A
+    `transient` failure is the file system's: see `AudioError`.
     """
 
     features: RecordingFeatures | None
@@ -27,6 +27,7 @@ class Reading(NamedTuple):
     bytes_read: int
     transient: bool = False
     loss: str = ""
+    silence: str = ""
 
 
 class RecordingReader:
@@ -57,11 +58,13 @@ class RecordingReader:
             except DecodersDisagreeError:
                 self._careful.add(segment.recording)
                 self._continued.pop(segment.recording, None)
+                self._blocks.pop(segment.recording)
                 features = self._features(segment)
         except AudioError as error:
             return Reading(None, str(error), self._bytes_read, error.transient)
-        loss = next((blocks.loss for blocks in self._blocks[segment.recording] if blocks.loss), "")
-        return Reading(features, "", self._bytes_read, loss=loss)
+        blocks = self._blocks[segment.recording]
+        loss = next((part.loss for part in blocks if part.loss), "")
+        return Reading(features, "", self._bytes_read, loss=loss, silence=blocks[0].silence)
 
     def _features(self, segment: Segment) -> RecordingFeatures:
         start, stop = frames_of(segment, self._config.store.timesteps)

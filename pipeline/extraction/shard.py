@@ -69,7 +69,8 @@ def describe(arrays: Arrays, segment: Segment, timesteps: int) -> None:
 def invalidate(shard: Shard, output: OutputFolder) -> dict[int, RecordingOutcome]:
     """Reduce what is stored of `shard` to what can be reused; return the reusable outcomes by recording.
 
-    Reusable are recordings that the stored shard holds and that are in use now. The shard's record loses all others
+    Reusable are recordings that the stored shard holds, that are in use now, and that are not silent: these may be
+    treated otherwise now. The shard's record loses all others
     and its checksums, then the others become invalid in the store. If the rewrite that follows is killed, the shard is
     unfinished, readers see no overwritten sequence, and the next task reuses the same recordings. Returns {} for a
     shard that was never written. Raises PipelineError where the store differs from its checksums.
@@ -83,7 +84,11 @@ def invalidate(shard: Shard, output: OutputFolder) -> dict[int, RecordingOutcome
             f"{output.shard_record(shard.index)} and run the same command again: its recordings are read anew"
         )
     used = {segment.recording for segment in shard.segments if not segment.masked and not segment.failure}
-    kept = {o.recording: o for o in record.outcomes if o.recording in used and o.status != "filtered"}
+    kept = {
+        outcome.recording: outcome
+        for outcome in record.outcomes
+        if outcome.recording in used and outcome.status != "filtered" and not outcome.reason.startswith(schema.SILENT)
+    }
     records.write_record(output, record.model_copy(update={"checksums": {}, "outcomes": tuple(kept.values())}))
     (stored,) = feature_store.read(output, [(shard.start, shard.stop)], ("valid",))
     valid = np.zeros_like(stored["valid"])
@@ -124,10 +129,13 @@ def fill(
     config: PipelineConfig,
     reader: RecordingReader,
     kept: Mapping[int, RecordingOutcome],
+    *,
+    filter_silent: bool = False,
 ) -> tuple[tuple[RecordingOutcome, ...], list[SegmentWork]]:
     """Write all segments that are not in `kept` into the shard's arrays, in place.
 
-    Returns the outcome of each segment, and the work for each segment that was read.
+    With `filter_silent`, recordings without sound stay invalid. Returns the outcome of each segment, and the work for
+    each segment that was read.
     """
     outcomes, works = [], []
     for segment in shard.segments:
@@ -139,7 +147,10 @@ def fill(
         else:
             begun_s = time.perf_counter()
             reading = Reading(None, segment.failure, 0) if segment.failure else reader.read(segment)
-            outcomes.append(_write_segment(arrays, segment, config, reading))
+            if reading.silence and filter_silent:
+                outcomes.append(_outcome(segment, "filtered", reading.silence))
+            else:
+                outcomes.append(_write_segment(arrays, segment, config, reading))
             busy_s = time.perf_counter() - begun_s
             works.append(SegmentWork(segment.recording, segment.count, busy_s, reading.bytes_read, reading.failure))
     return tuple(outcomes), works
@@ -159,10 +170,11 @@ def _write_segment(arrays: Arrays, segment: Segment, config: PipelineConfig, rea
     for name, compute in COMPUTED.items():
         arrays[name][rows] = compute(features)
     if written == segment.count and not reading.loss:
-        return _outcome(segment, "ok", "", decoded_frames, written)
+        return _outcome(segment, "ok", reading.silence, decoded_frames, written)
     reason = (
         reading.loss or f"ends after {decoded_frames * config.features.hop_s:.2f} s, before the end its header names"
     )
+    reason = f"{reading.silence}; {reason}" if reading.silence else reason
     return _outcome(segment, "short", reason, decoded_frames, written)
 
 

@@ -47,15 +47,15 @@ class ShardSummary:
         return sum(self.failures.values())
 
 
-def run_task(task: Task, *, out: str, config: PipelineConfig) -> list[ShardSummary]:
+def run_task(task: Task, *, out: str, config: PipelineConfig, filter_silent: bool = False) -> list[ShardSummary]:
     """Extract the shards of a task, one after the other, into the store below the output folder `out`.
 
-    The sequences of a recording that cannot be used stay invalid, and the shard's record holds the reason. What is
-    stored of a shard from an earlier manifest is reused. Raises PipelineError if the store cannot be written or is
-    damaged.
+    The sequences of a recording that cannot be used stay invalid, and the shard's record holds the reason; with
+    `filter_silent`, so do those of a recording without sound. What is stored of a shard from an earlier manifest is
+    reused. Raises PipelineError if the store cannot be written or is damaged.
     """
     with one_thread(), RecordingReader(task, config) as reader:
-        return [_extract_shard(shard, out, config, reader) for shard in task.shards]
+        return [_extract_shard(shard, out, config, reader, filter_silent=filter_silent) for shard in task.shards]
 
 
 def try_task(task: Task, *, config: PipelineConfig) -> None:
@@ -79,7 +79,9 @@ def _numerical_libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _extract_shard(shard: Shard, out: str, config: PipelineConfig, reader: RecordingReader) -> ShardSummary:
+def _extract_shard(
+    shard: Shard, out: str, config: PipelineConfig, reader: RecordingReader, *, filter_silent: bool
+) -> ShardSummary:
     """Extract and write one shard, and mark it finished."""
     started_s = time.perf_counter()
     output = OutputFolder.at(out)
@@ -87,7 +89,7 @@ def _extract_shard(shard: Shard, out: str, config: PipelineConfig, reader: Recor
     try:
         kept = shards.invalidate(shard, output)
         shards.reuse(arrays, shard, output, kept)
-        outcomes, works = shards.fill(arrays, shard, config, reader, kept)
+        outcomes, works = shards.fill(arrays, shard, config, reader, kept, filter_silent=filter_silent)
         shards.clear_invalid(arrays)
         record = shards.record_of(shard, arrays, outcomes, feature_store.write_shard(output, shard.index, arrays))
         records.write_record(output, record)

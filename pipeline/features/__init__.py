@@ -10,6 +10,7 @@
 - `mp3_frames`: the frames and the length header of an MP3 file
 - `riff`: the header of a WAV file
 - `file_kind`: what a file is that is not read as audio
+- `silence`: finding recordings without sound
 - `frontend`: the protocol and the table of front ends, which turn samples into frames of features
 - `framing`: cutting a recording into overlapping frames
 - `mfcc`: the front end of MFCCs equal to librosa's

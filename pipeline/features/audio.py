@@ -12,6 +12,7 @@ import soxr
 from pipeline.features.audio_file import AudioFile, Block, DecodersDisagreeError, audio_errors, open_audio
 from pipeline.features.audio_source import AudioError, AudioSource
 from pipeline.features.framing import Samples
+from pipeline.features.silence import SampleRange
 
 __all__ = [
     "AudioError",
@@ -66,16 +67,23 @@ def resampled_length(samples: int, source_hz: int, target_hz: int) -> int:
 class Blocks(Iterator[Samples]):
     """The (sample,) float32 blocks of a recording.
 
-    After the last one, `loss` is why audio is missing ("damaged at 0.900 s: …"), or empty.
+    After the last one, `loss` is why audio is missing ("damaged at 0.900 s: …"), and `silence` why the recording holds
+    no sound; or empty.
     """
 
     def __init__(self, read: Callable[["Blocks"], Iterator[Samples]]) -> None:
         self.loss = ""
+        self.range = SampleRange()
         self._blocks = read(self)
 
     def __next__(self) -> Samples:
         """Return the next block."""
         return next(self._blocks)
+
+    @property
+    def silence(self) -> str:
+        """Why the blocks so far hold no sound, or empty."""
+        return self.range.silence
 
     def close(self) -> None:
         """Close the file before its end."""
@@ -114,7 +122,7 @@ def read_blocks(source: AudioSource, sample_rate_hz: int, *, careful: bool = Fal
             return
         with open_audio(source) as file:
             source_hz = file.sample_rate_hz
-            sound = result.until_damage(_mono_blocks(file, careful=careful), source_hz)
+            sound = result.until_damage(_mono_blocks(file, result.range, careful=careful), source_hz)
             yield from _resampled(_checked(sound, source_hz), source_hz, sample_rate_hz)
             result.loss = result.loss or file.loss
 
@@ -129,10 +137,11 @@ def read(source: AudioSource, sample_rate_hz: int) -> Samples:
         return np.concatenate([np.zeros(0, np.float32), *read_blocks(source, sample_rate_hz, careful=True)])
 
 
-def _mono_blocks(file: AudioFile, *, careful: bool) -> Iterator[Samples]:
-    """Yield the (sample,) blocks of a file; raises AudioError where it is damaged."""
+def _mono_blocks(file: AudioFile, range_: SampleRange | None, *, careful: bool) -> Iterator[Samples]:
+    """Yield the (sample,) blocks of a file, and add them to `range_`; raises AudioError where it is damaged."""
     with audio_errors():
-        yield from map(_mono, file.blocks(careful=careful))
+        for block in file.blocks(careful=careful):
+            yield _mono(block, range_)
 
 
 class SegmentReader:
@@ -170,9 +179,10 @@ class SegmentReader:
         """Yield the segment; `result` gets the reason why audio is missing."""
         if self._file is None:
             self._file = self._stack.enter_context(open_audio(self.source))
-            self._decoded = _mono_blocks(self._file, careful=True)
+            self._decoded = _mono_blocks(self._file, None, careful=True)
         source_hz = self._file.sample_rate_hz
-        cut = result.until_damage(self._cut(*segment.sample_range(source_hz)), source_hz)
+        mono = (_mono(block[:, None], result.range) for block in self._cut(*segment.sample_range(source_hz)))
+        cut = result.until_damage(mono, source_hz)
         yield from _resampled(_checked(cut, source_hz), source_hz, sample_rate_hz)
 
     def _cut(self, start: int, stop: int | None) -> Iterator[Samples]:
@@ -224,10 +234,12 @@ class SegmentReader:
         self._stack.close()
 
 
-def _mono(block: Block) -> Samples:
-    """Return the mean over the channels of a (sample, channel) block: (sample,)."""
+def _mono(block: Block, range_: SampleRange | None) -> Samples:
+    """Return the mean over the channels of a (sample, channel) block: (sample,); add both to `range_`."""
     with np.errstate(over="ignore", invalid="ignore"):
         mean: Samples = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+        if range_ is not None and len(mean):
+            range_.add(block, mean)
     return mean
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.corpus.manifest import languages_without, masked_rows
 from pipeline.report import plots
 from pipeline.report.results import Pictures, Results
-from pipeline.schema import SPLITS, STATUSES, reason_kind
+from pipeline.schema import SILENT, SPLITS, STATUSES, reason_kind
 
 MAX_REASONS: Final = 20
 MAX_EXAMPLES: Final = 3
@@ -27,7 +27,8 @@ class CorpusSection:
     """The amounts of audio in `unit`, by language and split.
 
     A cell is None if there is nothing. `without` has the languages that lack a split; `appends`, `masked` and
-    `unnamed` count appends, masked recordings, and recordings without a named speaker.
+    `unnamed` count appends, masked recordings, and recordings without a named speaker. `silent` counts recordings that
+    hold no sound, and `silent_filtered` those of them that were filtered.
     """
 
     unit: str
@@ -39,12 +40,15 @@ class CorpusSection:
     appends: int
     masked: int
     unnamed: int
+    silent: int
+    silent_filtered: int
     without: Mapping[str, Sequence[str]]
 
 
 def corpus(results: Results, pictures: Pictures) -> CorpusSection:
     """Return the amounts of audio, and draw them."""
     masked = masked_rows(results.manifest)
+    silent = _silent_statuses(results.ledger)
     manifest = results.manifest[~masked]
     duration_s = float(manifest["duration_s"].sum())
     unit, unit_s = ("hours", 3600) if duration_s >= MIN_HOURS * 3600 else ("minutes", 60)
@@ -63,8 +67,15 @@ def corpus(results: Results, pictures: Pictures) -> CorpusSection:
         appends=int(results.manifest["append_index"].max()),
         masked=int(masked.sum()),
         unnamed=int(manifest["speaker"].isna().sum()),
+        silent=len(silent),
+        silent_filtered=silent.count("filtered"),
         without={split: languages_without(results.manifest, split, results.ledger) for split in SPLITS},
     )
+
+
+def _silent_statuses(ledger: pd.DataFrame | None) -> list[str]:
+    """Return the status of each recording without sound."""
+    return [] if ledger is None else ledger["status"][ledger["reason"].str.startswith(SILENT)].tolist()
 
 
 def _amounts(recordings: pd.DataFrame, by: list[str], unit_s: float) -> pd.DataFrame:

@@ -37,8 +37,8 @@ class StoreAttributes(BaseModel):
 class RecordingOutcome(BaseModel):
     """The outcome of a recording in one shard.
 
-    `recording` is the row of the manifest, `reason` is empty if the status is ok. `decoded_frames` counts the frames
-    of the whole recording, `sequences_written` the valid sequences in this shard.
+    `recording` is the row of the manifest. `reason` is empty if the status is ok, unless the recording holds no sound.
+    `decoded_frames` counts the frames of the whole recording, `sequences_written` the valid sequences in this shard.
 
     `size_bytes` and `modified_ns` are the state of the file when the recording failed (see `pipeline.storage`), and 0
     in other outcomes. `transient` is true if the file system was the cause.

@@ -163,13 +163,19 @@ def _at_rate(path: Path, rate_hz: int) -> Path:
     return path
 
 
+def _write_silence(path: Path) -> Path:
+    soundfile.write(path, np.full(SAMPLE_RATE_HZ, 0.1), SAMPLE_RATE_HZ)
+    return path
+
+
 @pytest.mark.parametrize(("make", "reason"), [
     (_write_text, "not readable as audio"),
     (lambda path: path, "cannot be opened: No such file or directory"),
     (lambda path: _record(path, 0, duration_s=0.05), "shorter than one sequence of 0.1 s"),
     (lambda path: _at_rate(path, 1), "its header names a sample rate of 1 Hz, below 4000 Hz"),
     (lambda path: _at_rate(path, 2**31 - 1), "its header names a sample rate of 2147483647 Hz, above 1,000,000 Hz"),
-], ids=["text", "missing", "short", "1 Hz", "2 GHz"])  # fmt: skip
+    (_write_silence, "no speech: silent: all of its samples are equal"),
+], ids=["text", "missing", "short", "1 Hz", "2 GHz", "silent"])  # fmt: skip
 def test_a_file_that_cannot_be_used_is_told_and_the_others_are_named(
     trained: Trained, tmp_path: Path, make: Callable[[Path], Path], reason: str
 ) -> None:

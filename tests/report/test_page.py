@@ -557,6 +557,16 @@ def test_appends_and_masked_recordings_are_named_and_masked_ones_not_counted(wri
     assert page.text.count("9 recordings in 3 languages") == 1
 
 
+def test_recordings_without_sound_are_counted(write: Write) -> None:
+    assert "without sound" not in write({}).text
+    entries = ledger()
+    entries.loc[[0, 1], "reason"] = "silent: all of its samples are equal"
+    counted = "2 recordings without sound: silent, or channels that cancel each other out"
+    assert f"{counted}. The ledger names them." in write({}, entries=entries).text
+    entries.loc[1, "status"] = "filtered"
+    assert f"{counted}; 1 filtered. The ledger names them." in write({}, entries=entries).text
+
+
 def test_example_of_a_store_that_was_written_anew_or_masked_since_is_not_drawn(
     write: Write, reads: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
