@@ -18,6 +18,7 @@ from pipeline.features.audio_parts import (
     Part,
     Parts,
     mp3_parts,
+    named_wav_bytes,
     ogg_parts,
     wav_parts,
     why_unreadable,
@@ -31,6 +32,8 @@ BLOCK_S = 10.0
 MAX_BLOCK_VALUES = 2**20
 """Values, samples × channels, that are decoded at a time: a header that names a large rate allocates no more."""
 MAX_SAMPLE_RATE_HZ = 1_000_000
+MAX_SOUNDLESS_BYTES = 2**14
+"""A larger file of which libsndfile reads no samples has a wrong header."""
 UNKNOWN_LENGTH = 2**62
 """libsndfile returns 2^63 - 1 for a length that it does not know."""
 MAX_COMPRESSION = 8
@@ -38,6 +41,7 @@ MAX_COMPRESSION = 8
 MAX_SAMPLES_PER_BYTE = 2**13
 """More than any codec makes of a byte: FLAC 6,000 samples of silence, Opus 2,880, Vorbis 2,048."""
 
+WAV_FORMATS = ("WAV", "WAVEX", "RF64")
 _SAMPLE_BYTES = {
     "PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8,
 }  # fmt: skip
@@ -87,7 +91,7 @@ class AudioFile:
             parts = ogg_parts(self._stream, first.frames) or parts
         elif first.format == "MP3":
             parts = mp3_parts(self._stream, first.frames) or parts
-        elif first.format in ("WAV", "WAVEX", "RF64") and first.subtype in _SAMPLE_BYTES:
+        elif first.format in WAV_FORMATS and first.subtype in _SAMPLE_BYTES:
             sample_bytes = _SAMPLE_BYTES[first.subtype] * first.channels
             parts = wav_parts(self._stream, first.frames * sample_bytes, self._size_bytes) or parts
         if parts.parts[0].file is None:
@@ -138,6 +142,8 @@ class AudioFile:
         except (AudioError, soundfile.LibsndfileError):
             if not total:  # else a later part is damaged
                 raise
+        if not total and self._size_bytes > MAX_SOUNDLESS_BYTES:
+            raise AudioError(f"its header is wrong: it gives no samples, but the file has {self._size_bytes:,} bytes")
         return total
 
     def blocks(self, *, careful: bool = False) -> Iterator[Block]:
@@ -156,12 +162,21 @@ class AudioFile:
             for block in _decoded(sound):
                 self._decoded += len(block)
                 yield block
-        named, known = first.frames, self._parts[0].samples is None
-        if known and len(self._parts) == 1 and self._decoded + LENGTH_TOLERANCE < named < UNKNOWN_LENGTH:
-            self.loss = self.loss or (
-                f"ends at {self._decoded / self.sample_rate_hz:.3f} s, its header names "
-                f"{named / self.sample_rate_hz:,.3f} s"
-            )
+        if len(self._parts) == 1 and self._parts[0].samples is None:
+            named = self._named_samples()
+            if self._decoded + LENGTH_TOLERANCE < named < UNKNOWN_LENGTH:
+                self.loss = self.loss or (
+                    f"ends at {self._decoded / self.sample_rate_hz:.3f} s, its header names "
+                    f"{named / self.sample_rate_hz:,.3f} s"
+                )
+
+    def _named_samples(self) -> int:
+        """Return the samples that the header names; libsndfile names those of a WAV file that are there."""
+        first: _Stream = self._first
+        if first.format not in WAV_FORMATS or first.subtype not in _SAMPLE_BYTES or self._parts[0].file is not None:
+            return int(first.frames)
+        named: int = named_wav_bytes(self._stream) // (_SAMPLE_BYTES[first.subtype] * first.channels)
+        return max(int(first.frames), named)
 
     def _sounds(self) -> Iterator[tuple["_Stream", Part]]:
         """Yield the parts, opened; up to one with another sample rate or number of channels."""

@@ -23,6 +23,8 @@ MAX_UNNAMED_BYTES = 4096
 MAX_CHANNELS = 1024
 """libsndfile's limit."""
 _WRAPS_AT = 2**32
+_LEAST_PLACEHOLDER = 2**31 - 2**16
+"""Sizes from here up to 2^32 - 1 stand for an unknown length: sox and ffmpeg write such ones into a pipe."""
 _OGG_CODECS = ("Vorbis", "Opus", "FLAC")
 
 
@@ -170,7 +172,9 @@ def wav_parts(file: BinaryIO, samples_bytes: int, file_bytes: int) -> Parts | No
     if wav is None or wav.data_bytes is None or not wav.block_align:
         return None
     unnamed = wav.bytes_there - wav.data_bytes
-    if wav.data_bytes == 0 and unnamed < _WRAPS_AT:
+    if wav.data_bytes == riff.SIZE_IN_DS64:  # RF64 with an empty ds64 chunk, or a stream of any length
+        data_bytes = wav.bytes_there
+    elif wav.data_bytes == 0:
         file.seek(wav.data_begin)
         if file.read(4) in (b"LIST", b"bext", b"id3 ", b"iXML", b"cue ", b"fact", b"JUNK", b""):
             return None
@@ -181,6 +185,12 @@ def wav_parts(file: BinaryIO, samples_bytes: int, file_bytes: int) -> Parts | No
         return None
     data = range(wav.data_begin, wav.data_begin + data_bytes)
     return Parts((Part(SplicedFile(file, [_wav_header(file, wav.data_begin, data_bytes), data])),))
+
+
+def named_wav_bytes(file: BinaryIO) -> int:
+    """Return how many bytes of samples a WAV header names; 0 for the sizes that programs write before they know it."""
+    wav = riff.read(file)
+    return 0 if wav is None or not wav.data_bytes or wav.data_bytes >= _LEAST_PLACEHOLDER else wav.data_bytes
 
 
 def _wav_header(file: BinaryIO, data_begin: int, data_bytes: int) -> bytes:

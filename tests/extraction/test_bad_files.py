@@ -61,6 +61,16 @@ def granule_named(data: bytes, granule: int) -> bytes:
     return data[:begin] + bytes(page)
 
 
+def size_0(data: bytes, begin: int) -> bytes:
+    return data[:begin] + bytes(4) + data[begin + 4 :]
+
+
+def empty_ds64() -> bytes:
+    """RF64 as a recorder that crashed leaves it: sizes of 0 in the ds64 chunk (EBU Tech 3306)."""
+    data = encoded("RF64")
+    return data[:20] + bytes(24) + data[44:]
+
+
 MP3, VORBIS, FLAC = encoded("MP3"), encoded("OGG"), encoded("FLAC")
 OPUS = encoded("OGG", subtype="OPUS")
 XING = MP3.index(b"Xing")
@@ -88,6 +98,9 @@ FILES: dict[str, tuple[bytes, str, float, str]] = {
     "joined.mp3": (MP3 + MP3, "ok", 4.0, "^$"),
     "size 0.wav": (wav_named(data_bytes=0), "ok", 2.0, "^$"),
     "streamed.wav": (wav_named(data_bytes=0xFFFFFFFF), "ok", 2.0, "^$"),
+    "empty ds64.wav": (empty_ds64(), "ok", 2.0, "^$"),
+    "cut.wav": (encoded("WAV")[:32_044], "short", 1.0, "^ends at 1.000 s, its header names 2.000 s"),
+    "size 0.au": (size_0(encoded("AU"), 8), "failed", 0.0, "no samples, but the file has 64,024 bytes"),
     "rate 1.wav": (wav_named(rate=1), "failed", 0.0, "rate"),
     "rate 2147483647.wav": (wav_named(rate=2**31 - 1), "failed", 0.0, "rate"),
     "g722.wav": (wav_named(tag=0x028F), "failed", 0.0, r"G\.722"),
