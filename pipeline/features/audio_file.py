@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, BinaryIO
@@ -62,9 +63,12 @@ class AudioFile:
 
     def __init__(self, stream: BinaryIO, path: str | None, name: str, stack: ExitStack) -> None:
         self._stream, self._path = stream, path
-        self._size_bytes = stream.seek(0, io.SEEK_END)
-        if not self._size_bytes:
+        self._head = stream.read(22)
+        if not self._head:
             raise AudioError("the file is empty")
+        self._size_bytes = stream.seek(0, io.SEEK_END)
+        is_mp3_in_wav = self._head[20:22] == b"\x55\x00"
+        self._may_be_mp3 = is_mp3_in_wav or not self._head.startswith((b"OggS", b"fLaC", b"RIFF"))
         self._first, parts = self._open(name, stack)
         self._parts, self.loss, self._decoded = parts.parts, parts.loss, 0
         self.sample_rate_hz: int = self._first.samplerate
@@ -76,16 +80,15 @@ class AudioFile:
 
     def _open(self, name: str, stack: ExitStack) -> tuple["_Stream", Parts]:
         """Open the first part, and return it with all parts."""
-        self._stream.seek(0)
-        is_ogg = self._stream.read(4) == b"OggS"
+        is_ogg = self._head.startswith(b"OggS")
         try:
             first = stack.enter_context(self._sound(Part()))
         except soundfile.LibsndfileError as error:
-            parts = self._parts_of_unopened(name, is_ogg)
-            if parts is None:
+            found = self._parts_of_unopened(name, is_ogg)
+            if found is None:
                 reason = why_unreadable(self._stream, name, _words(error))
                 raise AudioError(f"not readable as audio: {reason}") from error
-            return stack.enter_context(self._sound(parts.parts[0])), parts
+            return stack.enter_context(self._sound(found.parts[0])), found
         parts, position = Parts(), self._stream.tell()
         if is_ogg:
             parts = ogg_parts(self._stream, first.frames) or parts
@@ -103,31 +106,15 @@ class AudioFile:
         """Return the parts of a file that libsndfile does not open as it is; like libsndfile, look at the name."""
         if is_ogg:
             return ogg_parts(self._stream, None)
-        self._stream.seek(0)
-        head = self._stream.read(3)
-        looks_like_mp3 = head == b"ID3" or (head[0] == 0xFF and len(head) > 1 and head[1] >= 0xE0)  # noqa: PLR2004
+        looks_like_mp3 = re.match(rb"ID3|\xff[\xe0-\xff]", self._head)
         return mp3_parts(self._stream, None) if looks_like_mp3 or name.lower().endswith(".mp3") else None
 
-    @contextmanager
-    def _sound(self, part: Part) -> Iterator["_Stream"]:
-        """Open a part. A whole file on this machine is read by its descriptor, from the beginning."""
-        if part.file is not None:
-            part.file.seek(0)
-            target: object = part.file
-        else:
-            self._stream.seek(0)
-            target = self._stream.fileno() if self._path else self._stream
-        with without_decoder_messages() if self._may_be_mp3() else nullcontext():
-            sound = _Stream(target, closefd=False)
-        with sound:
-            yield sound
-
-    def _may_be_mp3(self) -> bool:
-        position = self._stream.tell()
-        self._stream.seek(0)
-        head = self._stream.read(22)
-        self._stream.seek(position)
-        return not head.startswith((b"OggS", b"fLaC", b"RIFF")) or head[20:22] == b"\x55\x00"
+    def _sound(self, part: Part) -> "_Stream":
+        """Open a part, from its beginning. A whole file on this machine is read by its descriptor."""
+        target = part.file or self._stream
+        target.seek(0)
+        with without_decoder_messages() if self._may_be_mp3 else nullcontext():
+            return _Stream(self._stream.fileno() if part.file is None and self._path else target, closefd=False)
 
     def samples(self) -> int:
         """Return the number of samples per channel that can be decoded: as the headers name it where that is possible.

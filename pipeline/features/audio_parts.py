@@ -1,5 +1,6 @@
 """Where the audio of a file is, if libsndfile cannot be given the file as it is; and what a file is that has none."""
 
+import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from pipeline.features.mp3_frames import Mp3
 from pipeline.features.ogg_pages import OggStream
 from pipeline.features.spliced_file import SplicedFile
 
+READ_AT_ONCE_BYTES = 2**17
 UNREAD_FACTOR = 64
 """See `_frames_alone`: no estimate from a frame's bit rate is wrong by more."""
 LENGTH_TOLERANCE = 4096
@@ -97,7 +99,7 @@ def _frames_alone(file: BinaryIO, spans: tuple[tuple[int, int], ...]) -> Spliced
     from files whose last 128 bytes it can read.
     """
     size = sum(stop - start for start, stop in spans)
-    end = file.seek(0, 2)
+    end = file.seek(0, io.SEEK_END)
     unreadable = range(end, end + UNREAD_FACTOR * size)
     return SplicedFile(file, [*(range(*span) for span in spans), unreadable, b"TAG".ljust(128, b"\0")])
 
@@ -121,7 +123,10 @@ def ogg_parts(file: BinaryIO, frames: int | None) -> Parts | None:
     `frames` is None where libsndfile does not open the file as it is. Returns None for a file without streams; raises
     AudioError for codecs that are not read.
     """
-    streams = ogg_pages.streams(file)
+    size_bytes = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    in_memory = size_bytes <= READ_AT_ONCE_BYTES  # one system call, where the walk takes two per page
+    streams = ogg_pages.streams(io.BytesIO(file.read()) if in_memory else file)
     links = [list(link) for _, link in groupby(streams, attrgetter("begin"))]
     if not links:
         return None

@@ -6,6 +6,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 _STDERR = 2
 _MESSAGE = re.compile(rb"(?:^\n)*^(?:Note: |Warning: |\[src/libmpg123/|mpg123 ).*\n?", re.MULTILINE)
@@ -24,16 +25,23 @@ def without_decoder_messages() -> Iterator[None]:
         except OSError:  # the process has no standard error
             yield
             return
-        with tempfile.TemporaryFile(buffering=0) as captured:
-            os.dup2(captured.fileno(), _STDERR)
-            try:
-                yield
-            finally:
-                os.dup2(terminal, _STDERR)
-                os.close(terminal)
-                if captured.tell():
-                    captured.seek(0)
-                    _pass_on(_MESSAGE.sub(b"", captured.read()))
+        captured = _capture_file(os.getpid())
+        os.dup2(captured, _STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, _STDERR)
+            os.close(terminal)
+            if size := os.lseek(captured, 0, os.SEEK_CUR):
+                _pass_on(_MESSAGE.sub(b"", os.pread(captured, size, 0)))
+                os.lseek(captured, 0, os.SEEK_SET)
+
+
+@cache
+def _capture_file(_process: int) -> int:
+    """Return the descriptor of a file without a name, one per process; making it takes longer than an MP3's header."""
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def _pass_on(text: bytes) -> None:
