@@ -33,7 +33,7 @@ class Options:
 
 
 SHARED: Final = (
-    click.option("--corpus", metavar="URI", help="Recordings: LANGUAGE/[SPEAKER/…]/file (wav, flac, ogg, opus, mp3, …)."),
+    click.option("--corpus", metavar="URI", help="Recordings: LANGUAGE/[SPEAKER/…]/file (wav, flac, mp3, ogg, …)."),
     click.option("--out", metavar="URI", required=True, help="The output folder; scan creates it."),
     click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings in YAML."),
     click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="One setting; repeatable."),

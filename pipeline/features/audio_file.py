@@ -253,7 +253,7 @@ def _words(error: soundfile.LibsndfileError) -> str:
     text: str = error.error_string.rstrip(".").removeprefix("Error : ")
     if "not a regular file" in text or "Unspecified internal error" in text:
         return "the decoder gives up"
-    return text
+    return "its header contradicts itself" if "SF_INFO" in text else text
 
 
 def _local_path(container: str) -> str | None:

@@ -37,6 +37,10 @@ def flac_named(samples: int) -> bytes:
     return bytes(data)
 
 
+def wav_of(samples: bytes) -> bytes:
+    return encoded("WAV", subtype="PCM_16")[:44] + samples
+
+
 def wav_named(*, rate: int = RATE_HZ, data_bytes: int | None = None, tag: int = 1) -> bytes:
     data = bytearray(encoded("WAV", subtype="PCM_16"))
     struct.pack_into("<H", data, 20, tag)
@@ -101,6 +105,8 @@ FILES: dict[str, tuple[bytes, str, float, str]] = {
     "empty ds64.wav": (empty_ds64(), "ok", 2.0, "^$"),
     "cut.wav": (encoded("WAV")[:32_044], "short", 1.0, "^ends at 1.000 s, its header names 2.000 s"),
     "size 0.au": (size_0(encoded("AU"), 8), "failed", 0.0, "no samples, but the file has 64,024 bytes"),
+    "rate 0.sph": (encoded("NIST").replace(b"-i 16000", b"-i 0    "), "failed", 0.0, "header contradicts itself"),
+    "silent.wav": (wav_of(bytes(64_000)), "ok", 2.0, "^silent: "),
     "rate 1.wav": (wav_named(rate=1), "failed", 0.0, "rate"),
     "rate 2147483647.wav": (wav_named(rate=2**31 - 1), "failed", 0.0, "rate"),
     "g722.wav": (wav_named(tag=0x028F), "failed", 0.0, r"G\.722"),
