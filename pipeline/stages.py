@@ -21,7 +21,14 @@ from model.tensorflow_setup import load_tensorflow
 from pipeline import storage
 from pipeline.corpus.diff import CorpusDiff, compare
 from pipeline.corpus.listing import Listing, list_recordings
-from pipeline.corpus.manifest import manifest_digest, masked_rows
+from pipeline.corpus.manifest import (
+    impossible_rows,
+    manifest_digest,
+    masked_rows,
+    rows_before,
+    stored_rows,
+    unread_rows,
+)
 from pipeline.digests import value_digest
 from pipeline.errors import UsageError, counted, few
 from pipeline.extraction import lifecycle
@@ -46,23 +53,43 @@ def scan_stage(run: Run) -> None:
         from pipeline.corpus import scan  # noqa: PLC0415 like all stages: what only work needs is loaded for work
 
         if known is None or changes is None:
-            manifest = scan.scan(listing, output, config, run.executor(), run.config.corpus)
+            scanned = scan.scan(listing, output, config, run.executor(), run.config.corpus)
         else:
-            manifest = scan.update(listing, changes, known, output, config, run.executor(), run.config.corpus)
+            scanned = scan.update(listing, changes, known, output, config, run.executor(), run.config.corpus)
         return {
-            "recordings": len(manifest), "ignored_files": len(listing.ignored),
-            "appends": int(manifest["append_index"].max()), "masked": int(masked_rows(manifest).sum()),
+            "recordings": len(scanned), "ignored_files": len(listing.ignored),
+            "appends": int(scanned["append_index"].max()), "masked": int(masked_rows(scanned).sum()),
         }  # fmt: skip
 
-    if not run.prune and run.skips("scan", key):
+    unchanged = not run.prune and run.record.unchanged("scan", key)
+    if unchanged and not len(unread_rows(run.manifest(), listing.recordings)) and run.skips("scan", key):
         return
-    known = run.manifest() if records.read_attributes(output) and output.manifest.exists() else None
+    store = records.read_attributes(output) if output.manifest.exists() else None
+    known = _sound_rows(run, stored_rows(run.manifest(), store.manifest_digest)) if store else None
     changes = None if known is None else _changes(run, known, listing)
-    if changes is not None and not changes:
+    if changes is not None and not changes and len(changes.uri) == len(run.manifest()):
         log.info("scan: nothing new")
         run.record.confirm("scan", key, [output.manifest])
         return
     run.perform("scan", key, [output.manifest], work, complete=False)
+
+
+def _sound_rows(run: Run, manifest: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a store before the first append with an impossible length; take the others out of the store.
+
+    A recording of the first scan keeps its length, because all rows depend on it.
+    """
+    rows = impossible_rows(manifest)
+    if not len(rows):
+        return manifest
+    names, first = few(manifest["recording_id"].iloc[rows].tolist()), int(manifest["append_index"].iloc[rows].min())
+    if first == 0:
+        log.warning("scan: %s: no file of its size can be so long; choose another --out to scan it anew", names)
+        return manifest
+    log.warning("scan: %s: no file of its size can be so long; append %d is taken back and made anew", names, first)
+    kept = rows_before(manifest, first)
+    lifecycle.roll_back(run.output, kept, run.config.pipeline)
+    return kept
 
 
 def _changes(run: Run, manifest: pd.DataFrame, listing: Listing) -> CorpusDiff:
@@ -92,7 +119,12 @@ def extract_stage(run: Run) -> None:
     manifest = run.manifest()
     filter_silent = run.config.corpus.silent == "filter"
     plan = Plan(manifest, run.config.pipeline)
+    lifecycle.check_room(run.output, manifest, plan)
     pending = lifecycle.pending_shards(run.output, plan, filter_silent=filter_silent)
+    again = {recording for _, recording in lifecycle.retriable(run.output, plan)}
+    if again:
+        names = few(manifest["recording_id"].iloc[sorted(again)].tolist())
+        log.info("extract: %s that failed can be tried again: %s", counted(len(again), "recording"), names)
 
     def work() -> Facts:
         from pipeline.extraction import extract, ledger  # noqa: PLC0415

@@ -15,7 +15,7 @@ from pipeline.digests import table_digest
 from pipeline.errors import UsageError, few
 from pipeline.outputs import OutputFolder
 from pipeline.schema import MANIFEST_COLUMNS, SPLITS
-from pipeline.storage import read_parquet
+from pipeline.storage import can_be_read, read_parquet
 
 HEADER_TYPES: Final = {
     "samples": "int64",
@@ -28,6 +28,11 @@ HEADER_TYPES: Final = {
 is true if the file system is the cause."""
 UNDIGESTED: Final = ("uri", "append_index", "masked", "modified_ns", "transient")
 """Columns that the digest of a manifest does not cover: they may change without another store."""
+MAX_SAMPLES_PER_BYTE: Final = 6_000
+MAX_SAMPLES_OF_NOTHING: Final = 2**20
+"""Bounds on the samples in a file. FLAC holds most: 65,535 samples of silence in a frame of 12 bytes (RFC 9639)."""
+NOT_READ: Final = {"duration_s": 0.0, "frames": 0, "sequences": 0, "error": "not read yet", "modified_ns": -1}
+"""Values of a row whose recording has to be read again."""
 OLDER: Final = {"modified_ns": -1, "transient": False}
 """Values of columns that an older manifest does not have. No file has this time: what had failed is tried again."""
 
@@ -161,6 +166,68 @@ def extends(manifest: pd.DataFrame, earlier_digest: str) -> bool:
     return any(manifest_digest(manifest[manifest["append_index"] <= index]) == earlier_digest for index in indices)
 
 
+def stored_rows(manifest: pd.DataFrame, stored_digest: str) -> pd.DataFrame:
+    """Return the rows of `manifest` that a store of the manifest with the digest `stored_digest` holds.
+
+    Later appends are not in the store yet: a scan may plan them anew, with headers that are read anew. Returns all
+    rows for a store of another manifest.
+    """
+    for index in range(int(manifest["append_index"].max()), -1, -1):
+        if manifest_digest(manifest[manifest["append_index"] <= index]) == stored_digest:
+            return rows_before(manifest, index + 1)
+    return manifest
+
+
+def impossible_rows(manifest: pd.DataFrame) -> NDArray[np.int64]:
+    """Return the rows with more samples than a file of their size can hold, as headers were once believed: (row,)."""
+    samples = manifest["duration_s"] * manifest["sample_rate_hz"]
+    return np.flatnonzero(samples > MAX_SAMPLES_PER_BYTE * manifest["size_bytes"] + MAX_SAMPLES_OF_NOTHING)
+
+
+def rows_before(manifest: pd.DataFrame, append_index: int) -> pd.DataFrame:
+    """Return the rows of the appends before `append_index`, from which the others are taken back.
+
+    Where a row of a later append stands among them, it keeps its place as a recording that has failed.
+    """
+    held = (manifest["append_index"] < append_index).to_numpy()
+    rows = manifest.iloc[: int(np.flatnonzero(held)[-1]) + 1]
+    not_held = pd.Series(~held[: len(rows)], rows.index)
+    return rows.assign(**{name: rows[name].mask(not_held, value) for name, value in NOT_READ.items()})
+
+
+def unread_rows(manifest: pd.DataFrame, listing: pd.DataFrame) -> NDArray[np.int64]:
+    """Return the rows of the manifest whose header could not be read and may be readable now: (row,) int64.
+
+    Their file has another size or time in the `listing`, or it can be opened after a failure of the file system.
+    """
+    failed = manifest[manifest["error"].notna() & ~masked_rows(manifest)]
+    now = listing[listing["unusable"].isna()].set_index("recording_id").reindex(failed["recording_id"])
+    there = now["uri"].notna().to_numpy()
+    differs = (now["size_bytes"].to_numpy() != failed["size_bytes"].to_numpy()) | (
+        now["modified_ns"].to_numpy() != failed["modified_ns"].to_numpy()
+    )
+    opened = np.array([
+        here and transient and not changed and can_be_read(uri)
+        for here, transient, changed, uri in zip(there, failed["transient"], differs, now["uri"], strict=True)
+    ], np.bool_)  # fmt: skip
+    return np.asarray(failed.index[there & (differs | opened)], np.int64)
+
+
+def with_rows_read(manifest: pd.DataFrame, built: pd.DataFrame, rows: NDArray[np.int64]) -> pd.DataFrame:
+    """Return `manifest` with `rows` replaced, and the other new rows after it.
+
+    `built` is the manifest of `build_manifest` whose known rows are those of `manifest` without `rows`. The rows keep
+    their numbers, which the store refers to. Their sequences are those of the last append, to which they belong.
+    """
+    kept = manifest.drop(index=pd.Index(rows))
+    fresh = built.iloc[len(kept) :].copy()
+    fresh["append_index"] = np.int32(manifest["append_index"].max() + (0 if len(rows) else 1))
+    ids = fresh["recording_id"].isin(manifest["recording_id"])
+    place = dict(zip(manifest["recording_id"].iloc[rows], rows, strict=True))
+    again = fresh[ids].set_index(fresh["recording_id"][ids].map(place).astype(np.int64).to_numpy())
+    return pd.concat([pd.concat([kept, again]).sort_index(), fresh[~ids]], ignore_index=True)
+
+
 def label_names(manifest: pd.DataFrame) -> tuple[str, ...]:
     """Return the labels in the order of their codes: sorted, the labels of each append after the earlier ones."""
     begun = manifest.groupby("label")["append_index"].min()
@@ -169,7 +236,7 @@ def label_names(manifest: pd.DataFrame) -> tuple[str, ...]:
 
 def split_runs(manifest: pd.DataFrame) -> dict[str, list[list[int]]]:
     """Return where the sequences of each split are: {split: [[start, stop], …]}, without empty splits."""
-    rows = manifest[manifest["sequences"] > 0]
+    rows = manifest[manifest["sequences"] > 0].sort_values("first_sequence")
     code = as_codes(rows["split"], SPLITS)
     begins = np.flatnonzero(np.diff(code, prepend=-1))
     starts = [*rows["first_sequence"].iloc[begins].tolist(), int(rows["sequences"].sum())]

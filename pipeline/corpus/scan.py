@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.config import CorpusConfig, PipelineConfig
@@ -14,7 +16,15 @@ from pipeline.corpus.diff import CorpusDiff
 from pipeline.corpus.layouts.folder_checks import UNREAD_AUDIO, extensions_text
 from pipeline.corpus.layouts.walk import extension
 from pipeline.corpus.listing import Listing
-from pipeline.corpus.manifest import HEADER_TYPES, build_manifest, label_names, languages_without
+from pipeline.corpus.manifest import (
+    HEADER_TYPES,
+    NOT_READ,
+    build_manifest,
+    label_names,
+    languages_without,
+    manifest_digest,
+    with_rows_read,
+)
 from pipeline.corpus.sources import AudioSources
 from pipeline.errors import counted, few
 from pipeline.features.audio import AudioError, read_header
@@ -68,17 +78,61 @@ def update(
 
     Existing rows stay where they are, and new recordings, whose headers are read, follow them. Recordings that are
     gone or have changed are masked: they keep their places in the store and are no longer used. A changed recording
-    is not read again, because its row is taken; after compaction, which drops the row, it is a new recording.
+    is not read again, because its row is taken; after compaction, which drops the row, it is a new recording. A
+    recording whose header could not be read and now can keeps its row; its sequences are those of an append.
     """
     manifest = diff.applied(manifest)
-    if len(diff.new):
-        headers = _read_headers(diff.new, output, executor, corpus)
-        manifest = build_manifest(diff.new, headers, config, known=manifest)
+    now = listing.recordings.set_index("recording_id", drop=False).loc[manifest["recording_id"].iloc[diff.unread]]
+    recordings = pd.concat([diff.new, now.reset_index(drop=True)], ignore_index=True)
+    if len(recordings):
+        headers = _read_headers(recordings, output, executor, corpus).sort_index()
+        manifest = _with_headers(recordings, headers, manifest, diff.unread, output, config)
     storage.write_parquet(output.manifest, manifest)
     masked = len(diff.gone) + len(diff.changed)
     log.info("scan: %s, %d masked, %d in use again", counted(len(diff.new), "new recording"), masked, len(diff.back))
     _log_summary(listing, manifest)
     return manifest
+
+
+def _with_headers(
+    recordings: pd.DataFrame,
+    headers: pd.DataFrame,
+    manifest: pd.DataFrame,
+    unread: NDArray[np.int64],
+    output: OutputFolder,
+    config: PipelineConfig,
+) -> pd.DataFrame:
+    """Return `manifest` with the headers of new recordings and, as the last of `recordings`, of the rows `unread`."""
+    first = len(recordings) - len(unread)
+    fails = headers["error"].iloc[first:].notna().to_numpy()
+    read = unread[~fails]
+    for name, values in (("modified_ns", recordings["modified_ns"]), ("transient", headers["transient"])):
+        manifest.loc[unread[fails], name] = values.iloc[first:][fails].to_numpy()
+    failed = pd.Series(headers["error"].iloc[first:][fails].to_numpy(), unread[fails], "string")
+    new_reason = failed[manifest.loc[unread[fails], "error"] == NOT_READ["error"]]  # a store holds the others
+    manifest.loc[new_reason.index, "error"] = new_reason
+    added = np.r_[np.ones(first, np.bool_), ~fails]
+    if not added.any():
+        return manifest
+    if len(read):
+        _release(manifest, read, output)
+    kept = manifest.drop(index=pd.Index(read)).reset_index(drop=True)
+    built = build_manifest(recordings[added], headers[added], config, known=kept)
+    return with_rows_read(manifest, built, read)
+
+
+def _release(manifest: pd.DataFrame, rows: NDArray[np.int64], output: OutputFolder) -> None:
+    """Make `rows`, of which the store holds nothing, rows of the next append, in `manifest` and in the files.
+
+    The store is then one of the manifest without them. Whenever this is interrupted, the files belong together: the
+    store is that of all rows of the manifest, or of those of the earlier appends.
+    """
+    from pipeline.store import feature_store  # noqa: PLC0415 only a scan that reads such rows needs zarr
+
+    earlier = manifest["append_index"].max()
+    manifest.loc[rows, "append_index"] = np.int32(earlier + 1)
+    storage.write_parquet(output.manifest, manifest)
+    feature_store.write_manifest_digest(output, manifest_digest(manifest[manifest["append_index"] <= earlier]))
 
 
 def _read_headers(

@@ -4,6 +4,7 @@
 - `task`: the work of one task: decode, compute, write
 - `shard`: the arrays and the record of one shard
 - `recording_reader`: the features of the recordings of a task, from as few decodings as possible
+- `retry`: which failed recordings may be readable now
 - `lifecycle`: creating, extending and finishing a store; the shards that are still to be written
 - `ledger`: the outcome of every recording
 - `poison`: finding recordings that end the workers that read them

@@ -1,6 +1,8 @@
 """The life of a store: created or extended, filled shard by shard, and finished with statistics and ledger."""
 
 import importlib.metadata
+import shutil
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -10,14 +12,18 @@ from pipeline import storage
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import extends, label_names, manifest_digest, split_runs
 from pipeline.errors import UsageError
-from pipeline.extraction import ledger
-from pipeline.extraction.plan import Plan, Shard
+from pipeline.extraction import ledger, retry
+from pipeline.extraction.plan import Plan, Shard, bytes_per_sequence
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.code_upload import FEATURE_LIBRARIES
 from pipeline.schema import SCHEMA_VERSION, SILENT, SPLITS, flag_attributes
+from pipeline.storage import is_local
 from pipeline.store import feature_store, records
 from pipeline.store.records import RecordingOutcome, ShardRecord, StoreAttributes
 from pipeline.store.statistics import combine
+
+MAX_STORE_BYTES: Final = 2**50
+"""A plan of a larger store, of some ten million hours of audio, is a mistake."""
 
 
 def open_store(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None:
@@ -53,15 +59,71 @@ def check_config(output: OutputFolder, found: StoreAttributes, config: PipelineC
 def pending_shards(output: OutputFolder, plan: Plan, *, filter_silent: bool | None = None) -> NDArray[np.int64]:
     """Return the shards of `plan` that still have to be written, in rising order.
 
-    These are the shards without a record, and those whose record lists other recordings than the plan does, because
-    it was written for an earlier manifest. If `filter_silent` is given, shards with recordings without sound that were
-    not treated in this way are pending, too.
+    These are the shards without a record, those whose record lists other recordings than the plan does, because it
+    was written for an earlier manifest, and those with a recording that failed and may succeed now. If `filter_silent`
+    is given, shards with recordings without sound that were not treated in this way are pending, too.
     """
     recorded = records.recorded_shards(output)
     outdated = {i for i in plan.changeable() & recorded if not _matches(records.read_record(output, i), plan[i])}
+    outdated |= {shard for shard, _ in retriable(output, plan)}
     if filter_silent is not None:
         outdated |= _treated_otherwise(output, plan, filter_silent=filter_silent) & recorded
     return np.setdiff1d(np.arange(len(plan)), np.fromiter(recorded - outdated, np.int64))
+
+
+def retriable(output: OutputFolder, plan: Plan) -> set[tuple[int, int]]:
+    """Return the failed recordings of written shards that may succeed now: (shard, row of the manifest).
+
+    Those of a shard whose rewriting was interrupted are among them.
+    """
+    if not output.ledger.exists():
+        return set()
+    failed = set(np.flatnonzero(storage.read_parquet(output.ledger)["status"] == "failed").tolist())
+    found: set[tuple[int, int]] = set()
+    for index in plan.shards_with(failed) & records.recorded_shards(output) if failed else ():
+        record = records.read_record(output, index)
+        uri = {segment.recording: segment.source.container for segment in plan[index].segments}
+        again = {o.recording for o in record.outcomes if o.recording in uri and retry.may_succeed(o, uri[o.recording])}
+        found |= {(index, row) for row in (again if record.finished else failed & uri.keys())}
+    return found
+
+
+def roll_back(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig) -> None:
+    """Shorten the store to that of `manifest`, whose rows are those of the earlier appends.
+
+    The records of the shards that held more go first. If this is interrupted, it can be repeated.
+    """
+    plan = Plan(manifest, config)
+    whole = plan.sequences // config.store.sequences_per_shard
+    for index in records.recorded_shards(output):
+        if index >= len(plan):
+            output.shard_record(index).unlink()
+        elif index >= whole:
+            record = records.read_record(output, index)
+            planned = {segment.recording for segment in plan[index].segments}
+            kept = tuple(outcome for outcome in record.outcomes if outcome.recording in planned)
+            records.write_record(output, record.model_copy(update={"checksums": {}, "outcomes": kept}))
+    feature_store.extend(output, _outline(manifest, plan))
+
+
+def check_room(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None:
+    """Raise UsageError for a store that no disk could hold, or for a recording that the disk of `output` could not.
+
+    It names the longest recording, whose header may be wrong. A store that is merely larger than the disk is begun:
+    room can be made while it is written.
+    """
+    longest = manifest.iloc[int(manifest["sequences"].to_numpy().argmax())]
+    sequence_bytes = bytes_per_sequence(plan.config)
+    disk_bytes = MAX_STORE_BYTES
+    if is_local(output.root) and output.root.exists():
+        disk_bytes = shutil.disk_usage(str(output.root)).total
+    if plan.sequences * sequence_bytes <= MAX_STORE_BYTES and longest["sequences"] * sequence_bytes <= disk_bytes:
+        return
+    raise UsageError(
+        f"{output.manifest}: no disk could hold a store of {plan.sequences * sequence_bytes / 2**30:,.0f} GiB; the "
+        f"longest recording is {longest['recording_id']}, {longest['duration_s'] / 3600:,.0f} h in a file of "
+        f"{longest['size_bytes']} bytes; repair or remove it, and run scan again"
+    )
 
 
 def _matches(record: ShardRecord, shard: Shard) -> bool:

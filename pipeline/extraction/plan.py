@@ -13,7 +13,7 @@ from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import as_codes, label_names
 from pipeline.corpus.sources import AudioSources
 from pipeline.features.audio_source import AudioSource
-from pipeline.schema import SPLITS
+from pipeline.schema import SEQUENCE_VARIABLES, SPLITS
 
 MIN_SHARDS_OF_A_LONG_FILE: Final = 3
 """A file that fills this many shards is one task. A file in two shards is decoded once for each of them: a long
@@ -82,6 +82,7 @@ class Plan:
         self.config = config
         self.sequences = int(manifest["sequences"].sum())
         used = np.flatnonzero(manifest["sequences"].to_numpy() > 0)
+        used = used[np.argsort(manifest["first_sequence"].to_numpy()[used], kind="stable")]
         rows = manifest.iloc[used]
         self._row = used
         self._sources = AudioSources(rows)
@@ -113,9 +114,10 @@ class Plan:
     def changeable(self) -> set[int]:
         """Return the shards that may have been finished for an earlier manifest and be unfinished for this one.
 
-        They hold a recording that is or was masked, or the end of one append and the beginning of the next.
+        They hold a recording that is or was masked, or the end of one append and the beginning of the next, which may
+        have been taken back.
         """
-        return self._holding(self._changeable)
+        return self._holding(self._changeable) | ({len(self) - 1} if len(self) else set())
 
     def shards_with(self, recordings: Collection[int]) -> set[int]:
         """Return the shards that hold a part of any of `recordings`, which are rows of the manifest."""
@@ -214,6 +216,13 @@ def projected_bytes(config: PipelineConfig) -> int:
     frames = config.store.sequences_per_shard * config.store.timesteps
     frame_bytes = 4 * math.prod(config.features.dims.values())
     return frames * (3 * frame_bytes + config.features.bytes_per_frame()) + DECODING_BYTES
+
+
+def bytes_per_sequence(config: PipelineConfig) -> int:
+    """Return the bytes that a sequence takes in a store that is not compressed, without indices of chunks."""
+    feature_bytes = 4 * config.store.timesteps * math.prod(config.features.dims.values())
+    others = (variable.dtype for variable in SEQUENCE_VARIABLES if "timestep" not in variable.dims)
+    return feature_bytes + sum(np.dtype(dtype).itemsize for dtype in others)
 
 
 def frames_of(segment: Segment, timesteps: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipeline import schema, storage
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
+from pipeline.extraction import retry
 from pipeline.extraction.plan import Segment, Shard, frames_of
 from pipeline.extraction.recording_reader import Reading, RecordingReader
 from pipeline.outputs import OutputFolder
@@ -69,8 +70,8 @@ def describe(arrays: Arrays, segment: Segment, timesteps: int) -> None:
 def invalidate(shard: Shard, output: OutputFolder) -> dict[int, RecordingOutcome]:
     """Reduce what is stored of `shard` to what can be reused; return the reusable outcomes by recording.
 
-    Reusable are recordings that the stored shard holds, that are in use now, and that are not silent: these may be
-    treated otherwise now. The shard's record loses all others
+    Reusable are recordings that the stored shard holds and that are in use now. Those that failed and may succeed now
+    are not, nor those that are silent, which may be treated otherwise now. The shard's record loses all others
     and its checksums, then the others become invalid in the store. If the rewrite that follows is killed, the shard is
     unfinished, readers see no overwritten sequence, and the next task reuses the same recordings. Returns {} for a
     shard that was never written. Raises PipelineError where the store differs from its checksums.
@@ -83,11 +84,14 @@ def invalidate(shard: Shard, output: OutputFolder) -> dict[int, RecordingOutcome
             f"{shard} of {output.store} differs from its checksums and cannot be reused; delete its record "
             f"{output.shard_record(shard.index)} and run the same command again: its recordings are read anew"
         )
-    used = {segment.recording for segment in shard.segments if not segment.masked and not segment.failure}
+    used = {s.recording: s.source.container for s in shard.segments if not s.masked and not s.failure}
     kept = {
         outcome.recording: outcome
         for outcome in record.outcomes
-        if outcome.recording in used and outcome.status != "filtered" and not outcome.reason.startswith(schema.SILENT)
+        if outcome.recording in used
+        and outcome.status != "filtered"
+        and not outcome.reason.startswith(schema.SILENT)
+        and not retry.may_succeed(outcome, used[outcome.recording])
     }
     records.write_record(output, record.model_copy(update={"checksums": {}, "outcomes": tuple(kept.values())}))
     (stored,) = feature_store.read(output, [(shard.start, shard.stop)], ("valid",))

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -9,7 +10,7 @@ from pipeline import run_record, storage
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import masked_rows, read_manifest
 from pipeline.errors import UsageError, counted
-from pipeline.extraction import ledger, lifecycle
+from pipeline.extraction import ledger, lifecycle, retry
 from pipeline.extraction.plan import Plan
 from pipeline.outputs import OutputFolder
 from pipeline.store import records
@@ -36,9 +37,7 @@ def show(output: OutputFolder, history: "History", console: Console) -> None:
             console.print(f"since then  {counted(appends, 'append')}, {counted(masked, 'recording')} masked")
         found = records.read_attributes(output)
         if found is not None:
-            plan = Plan(manifest, PipelineConfig.model_validate(found.config))
-            left = len(lifecycle.pending_shards(output, plan))
-            console.print(f"shards      {len(plan) - left} of {len(plan)} finished")
+            _print_shards(output, manifest, Plan(manifest, PipelineConfig.model_validate(found.config)), console)
     if output.ledger.exists():
         counts = ledger.counts(storage.read_parquet(output.ledger))
         console.print("ledger      " + ", ".join(f"{n} {status}" for status, n in counts.items()))
@@ -50,6 +49,20 @@ def show(output: OutputFolder, history: "History", console: Console) -> None:
     console.print(table)
     if history.decisions:
         console.print(_decisions(history))
+
+
+def _print_shards(output: OutputFolder, manifest: pd.DataFrame, plan: Plan, console: Console) -> None:
+    """Print how many shards are finished, and how many recordings that failed the next run tries again."""
+    try:
+        lifecycle.check_room(output, manifest, plan)
+    except UsageError as error:
+        console.print(f"shards      {error}", soft_wrap=True, markup=False)
+        return
+    left = len(lifecycle.pending_shards(output, plan))
+    console.print(f"shards      {len(plan) - left} of {len(plan)} finished")
+    again = len({row for _, row in lifecycle.retriable(output, plan)}) + retry.unread(manifest)
+    if again:
+        console.print(f"try again   {counted(again, 'recording')} that failed, readable now or changed since")
 
 
 def _decisions(history: "History") -> Table:

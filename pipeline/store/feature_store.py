@@ -120,7 +120,7 @@ def _is_compressed(variable: Variable, outline: Outline) -> bool:
 
 
 def extend(output: OutputFolder, outline: Outline) -> None:
-    """Lengthen the store to `outline.sequences` and replace its attributes; stored sequences do not change.
+    """Lengthen or shorten the store to `outline.sequences` and replace its attributes; what is left does not change.
 
     Attributes and consolidated metadata, which readers open, are written last: until then readers see the old store.
     """
@@ -130,6 +130,11 @@ def extend(output: OutputFolder, outline: Outline) -> None:
         array.resize((outline.sequences, *array.shape[1:]))
         array.update_attributes(outline.attributes_of(variable))
     _consolidate(output).update_attributes(dict(outline.attributes))
+
+
+def write_manifest_digest(output: OutputFolder, digest: str) -> None:
+    """Replace the attribute `manifest_digest` of the store."""
+    _consolidate(output).update_attributes({"manifest_digest": digest})
 
 
 def read(

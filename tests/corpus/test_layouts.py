@@ -101,7 +101,8 @@ def test_digest_of_a_listing_changes_with_the_span_of_a_segment(
 def test_segment_with_another_span_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_segments(monkeypatch)
     listing = segments(tmp_path, ROWS)
-    manifest = listing.recordings.assign(masked=pd.array([None] * 3, "string"))
+    none = pd.array([None] * 3, "string")
+    manifest = listing.recordings.assign(masked=none, error=none, transient=False)
     assert not compare(manifest, listing)
     manifest.loc[1, "start_s"] = 1.25
     assert compare(manifest, listing).changed.tolist() == [1]

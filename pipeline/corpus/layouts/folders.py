@@ -30,7 +30,7 @@ class FolderLayout:
 
     def claims(self, root: UPath) -> bool:
         """Whether an audio file lies below a folder of `root`."""
-        return any(_is_recording(file.path) for file in Walk(root))
+        return any(map(_is_recording, Walk(root).paths()))
 
     def recordings(self, root: UPath) -> Iterator[Recording | Ignored | Hidden | LeftOut]:
         """Yield every file below `root`; raises UsageError for folders that cannot be what they would be taken for.

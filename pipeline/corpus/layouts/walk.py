@@ -46,6 +46,17 @@ class Walk:
     def __iter__(self) -> Iterator[File]:
         yield from _LocalWalk(self).files() if is_local(self.root) else self._remote_files()
 
+    def paths(self) -> Iterator[str]:
+        """Yield the paths of the files, the first as soon as one folder is listed."""
+        if is_local(self.root):
+            yield from (file.path for file in self)
+            return
+        prefix = self._prefix()
+        for folder, _, names in self.root.fs.walk(self.root.path):
+            for path in (f"{folder}/{name}".removeprefix(prefix) for name in names):
+                if not any(map(is_hidden, path.split("/"))):
+                    yield path
+
     def folders(self) -> list[str]:
         """Return the names of the folders right below the root that are not hidden."""
         names = (path.name for path in self.root.iterdir() if path.is_dir())
@@ -53,13 +64,16 @@ class Walk:
 
     def _remote_files(self) -> Iterator[File]:
         """Yield all files from one listing of the file system."""
-        prefix = self.root.fs._strip_protocol(self.root.path).rstrip("/") + "/"
+        prefix = self._prefix()
         for name, info in self.root.fs.find(self.root.path, detail=True).items():
             path = name.removeprefix(prefix)
             if any(map(is_hidden, path.split("/"))):
                 self.hidden.append(path)
             else:
                 yield File(path, int(info["size"]), modified_ns(info))
+
+    def _prefix(self) -> str:
+        return str(self.root.fs._strip_protocol(self.root.path).rstrip("/")) + "/"
 
 
 class _LocalWalk:
