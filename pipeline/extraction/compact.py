@@ -2,8 +2,8 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -35,12 +35,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Origin:
-    """The first sequence of a segment in the old store, and the outcome of its recording in the old ledger."""
+    """The first sequence of a segment in the old store, and the outcome of its recording in the old ledger.
+
+    `state` is that of the file, where the recording failed, and whether the file system was the cause.
+    """
 
     start: int
     status: Status
     reason: str
     decoded_frames: int
+    state: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ def compact(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig
     pending = lifecycle.pending_shards(beside, plan)
     work = partial(move_shard, out=str(output.root), config=config)
     with track("compact", len(pending), "shards", executor.monitor.dashboard) as progress:
-        moves = _moves(manifest, storage.read_parquet(output.ledger), new, plan, pending)
+        moves = _moves(
+            manifest, storage.read_parquet(output.ledger), new, plan, pending, _states(output, manifest, config)
+        )
         for _ in completed(executor.run(work, moves)):
             progress.advance()
     lifecycle.finish(beside, new, plan)
@@ -95,7 +101,12 @@ def _begin(beside: OutputFolder, key: str) -> None:
 
 
 def _moves(
-    manifest: pd.DataFrame, ledger: pd.DataFrame, new: pd.DataFrame, plan: Plan, pending: NDArray[np.int64]
+    manifest: pd.DataFrame,
+    ledger: pd.DataFrame,
+    new: pd.DataFrame,
+    plan: Plan,
+    pending: NDArray[np.int64],
+    states: Mapping[int, Mapping[str, int]],
 ) -> Iterator[Move]:
     """Yield the moves of the shards `pending` of the manifest `new`; `manifest` and `ledger` are of the old store."""
     old = pd.Index(manifest["recording_id"]).get_indexer(pd.Index(new["recording_id"]))  # row of each new row
@@ -106,9 +117,24 @@ def _moves(
         shard = plan[index]
         rows = [segment.recording for segment in shard.segments]
         yield Move(shard, tuple(
-            Origin(int(start[row]) + segment.first, status[row], reason[row], int(decoded_frames[row]))
+            Origin(
+                int(start[row]) + segment.first, status[row], reason[row], int(decoded_frames[row]),
+                states.get(int(old[row]), {}),
+            )
             for row, segment in zip(rows, shard.segments, strict=True)
         ))  # fmt: skip
+
+
+def _states(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig) -> dict[int, dict[str, int]]:
+    """Return the state of the file of each recording that failed, by its row in the old manifest."""
+    failed = np.flatnonzero(storage.read_parquet(output.ledger)["status"] == "failed").tolist()
+    shards = Plan(manifest, config).shards_with(failed) if failed else set()
+    return {
+        outcome.recording: outcome.model_dump(include={"size_bytes", "modified_ns", "transient"})
+        for index in shards
+        for outcome in records.read_record(output, index).outcomes
+        if outcome.status == "failed"
+    }
 
 
 def move_shard(move: Move, *, out: str, config: PipelineConfig) -> int:
@@ -135,13 +161,14 @@ def move_shard(move: Move, *, out: str, config: PipelineConfig) -> int:
 def _outcome(segment: Segment, origin: Origin, written: int) -> RecordingOutcome:
     """Return the outcome that extraction would have recorded for a segment with `written` valid sequences."""
     complete = written == segment.count
-    return RecordingOutcome(
+    found = RecordingOutcome(
         recording=segment.recording,
         status="ok" if complete else origin.status,
         reason="" if complete and origin.status != "ok" else origin.reason,
         decoded_frames=origin.decoded_frames,
         sequences_written=written,
     )
+    return found if complete else found.model_copy(update=origin.state)
 
 
 def swap(output: OutputFolder) -> None:
