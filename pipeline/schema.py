@@ -18,6 +18,8 @@ MANIFEST_COLUMNS: Final = (
     "sample_rate_hz", "channels", "frames", "sequences", "first_sequence", "size_bytes", "error",
     "append_index", "masked", "modified_ns", "transient",
 )  # fmt: skip
+ENDS_EARLY: Final = "before the end its header names"
+"""End of the reason of a recording that is sound and short; only its last sequences are missing."""
 LEDGER_COLUMNS: Final = ("recording_id", "status", "reason", "decoded_frames", "sequences_written")
 
 CHUNK_INDEX: Final = (("offset", "<u8"), ("nbytes", "<u8"))

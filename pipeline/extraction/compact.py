@@ -160,7 +160,8 @@ def move_shard(move: Move, *, out: str, config: PipelineConfig) -> int:
 
 def _outcome(segment: Segment, origin: Origin, written: int) -> RecordingOutcome:
     """Return the outcome that extraction would have recorded for a segment with `written` valid sequences."""
-    complete = written == segment.count
+    damaged = origin.status == "short" and not origin.reason.endswith(schema.ENDS_EARLY)
+    complete = written == segment.count and not damaged
     found = RecordingOutcome(
         recording=segment.recording,
         status="ok" if complete else origin.status,

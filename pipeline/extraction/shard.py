@@ -175,9 +175,8 @@ def _write_segment(arrays: Arrays, segment: Segment, config: PipelineConfig, rea
         arrays[name][rows] = compute(features)
     if written == segment.count and not reading.loss:
         return _outcome(segment, "ok", reading.silence, decoded_frames, written)
-    reason = (
-        reading.loss or f"ends after {decoded_frames * config.features.hop_s:.2f} s, before the end its header names"
-    )
+    ends_s = decoded_frames * config.features.hop_s
+    reason = reading.loss or f"ends after {ends_s:.2f} s, {schema.ENDS_EARLY}"
     reason = f"{reading.silence}; {reason}" if reading.silence else reason
     return _outcome(segment, "short", reason, decoded_frames, written)
 
