@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -39,8 +40,15 @@ def settled() -> None:
     code; running any such code clears that memory (run_eval_code_obj in pythonrun.c).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)  # it reports the tasks that the run leaves unfinished
+    # Python and asyncio report the coroutines, tasks and finalisers that the interrupted work leaves unfinished
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
+    warnings.simplefilter("ignore")
+    sys.unraisablehook = _ignore
     exec("")  # noqa: S102
+
+
+def _ignore(_: object) -> None:
+    """Report nothing."""
 
 
 def _raise_outside_imports(signum: int, frame: FrameType | None) -> None:

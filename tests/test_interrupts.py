@@ -92,6 +92,22 @@ def test_other_errors_of_a_finaliser_are_still_told() -> None:
     assert "ValueError: told" in result.stderr
 
 
+def test_what_an_interrupted_run_leaves_unfinished_is_not_reported() -> None:
+    script = (
+        "from pipeline import interrupts\n"
+        "async def unfinished(): pass\n"
+        "class Finalised:\n"
+        "    def __del__(self): raise ValueError\n"
+        "left = unfinished(), Finalised()\n"
+        "interrupts.settled()\n"
+        "del left\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_ctrl_c_in_code_made_from_text_leaves_the_exit_code(tmp_path: Path) -> None:
     (tmp_path / "made.py").write_text(
         "import sys\n"
