@@ -37,6 +37,12 @@ with warnings.catch_warnings():
     audioread.available_backends()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of slow tests: at the end, short files keep all processes busy."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def environment() -> Iterator[None]:
     """Give the next module the environment of this one, and its loggers.

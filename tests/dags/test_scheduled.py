@@ -265,12 +265,14 @@ def resumed_fixture(folder: Path) -> Resumed:
     return Resumed(before, exit_code, shards_at_stop, after, extract)
 
 
+@pytest.mark.long
 def test_stopping_airflow_amid_a_stage_leaves_no_process(resumed: Resumed) -> None:
     assert resumed.processes_before > 5
     assert resumed.exit_code == 128 + signal.SIGINT
     assert resumed.processes_after == []
 
 
+@pytest.mark.long
 def test_the_next_start_retries_a_stage_that_was_stopped(resumed: Resumed) -> None:
     assert resumed.shards_at_stop < SHARDS
     assert (resumed.extract["state"], resumed.extract["try_number"]) == ("success", 2)

@@ -137,6 +137,7 @@ def test_a_run_over_ssh_gives_the_same_store_and_leaves_nothing_running(
     assert server.left() == []
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_nothing_running_and_the_same_command_continues(
     server: Server, local: Local, tmp_path: Path
 ) -> None:
