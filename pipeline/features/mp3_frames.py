@@ -129,7 +129,8 @@ def find(file: BinaryIO, start: int = 0) -> Mp3 | None:
 def count_samples(file: BinaryIO, mp3: Mp3) -> Mp3Frames:
     """Return how many samples the frames of `mp3` hold, by a walk over all of them.
 
-    An hour at 44.1 kHz takes about 0.1 s. Bytes that are no frames of the first one's version, layer and sample rate are skipped.
+    An hour at 44.1 kHz takes about 0.1 s. Bytes that are no frames of the first one's version, layer and sample rate
+    are skipped.
     """
     file.seek(mp3.begin)
     sizes = _kinds()[file.read(3)].sizes
