@@ -107,7 +107,12 @@ class PoolExecutor(SerialExecutor):
         super().__init__()
         self._pool = pool
 
-    def run(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any, None, None]:
+    def run(
+        self,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        limit_s: Callable[[Any], float] | None = None,
+    ) -> Generator[Any, None, None]:
         """Yield the results as they arrive."""
         for future in as_completed([self._pool.submit(function, item) for item in items]):
             yield Done(future.result(), THIS_PROCESS)
