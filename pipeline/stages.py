@@ -121,7 +121,7 @@ def extract_stage(run: Run) -> None:
     plan = Plan(manifest, run.config.pipeline)
     lifecycle.check_room(run.output, manifest, plan)
     pending = lifecycle.pending_shards(run.output, plan, filter_silent=filter_silent)
-    again = {recording for _, recording in lifecycle.retriable(run.output, plan)}
+    again = {recording for _, recording in lifecycle.retriable(run.output, plan)} if len(pending) else set()
     if again:
         names = few(manifest["recording_id"].iloc[sorted(again)].tolist())
         log.info("extract: %s that failed can be tried again: %s", counted(len(again), "recording"), names)

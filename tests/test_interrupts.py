@@ -9,6 +9,22 @@ import pytest
 from pipeline import interrupts
 from tests.support.deadline import DEADLINE_S
 
+SIGNALS = pytest.mark.parametrize(
+    ("signum", "exit_code"),
+    [(signal.SIGINT, interrupts.EXIT_INTERRUPTED), (signal.SIGTERM, interrupts.EXIT_TERMINATED)],
+)
+
+
+def run(script: str, *arguments: str, modules: Path | None = None) -> tuple[int, str]:
+    """Run a script, which can import what is in `modules`; return its exit code and its standard error."""
+    path = {} if modules is None else {"PYTHONPATH": str(modules)}
+    result = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={**os.environ, **path}, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    return result.returncode, result.stderr
+
+
 # the signal comes while a finaliser runs, where Python drops what is raised; the run would go on
 DROPPED = """
 import os, signal, sys, time
@@ -28,19 +44,9 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize(
-    ("signum", "exit_code"),
-    [(signal.SIGINT, interrupts.EXIT_INTERRUPTED), (signal.SIGTERM, interrupts.EXIT_TERMINATED)],
-)
+@SIGNALS
 def test_a_signal_in_a_finaliser_ends_the_run_all_the_same(signum: signal.Signals, exit_code: int) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", DROPPED, str(int(signum))],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-    assert (result.returncode, result.stderr) == (exit_code, "")
+    assert run(DROPPED, str(int(signum))) == (exit_code, "")
 
 
 # the signal comes while an extension module calls Python in its import, where C++ code may abort
@@ -63,33 +69,20 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize(
-    ("signum", "exit_code"),
-    [(signal.SIGINT, interrupts.EXIT_INTERRUPTED), (signal.SIGTERM, interrupts.EXIT_TERMINATED)],
-)
+@SIGNALS
 def test_a_signal_in_an_import_ends_the_run_after_the_import(
     tmp_path: Path, signum: signal.Signals, exit_code: int
 ) -> None:
     (tmp_path / "imported.py").write_text(IMPORTED)
-    result = subprocess.run(
-        [sys.executable, "-c", IMPORTING, str(int(signum))],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-    assert (result.returncode, result.stderr) == (exit_code, "")
+    assert run(IMPORTING, str(int(signum)), modules=tmp_path) == (exit_code, "")
 
 
 def test_other_errors_of_a_finaliser_are_still_told() -> None:
     script = DROPPED.replace("os.kill(os.getpid(), signal.Signals(int(sys.argv[1])))", "raise ValueError('told')")
     script = script.replace("time.sleep(30)", "pass")
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )
-    assert result.returncode == 0
-    assert "ValueError: told" in result.stderr
+    exit_code, errors = run(script)
+    assert exit_code == 0
+    assert "ValueError: told" in errors
 
 
 def test_what_an_interrupted_run_leaves_unfinished_is_not_reported() -> None:
@@ -102,10 +95,7 @@ def test_what_an_interrupted_run_leaves_unfinished_is_not_reported() -> None:
         "interrupts.settled()\n"
         "del left\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )
-    assert (result.returncode, result.stderr) == (0, "")
+    assert run(script) == (0, "")
 
 
 def test_ctrl_c_in_code_made_from_text_leaves_the_exit_code(tmp_path: Path) -> None:

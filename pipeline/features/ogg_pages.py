@@ -7,6 +7,7 @@ import io
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -133,7 +134,7 @@ def _find_page(file: BinaryIO, begin: int) -> int | None:
 def _stream(packet: bytes, begin: int) -> OggStream:
     """Return the stream that begins with `packet` (of which 200 bytes suffice)."""
     codec, rate_hz, channels, pre_skip, samples_per_packet = "", 0, 0, 0, 0
-    try:
+    with suppress(struct.error, ValueError):  # of a packet that is cut, nothing but its name is known
         if packet.startswith(b"\x01vorbis"):
             codec = "Vorbis"
             channels, rate_hz, block_sizes = struct.unpack_from("<11xBI12xB", packet)
@@ -154,6 +155,4 @@ def _stream(packet: bytes, begin: int) -> OggStream:
             codec = "Theora"
         elif packet.startswith(b"fishead\0"):
             codec = "Skeleton"
-    except (struct.error, ValueError):
-        pass  # the packet is cut: nothing but its name is known
     return OggStream(codec, begin, begin, rate_hz, channels, pre_skip, samples_per_packet)
