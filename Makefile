@@ -17,36 +17,40 @@ PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; \
 endif
 VENV   := .venv
 BIN    := $(VENV)/bin
-OUT    ?= $(if $(CORPUS),out/run,out/demo)
-ARGS   ?=
 AIRFLOW := $(VENV)-airflow/bin/python
+
+# CORPUS and OUT are paths, in which quotes and $ mean themselves; ARGS is for the shell
+given  = $(filter-out undefined,$(origin $(1)))
+quoted = '$(subst ','\'',$(1))'
+corpus = --corpus $(call quoted,$(value CORPUS))
+# the folder to write to, by default $(1), or out/run for recordings of one's own
+out    = --out $(call quoted,$(if $(call given,OUT),$(value OUT),$(if $(call given,CORPUS),out/run,$(1))))
 
 .PHONY: install run airflow dags dags-soak test test-fast test-long test-python test-dags lint docs bench clean
 
 install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c '$(SUPPORTED)' || { echo >&2 \
+	@$(call quoted,$(PYTHON)) -c '$(SUPPORTED)' || { echo >&2 \
 	    'Python 3.11, 3.12 or 3.13 is needed (TensorFlow supports no other): make PYTHON=path/to/python'; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(call quoted,$(PYTHON)) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 run: install
-	$(BIN)/python -m pipeline.run $(if $(CORPUS),all --corpus '$(CORPUS)',demo) --out '$(OUT)' $(ARGS)
+	$(BIN)/python -m pipeline.run $(if $(call given,CORPUS),all $(corpus),demo) $(call out,out/demo) $(value ARGS)
 
 airflow: $(VENV)-airflow/installed
 
 # a separate environment: Airflow and TensorFlow need different versions of the same packages
 $(VENV)-airflow/installed: constraints-airflow.txt
-	$(PYTHON) -m venv $(VENV)-airflow
+	$(call quoted,$(PYTHON)) -m venv $(VENV)-airflow
 	$(AIRFLOW) -m pip install --quiet --disable-pip-version-check --constraint constraints-airflow.txt \
 	    apache-airflow pytest pytest-timeout
 	touch $@
 
 dags: install airflow
-	$(AIRFLOW) dags/serve.py --python $(BIN)/python --out '$(if $(filter $(OUT),out/demo),out/dags,$(OUT))' \
-	    $(if $(CORPUS),--corpus '$(CORPUS)') $(ARGS)
+	$(AIRFLOW) dags/serve.py --python $(BIN)/python $(call out,out/dags) $(if $(call given,CORPUS),$(corpus)) $(value ARGS)
 
 lint: install
 	$(BIN)/ruff check .
@@ -84,7 +88,7 @@ bench: $(VENV)-bench/installed
 	$(VENV)-bench/bin/python -m tests.benchmarks $(ARGS)
 
 $(VENV)-bench/installed: pyproject.toml constraints.txt constraints-bench.txt
-	$(PYTHON) -m venv $(VENV)-bench
+	$(call quoted,$(PYTHON)) -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check \
 	    --constraint constraints.txt --constraint constraints-bench.txt --editable '.[bench]'
 	touch $@
