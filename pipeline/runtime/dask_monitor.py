@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from distributed import Client, performance_report
 from upath import UPath
 
+from pipeline.errors import first_cause, in_one_line
 from pipeline.monitoring import dashboard
 from pipeline.monitoring.events import Event, to_json
 from pipeline.monitoring.monitor import Monitor
@@ -63,10 +64,16 @@ class DaskMonitor(Monitor):
 
     @contextmanager
     def performance_report(self, page: UPath) -> Iterator[None]:
-        """Write Dask's performance report of the context to `page`, as one file that loads nothing from elsewhere."""
+        """Write Dask's performance report of the context to `page`, as one file that loads nothing from elsewhere.
+
+        A report that cannot be made is a warning: the work of the context is done.
+        """
         report = performance_report(str(page), mode="inline", storage_options=dict(page.storage_options))
         with self._client.as_current():
             report.__enter__()
             yield
-            page.parent.mkdir(parents=True, exist_ok=True)
-            report.__exit__(None, None, None)
+            try:
+                page.parent.mkdir(parents=True, exist_ok=True)
+                report.__exit__(None, None, None)
+            except Exception as error:  # noqa: BLE001 errors of Bokeh, of the file system, of the scheduler
+                log.warning("no performance report %s: %s", page, in_one_line(first_cause(error)))

@@ -104,6 +104,18 @@ def test_performance_report_is_a_page_that_needs_nothing_from_elsewhere(
     assert not re.search(r'<script[^>]* src="http', page)
 
 
+def test_performance_report_that_cannot_be_written_is_a_warning(
+    executor: DaskExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "report").touch()
+    page = OutputFolder.at(str(tmp_path)).performance
+    with caplog.at_level("WARNING"), executor.monitor.performance_report(page):
+        pass
+    assert [record.getMessage() for record in caplog.records] == [
+        f"no performance report {page}: [Errno 17] File exists: '{tmp_path / 'report'}'"
+    ]
+
+
 def test_nothing_to_do_costs_nothing_and_keeps_what_is_to_be_looked_at(
     done: ExtractionSummary, output: OutputFolder, table: pd.DataFrame, executor: DaskExecutor
 ) -> None:
