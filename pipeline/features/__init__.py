@@ -17,4 +17,5 @@
 - `mfcc_kernel`: computing them
 - `fft`: the Fourier transform of eight frames at once
 - `simd`: vectors for Numba
+- `jit`: Numba's compiler, with a folder for compiled code that can be written
 """

@@ -8,9 +8,9 @@ array (n × 2 × LANES,): the eight real parts of a value, its eight imaginary p
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.features.jit import njit
 from pipeline.features.simd import LANES, gather, load, splat, store
 
 Floats = NDArray[np.float64]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import librosa
 import numpy as np
 import scipy.fft
-from numba import njit
 
 from pipeline.features.fft import Floats, Integers, Transform, load_windows, power_spectrum
 from pipeline.features.framing import FRAMES_PER_BLOCK, Frames, RecordingFeatures, Samples, frame_blocks
+from pipeline.features.jit import njit
 from pipeline.features.simd import LANES, empty_cache_aligned, load, maximum, scatter, splat, store
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.features.jit import njit
 from pipeline.store.records import SUM_UNIT, ShardRecord
 
 
