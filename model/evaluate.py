@@ -48,17 +48,24 @@ class EvaluationData:
 
 
 def evaluate(
-    output: OutputFolder, name: str, folder: UPath, facts: Mapping[str, Any], speaker: NDArray[np.int64], seed: int
+    output: OutputFolder,
+    name: str,
+    folder: UPath,
+    facts: Mapping[str, Any],
+    speaker: NDArray[np.int64],
+    seed: int,
+    results: OutputFolder | None = None,
 ) -> Metrics:
-    """Evaluate the model in `folder` on the test split; write metrics/NAME.scores.parquet and metrics/NAME.json.
+    """Evaluate the model in `folder` on the test split of `output`.
 
-    `facts` are fields of the metrics; `speaker` (row,) numbers the speaker of each row of the manifest, for the
-    interval of the macro F1 per recording. Raises IncomparableError for a model of other features, and PipelineError
-    if the test split is empty.
+    Write metrics/NAME.scores.parquet and metrics/NAME.json to `results`, by default to `output`. `facts` are fields of
+    the metrics; `speaker` (row,) numbers the speaker of each row of the manifest, for the interval of the macro F1 per
+    recording. Raises IncomparableError for a model of other features, and PipelineError if the test split is empty.
     """
+    results = results or output
     data = EvaluationData.of(output, speaker, seed)
-    metrics = summary(write_scores(data, folder, output.scores(name)), data, facts)
-    metrics.write(output.metrics(name))
+    metrics = summary(write_scores(data, folder, results.scores(name)), data, facts)
+    metrics.write(results.metrics(name))
     return metrics
 
 

@@ -18,6 +18,7 @@ from upath import UPath
 from model.bundle import DESCRIPTION, FILES, NETWORK, Bundle, Description
 from model.registry import registry
 from model.tensorflow_setup import load_tensorflow
+from pipeline import environment
 from pipeline.errors import PipelineError, UsageError
 from pipeline.features.audio import AudioError, Blocks, DecodersDisagreeError, read_blocks, read_header
 from pipeline.features.audio_source import AudioSource
@@ -169,7 +170,9 @@ Exit codes: 0 success; 1 a file could not be read (reported on stderr); 2 wrong 
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead of a table.")
 def main(model: Path, audio: tuple[str, ...], as_json: bool) -> None:
     """Name the language of each recording AUDIO with MODEL: a folder like OUT/models/lstm, or OUT/registry."""
+    environment.open_standard_streams()
     try:
+        environment.check()
         classifier = Classifier.load(model)
     except UsageError as error:
         click.echo(str(error), err=True)

@@ -1,10 +1,12 @@
 """The batch pipeline: recordings to a feature store, a report, and the command line over all stages.
 
 - `run`: the command line, `python -m pipeline.run`
+- `preparation`: from the options of a command to its run
 - `options`: the options that all stages share
 - `stages`: what each stage skips, calls and records
 - `run_context`: what every stage of a run gets
 - `run_record`: run.json, the record of what each stage did
+- `run_lock`: one run at a time in an output folder
 - `run_config`: all settings of a run
 - `config`: the settings that decide a store's bytes
 - `outputs`: where each file lies below an output folder
@@ -14,4 +16,5 @@
 - `kinds`: settings whose class is named by their key `kind`
 - `errors`: errors that a user can fix
 - `interrupts`: Ctrl-C and SIGTERM
+- `environment`: standard streams, the working folder, the encoding of file names
 """

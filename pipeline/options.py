@@ -1,5 +1,6 @@
 """The options that the stages of the command line share, and how a stage becomes a command."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -32,14 +33,23 @@ class Options:
     max_failed_fraction: float
 
 
+class ExpandedPath(click.Path):
+    """A path in which ~ is the home folder: a shell expands it neither in --config=~/run.yaml nor in quotes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path."""
+        path = os.fspath(super().convert(value, param, ctx))
+        return Path(os.path.expanduser(os.fsdecode(path)))  # noqa: PTH111 Path raises without a home
+
+
 SHARED: Final = (
     click.option("--corpus", metavar="URI", help="Recordings: LANGUAGE/[SPEAKER/…]/file (wav, flac, mp3, ogg, …)."),
     click.option("--out", metavar="URI", required=True, help="The output folder; scan creates it."),
-    click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings in YAML."),
+    click.option("--config", "config_file", type=ExpandedPath(), help="Settings in YAML."),
     click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="One setting; repeatable."),
     click.option("--cluster", default="local", show_default=True, metavar="PROFILE",
                  help="A profile of ./cluster.yaml or of the file that comes with the package."),
-    click.option("--cluster-file", type=click.Path(path_type=Path), help="Take the profile from this file."),
+    click.option("--cluster-file", type=ExpandedPath(), help="Take the profile from this file."),
     click.option("--executor", type=click.Choice(["dask", "serial"]), default="dask", show_default=True,
                  help="Run tasks on the cluster, or in this process."),
     click.option("--workers", type=click.IntRange(min=1), help="Dask workers, one thread each.  [default: all cores]"),

@@ -109,6 +109,11 @@ class OutputFolder:
         """The settings, the versions of the libraries, and the record of each stage."""
         return self.root / "run.json"
 
+    @property
+    def lock(self) -> UPath:
+        """The lock of the run that is at work; it names the process."""
+        return self.root / "run.lock"
+
     def clear_partial_files(self) -> None:
         """Delete files that killed commands of this machine left half-written.
 

@@ -2,27 +2,17 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
-from typing import Any, Final
+from typing import Final
 
 import click
 
-from pipeline import interrupts, stages
-from pipeline.config import load
-from pipeline.digests import value_digest
+from pipeline import environment, interrupts, stages
 from pipeline.errors import PipelineError, UsageError
-from pipeline.extraction import lifecycle
 from pipeline.monitoring.progress import set_up_logging
 from pipeline.options import PROGRAM, PRUNE, UNCHANGED_EXIT_CODE, Options, StageGroup, epilog, explain
-from pipeline.outputs import OutputFolder
-from pipeline.run_config import RunConfig
-from pipeline.run_context import LazyExecutor, Run
-from pipeline.run_record import RunRecord
-from pipeline.runtime.executor import Executor, SerialExecutor
-from pipeline.runtime.profiles import ClusterProfile, load_profile
-from pipeline.storage import folder_at, read_parquet
-from pipeline.store import records
+from pipeline.preparation import output_of, prepared, settled
+from pipeline.run_context import Run
+from pipeline.storage import read_parquet
 
 EXIT_TOO_MANY_FAILED: Final = 3
 
@@ -56,7 +46,7 @@ def main() -> None:
 )
 def all_(options: Options, prune: bool, unchanged_exit_code: int) -> int:
     """Run scan, extract, verify, train, evaluate and report (the default)."""
-    with _prepared(options, makes_folder=True, prune=prune) as run:
+    with prepared(options, makes_folder=True, prune=prune) as run:
         stages.execute(run, stages.ALL)
     return _exit_code(run, options, unchanged_exit_code)
 
@@ -64,7 +54,7 @@ def all_(options: Options, prune: bool, unchanged_exit_code: int) -> int:
 @main.stage(examples=("demo --out out/demo",))
 def demo(options: Options) -> int:
     """Synthesise a corpus below --out, then run all stages on it."""
-    with _prepared(options, makes_folder=True, demo=True) as run:
+    with prepared(options, makes_folder=True, demo=True) as run:
         _synthesise(run)
         stages.execute(run, stages.ALL)
     return _exit_code(run, options)
@@ -73,7 +63,7 @@ def demo(options: Options) -> int:
 @main.stage(examples=("synthesise --out out/demo",))
 def synthesise(options: Options) -> int:
     """Only synthesise the demo's corpus."""
-    with _prepared(options, makes_folder=True, demo=True) as run:
+    with prepared(options, makes_folder=True, demo=True) as run:
         _synthesise(run)
     return 0
 
@@ -81,7 +71,7 @@ def synthesise(options: Options) -> int:
 @main.stage(PRUNE, UNCHANGED_EXIT_CODE, examples=("scan --corpus recordings --out out/mine",))
 def scan(options: Options, prune: bool, unchanged_exit_code: int) -> int:
     """List the recordings and read their headers into manifest.parquet."""
-    with _prepared(options, makes_folder=True, prune=prune) as run:
+    with prepared(options, makes_folder=True, prune=prune) as run:
         stages.execute(run, ["scan"])
     return _exit_code(run, options, unchanged_exit_code)
 
@@ -95,7 +85,7 @@ def extract(options: Options) -> int:
 @main.stage()
 def verify(options: Options) -> int:
     """Compare every shard of the store with its checksums, and the ledger with the store."""
-    return _execute(options, "verify", recheck=True)
+    return _execute(options, "verify", recheck=True, only_reads=True)
 
 
 @main.stage(examples=("train --out out/mine --set models.lstm.units=200",))
@@ -113,8 +103,8 @@ def train(options: Options) -> int:
 def evaluate(options: Options, as_of: str | None) -> int:
     """Evaluate the trained models, or one that was in service earlier, on the test speakers."""
     if as_of is None:
-        return _execute(options, "evaluate")
-    with _prepared(options) as run:
+        return _execute(options, "evaluate", only_reads=True)
+    with prepared(options, only_reads=True) as run:
         stages.evaluate_as_of(run, as_of)
     return _exit_code(run, options)
 
@@ -139,7 +129,7 @@ def compact(options: Options) -> int:
 )  # fmt: skip
 def promote(options: Options, run_key: str | None, kept_exit_code: int) -> int:
     """Put the trained model into service if it is better than the champion."""
-    with _prepared(options) as run:
+    with prepared(options) as run:
         promoted = stages.promote(run, run_key)
     return _exit_code(run, options) or (0 if promoted else kept_exit_code)
 
@@ -151,13 +141,13 @@ def promote(options: Options, run_key: str | None, kept_exit_code: int) -> int:
 )
 def rollback(options: Options, to: str | None, reason: str | None) -> None:
     """Restore the previous champion."""
-    stages.roll_back(_output(options), to, reason)
+    stages.roll_back(settled(output_of(options)), to, reason)
 
 
 @main.stage()
 def status(options: Options) -> None:
     """Print the progress of an output folder, its stages, and the decisions on its models."""
-    stages.show_status(_output(options))
+    stages.show_status(settled(output_of(options)))
 
 
 for command in (rollback, status):  # they accept the options that all stages share, but need only these
@@ -166,81 +156,14 @@ for command in (rollback, status):  # they accept the options that all stages sh
             parameter.hidden = True
 
 
-def _output(options: Options) -> OutputFolder:
-    """Return the output folder; a compaction that was killed in its last moments is finished first."""
-    output = OutputFolder.at(options.out)
-    if output.compacted.complete.exists():
-        from pipeline.extraction import compact  # noqa: PLC0415 rare
-
-        compact.swap(output)
-    return output
-
-
-@contextmanager
-def _prepared(
-    options: Options, *, makes_folder: bool = False, demo: bool = False, recheck: bool = False, prune: bool = False
-) -> Iterator[Run]:
-    """Read the settings and check the output folder; yield the run, and stop its executor in the end."""
-    output = _output(options)
-    config = load(RunConfig, options.config_file, options.overrides)
-    profile = None if options.executor == "serial" else load_profile(options.cluster, options.cluster_file)
-    corpus = str(output.demo_corpus) if demo else _corpus(options.corpus)
-    if not makes_folder and not output.root.exists():
-        raise UsageError(f"--out {output.root}: there is no such folder; run scan first, which creates it")
-    record = _record(output, config, corpus)
-    with _started(profile, options.workers) as executor:
-        yield Run(
-            output, config, record, executor, corpus, recheck=recheck, prune=prune,
-            price_per_core_hour=profile.price_per_core_hour if profile else None,
-        )  # fmt: skip
-
-
-def _corpus(given: str | None) -> str | None:
-    """Return the absolute path or URL of the corpus; raises UsageError for an empty one."""
-    if given is not None and not given.strip():
-        raise UsageError("--corpus is empty: name the folder LANGUAGE/[SPEAKER/]file of recordings")
-    return given and str(folder_at(given))
-
-
-def _record(output: OutputFolder, config: RunConfig, corpus: str | None) -> RunRecord:
-    """Record the settings; raises UsageError for a store of other settings, or a folder that cannot be written."""
-    found = records.read_attributes(output)
-    if found is not None:
-        lifecycle.check_config(output, found, config.pipeline)
-    output.clear_partial_files()
-    record = RunRecord(output)
-    settings: Mapping[str, Any] = config.model_dump(mode="json")
-    try:
-        record.describe(corpus=corpus, config=settings, config_hash=value_digest(settings))
-    except OSError as error:
-        raise UsageError(f"--out {output.root} cannot be written: {error.strerror or error}") from None
-    return record
-
-
-@contextmanager
-def _started(profile: ClusterProfile | None, workers: int | None) -> Iterator[LazyExecutor]:
-    """Yield the executor, which starts with the first task, and stop it in the end."""
-    with ExitStack() as stack:
-        yield LazyExecutor(lambda: stack.enter_context(closing(_executor(profile, workers))))
-
-
-def _executor(profile: ClusterProfile | None, workers: int | None) -> Executor:
-    """Return the cluster of a profile; without a profile, tasks run in this process."""
-    if profile is None:
-        return SerialExecutor()
-    from pipeline.runtime.dask_executor import DaskExecutor  # noqa: PLC0415 Dask takes a second to load
-
-    return DaskExecutor(profile, workers)
-
-
 def _synthesise(run: Run) -> None:
     from pipeline.demo import synthesise as corpus  # noqa: PLC0415 only a demo needs it
 
     corpus.make_corpus(run.output, run.config.demo, run.executor())
 
 
-def _execute(options: Options, stage: str, *, recheck: bool = False) -> int:
-    with _prepared(options, recheck=recheck) as run:
+def _execute(options: Options, stage: str, *, recheck: bool = False, only_reads: bool = False) -> int:
+    with prepared(options, recheck=recheck, only_reads=only_reads) as run:
         stages.execute(run, [stage])
     return _exit_code(run, options)
 
@@ -262,9 +185,11 @@ def _exit_code(run: Run, options: Options, unchanged: int = 0) -> int:
 
 def command_line() -> None:
     """Run `main`, and exit with its code; an error that the user can fix is one line."""
+    environment.open_standard_streams()
     set_up_logging()
     interrupts.set_up()
     try:
+        environment.check()
         code = main.main(prog_name=PROGRAM, standalone_mode=False)
     except click.ClickException as error:
         log.error("%s", explain(error, main))

@@ -1,8 +1,10 @@
 """What every stage of a run gets: the output folder, the settings, the record, and where tasks run."""
 
 import logging
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +80,15 @@ class Run:
         started_s = time.perf_counter()
         facts = work()
         self.record.finish(stage, key, outputs, **{"wall_s": time.perf_counter() - started_s, **facts})
+
+    @contextmanager
+    def results(self) -> Iterator[OutputFolder]:
+        """Yield where results are written: the output folder, or a temporary one where that cannot be written."""
+        if self.record.saved:
+            yield self.output
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            yield OutputFolder.at(folder)
 
     def manifest(self) -> pd.DataFrame:
         """Return the manifest; raises UsageError if there is none, or one of an earlier version."""

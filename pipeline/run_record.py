@@ -159,6 +159,8 @@ class RunRecord:
         self._file = read(output)
         self.changed = False
         """Whether a stage has done anything since then."""
+        self.saved = True
+        """Whether changes are written to run.json; if not, they are kept until the end of this run."""
 
     @property
     def stages(self) -> Mapping[str, StageRecord]:
@@ -205,7 +207,8 @@ class RunRecord:
 
     def _write(self, **changes: Any) -> None:
         self._file = self._file.model_copy(update=changes)
-        write_atomically(self._output.run, self._file.model_dump_json(indent=1, exclude_none=False).encode())
+        if self.saved:
+            write_atomically(self._output.run, self._file.model_dump_json(indent=1, exclude_none=False).encode())
 
 
 def _digest(path: UPath) -> str | None:

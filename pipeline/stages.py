@@ -227,7 +227,8 @@ def _evaluate(run: Run, name: str, folder: UPath, facts: Facts) -> Metrics:
     load_tensorflow()
     from model.evaluate import evaluate  # noqa: PLC0415 TensorFlow takes seconds to load
 
-    return evaluate(run.output, name, folder, facts, run.speakers(), run.config.seed)
+    with run.results() as results:
+        return evaluate(run.output, name, folder, facts, run.speakers(), run.config.seed, results)
 
 
 def evaluate_as_of(run: Run, date: str) -> None:

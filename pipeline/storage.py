@@ -29,9 +29,15 @@ MODIFIED_KEYS: Final = ("mtime", "LastModified", "last_modified", "updated", "cr
 
 
 def folder_at(uri: str) -> UPath:
-    """Return the folder that a path or URL names; raises UsageError if no installed package opens it."""
+    """Return the folder that a path or URL names, in which ~ is the home folder.
+
+    Raises UsageError if no installed package opens it, or if there is no such home folder.
+    """
+    place = os.path.expanduser(uri)  # noqa: PTH111 of a str
+    if place.startswith("~"):
+        raise UsageError(f"{uri}: there is no such home folder; write ./{uri} for a folder of that name")
     try:
-        return UPath(os.path.expanduser(uri) if uri.startswith("~") else uri).absolute()  # noqa: PTH111 of a str
+        return UPath(place).absolute()
     except (ImportError, ValueError) as error:
         raise UsageError(f"{uri} cannot be opened: {error}") from None
 

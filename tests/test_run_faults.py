@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from tests.support.deadline import DEADLINE_S
-from tests.support.whole_system import SMALL, command, finished_shards, run, store_bytes, write_corpus
+from tests.support.whole_system import SMALL, command, finished_shards, in_namespace, run, store_bytes, write_corpus
 
 pytestmark = pytest.mark.slow
 
@@ -181,17 +180,6 @@ def test_a_manifest_of_an_earlier_version_is_told_in_one_line(corpus: Path, tmp_
     assert result.returncode == 2, result.stderr
     assert "it has no column append_index, masked; choose another --out" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
-
-
-def in_namespace(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a shell script in a mount namespace of its own, where it may mount; skip where the kernel refuses."""
-    probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
-    if probe.returncode:
-        pytest.skip("this machine lets no user make a mount namespace")
-    return subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, "sh", *map(str, arguments)],
-        capture_output=True, text=True, timeout=DEADLINE_S, check=False,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("executor", ["serial", pytest.param("dask", marks=pytest.mark.long)])

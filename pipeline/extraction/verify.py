@@ -36,7 +36,7 @@ def verify(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig,
         raise PipelineError(
             f"{output.root}: {unfinished} of {len(plan)} shards are not extracted yet; run extract first"
         )
-    preflight.check(executor, output)
+    preflight.check(executor, output, writes=False)
     damaged: list[Damage] = []
     with track("verify", len(plan), "shards", executor.monitor.dashboard) as progress:
         for done in completed(executor.run(partial(check_shard, out=str(output.root)), range(len(plan)))):

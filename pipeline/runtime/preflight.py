@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,20 +31,25 @@ class WorkerReport:
     access_error: str
 
 
-def check(executor: Executor, output: OutputFolder, recordings: Iterable[AudioSource] = ()) -> None:
+def check(
+    executor: Executor, output: OutputFolder, recordings: Iterable[AudioSource] = (), *, writes: bool = True
+) -> None:
     """Check every worker; raises UsageError that names one that cannot do the work.
 
-    Each worker must be able to read the first of `recordings` that the driver can read: others may be damaged.
+    Each worker must be able to read the first of `recordings` that the driver can read: others may be damaged. If the
+    work `writes` nothing, the output folder need not be writable; it must have a manifest.
     """
     tried = islice(recordings, MAX_RECORDINGS_TRIED)
     recording = next((source for source in tried if not _read_error(source)), None)
-    token = f"{os.getpid()}-{uuid.uuid4().hex}"
-    token_file = _token_file(output, token)
-    write_atomically(token_file, b"")
+    token = f"{os.getpid()}-{uuid.uuid4().hex}" if writes else None
+    shared = _shared_file(output, token)
+    if writes:
+        write_atomically(shared, b"")
     try:
         reports = executor.on_each_worker(partial(inspect_worker, str(output.root), token, recording))
     finally:
-        token_file.unlink()
+        if writes:
+            shared.unlink()
     driver = inspect_worker(str(output.root), token, None)
     for worker, report in reports.items():
         mismatch = _mismatch(report, driver)
@@ -51,10 +57,11 @@ def check(executor: Executor, output: OutputFolder, recordings: Iterable[AudioSo
             raise UsageError(f"{'' if worker == THIS_PROCESS else 'worker '}{worker} {mismatch}")
 
 
-def inspect_worker(out: str, token: str, recording: AudioSource | None) -> WorkerReport:
+def inspect_worker(out: str, token: str | None, recording: AudioSource | None) -> WorkerReport:
     """Return the report of this process, which tries to write to the output folder `out` and to read `recording`.
 
     The driver has written a file named by `token` to `out`. A folder of the same name on another disk lacks it.
+    Without a token nothing is written, and the folder must have a manifest.
     """
     try:
         access_error = _access_error(OutputFolder.at(out), token, recording)
@@ -63,14 +70,18 @@ def inspect_worker(out: str, token: str, recording: AudioSource | None) -> Worke
     return WorkerReport(code_digest(), versions(), access_error)
 
 
-def _access_error(output: OutputFolder, token: str, recording: AudioSource | None) -> str:
-    token_file = _token_file(output, token)
+def _access_error(output: OutputFolder, token: str | None, recording: AudioSource | None) -> str:
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        return f"has names of files in {encoding}; start it with PYTHONUTF8=1, or in a locale with UTF-8"
+    shared = _shared_file(output, token)
     try:
-        if not token_file.exists():
+        if not shared.exists():
             return f"does not see the files in {output.root}; workers and driver must share it under one name"
-        own = token_file.with_name(f"{token_file.name}-{uuid.uuid4().hex}")
-        write_atomically(own, b"")
-        own.unlink()
+        if token is not None:
+            own = shared.with_name(f"{shared.name}-{uuid.uuid4().hex}")
+            write_atomically(own, b"")
+            own.unlink()
     except OSError as error:
         return f"cannot write to {output.root}: {error.strerror or error}"
     return "" if recording is None else _read_error(recording)
@@ -85,8 +96,9 @@ def _read_error(recording: AudioSource) -> str:
     return ""
 
 
-def _token_file(output: OutputFolder, token: str) -> UPath:
-    return output.root / f".access-{token}"
+def _shared_file(output: OutputFolder, token: str | None) -> UPath:
+    """Return the file that every worker must see: the driver's token, or without one the manifest."""
+    return output.manifest if token is None else output.root / f".access-{token}"
 
 
 def _mismatch(report: WorkerReport | BaseException, driver: WorkerReport) -> str:

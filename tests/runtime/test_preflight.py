@@ -1,6 +1,7 @@
 """Checks of workers: real reports of this process, and the messages about workers that do not fit."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,22 @@ def test_missing_recording_is_an_access_error(output: OutputFolder, recordings: 
     report = preflight.inspect_worker(str(output.root), "here", recordings[0])
     assert report.access_error == f"cannot read {recordings[0].container}: No such file or directory"
     assert preflight.inspect_worker(str(output.root), "here", recordings[1]).access_error == ""
+
+
+def test_work_that_only_reads_needs_a_manifest_and_writes_nothing(output: OutputFolder) -> None:
+    with pytest.raises(UsageError, match=r"^this process does not see the files in .*; workers and driver must share"):
+        preflight.check(SerialExecutor(), output, writes=False)
+    output.manifest.touch()
+    before = output.root.stat().st_mtime_ns
+    preflight.check(SerialExecutor(), output, writes=False)
+    assert output.root.stat().st_mtime_ns == before
+
+
+def test_worker_with_another_encoding_is_named(output: OutputFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    assert refusal(SerialExecutor(), output) == (
+        "this process has names of files in iso8859-1; start it with PYTHONUTF8=1, or in a locale with UTF-8"
+    )
 
 
 def test_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from tests.support.deadline import DEADLINE_S
@@ -77,6 +78,17 @@ def run_until(
     os.set_blocking(process.stderr.fileno(), True)
     log += process.communicate(timeout=DEADLINE_S)[1].decode()
     return subprocess.CompletedProcess(process.args, process.returncode, "", log)
+
+
+def in_namespace(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a shell script in a mount namespace of its own, where it may mount; skip where the kernel refuses."""
+    probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip("this machine lets no user make a mount namespace")
+    return subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *map(str, arguments)],
+        capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
 
 
 def store_bytes(out: Path) -> dict[str, bytes]:

@@ -1,0 +1,86 @@
+"""Other people's machines: finished folders that cannot be written, users without a home, commands without streams."""
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.run import main
+from tests.support.deadline import DEADLINE_S
+from tests.support.other_user import run_as_other_user
+from tests.support.whole_system import SMALL, command, in_namespace, run, write_corpus
+
+SERIAL = ("--executor", "serial", *SMALL)
+UNSAVED = "cannot be written: Read-only file system; the result is shown here and not saved"
+
+
+def read_only(out: Path, *commands: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run commands while `out` is mounted read-only, up to the first one that fails."""
+    lines = " && ".join(shlex.join(line) for line in commands)
+    return in_namespace(f'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && {lines}', out)
+
+
+@pytest.mark.slow
+def test_a_store_on_a_read_only_mount_is_verified(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    corpus = write_corpus(tmp_path / "corpus", speakers=3, recordings=1)
+    for stage in ("scan", "extract"):
+        main([stage, "--corpus", str(corpus), "--out", str(out), *SERIAL], standalone_mode=False)
+    before = (out / "run.json").read_bytes()
+    result = read_only(out, command("verify", "--out", out, *SERIAL))
+    assert result.returncode == 0, result.stderr
+    assert f"--out {out} {UNSAVED}" in result.stderr
+    assert "all match their checksums; the ledger matches the store" in result.stderr
+    assert (out / "run.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_all_that_only_reads_works_on_a_read_only_mount(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    corpus = write_corpus(tmp_path / "corpus", recordings=1)
+    assert run("--corpus", corpus, "--out", out, *SMALL).returncode == 0
+    recording = next(corpus.rglob("*.flac"))
+    predict = [part.replace("pipeline.run", "model.predict") for part in command(out / "models" / "ann", recording)]
+    stages = [command(stage, "--out", out, *SMALL) for stage in ("verify", "status", "evaluate")]
+    result = read_only(out, *stages, predict)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count(UNSAVED) == 2
+    assert result.stderr.count("unchanged, nothing to do") == 2
+    (out / "metrics" / "ann.json").unlink()
+    result = read_only(out, stages[-1])
+    assert result.returncode == 0, result.stderr
+    assert "evaluate ann: frame_accuracy" in result.stderr
+    assert not (out / "metrics" / "ann.json").exists()
+    result = read_only(out, command("train", "--out", out, *SMALL))
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert f"--out {out} cannot be written: Read-only file system" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_user_without_a_home_runs_everything(tmp_path: Path) -> None:
+    corpus, temporary = write_corpus(tmp_path / "corpus", recordings=1), tmp_path / "tmp"
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    out = temporary / "out"
+    result = run_as_other_user(
+        "-m", "pipeline.run", "--corpus", corpus, "--out", out, *SMALL, temporary=temporary, HOME="/nonexistent"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    result = run_as_other_user(
+        "-m", "model.predict", out / "models" / "lstm", next(corpus.rglob("*.flac")), temporary=temporary
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_command_without_standard_streams_runs_to_its_end(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    line = shlex.join(command("--corpus", write_corpus(tmp_path / "corpus", recordings=1), "--out", out, *SMALL))
+    done = subprocess.run(f"{line} <&- >&- 2>&-", shell=True, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 0
+    assert (out / "report" / "index.html").is_file()
