@@ -22,15 +22,31 @@ POOL: Final = "language_id"
 """A pool with one slot (pools.json): only one stage runs at a time, including stages of backfills."""
 
 SKIP_EXIT_CODE: Final = 99
-PERMANENT_FAILURES: Final = {2: "wrong usage or configuration", 3: "too many recordings failed"}
-"""Exit codes that a retry cannot change, and their meaning."""
+PERMANENT_FAILURES: Final = {
+    2: "wrong usage or configuration",
+    3: "too many recordings failed",
+    126: "a program cannot be executed",
+    127: "a program is missing",
+}
+"""Exit codes that a retry cannot change, and their meaning; 126 and 127 are the shell's."""
 
 ALERTS: Final = "language_id_alerts"
 """An optional Airflow connection; its password is the URL of the webhook that receives failed runs."""
 
+# The first commands check what Variables are often set wrongly. An error in them would otherwise look like a failure
+# that a retry may mend: Python exits with 1 if it has no pipeline.
 # setpriv terminates the command when its task's process is killed. flock waits for any earlier command that still
 # holds the lock, for example one started by cron. exec replaces the shell, which would not forward signals.
 COMMAND: Final = """\
+if [ -z "$OUT" ]; then
+    echo "out is empty: set the Variable language_id_out, or the parameter out, to the output folder"
+    exit 2
+fi
+if ! error=$("$PYTHON" -c 'import pipeline.options' 2>&1); then
+    echo "language_id_python: '$PYTHON' cannot run the pipeline (${{error##*$'\\n'}}); set this Variable to the" \\
+        "Python of the environment in which the pipeline is installed"
+    exit 2
+fi
 case "$CLUSTER" in *://*) export DASK_SCHEDULER_ADDRESS="$CLUSTER" CLUSTER=scheduler ;; esac
 exec setpriv --pdeathsig TERM flock --no-fork "$LOCK" "$PYTHON" -m pipeline.run {stage} \\
     --out "$OUT" ${{CORPUS:+--corpus "$CORPUS"}} ${{CONFIG:+--config "$CONFIG"}} \\
