@@ -6,5 +6,6 @@
 - `model_section`: the page's sections on trained models
 - `champion`: the page's section on the model in service
 - `plots`: pictures
+- `picture`: figures as PNG, in one style, with a font for every script
 - `status`: the status command
 """

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.report.plots import INK, QUIET, WIDTH_IN, picture
+from pipeline.report.picture import INK, QUIET, Picture, picture
+from pipeline.report.plots import WIDTH_IN
 
 if TYPE_CHECKING:
     from model.metrics.estimate import Estimate
@@ -43,7 +44,7 @@ class ChampionSection:
     earlier: int
 
 
-def section(history: "History", add: Callable[[str, bytes], None]) -> ChampionSection | None:
+def section(history: "History", add: Callable[[str, Picture], None]) -> ChampionSection | None:
     """Return the section, or None if there are no decisions; `add` keeps its picture by name."""
     if not history.decisions:
         return None

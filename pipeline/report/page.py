@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -10,12 +11,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.outputs import OutputFolder
 from pipeline.report import champion, corpus_section, model_section, plots
+from pipeline.report.picture import missing_fonts
 from pipeline.report.results import Pictures, Results
 from pipeline.storage import write_atomically
 
 if TYPE_CHECKING:
     from model.metrics.metrics_file import Metrics
     from model.registry.history import History
+
+log = logging.getLogger(__name__)
 
 MIN_POINTS: Final = 5
 """A shorter extraction has no picture of its speed."""
@@ -51,7 +55,10 @@ def write_report(output: OutputFolder, history: "History", metrics: Mapping[str,
         "pictures": pictures.sources,
     }
     page = _environment().get_template("report.html.j2").render(context)
-    write_atomically(output.report / "index.html", page.encode())
+    file = output.report / "index.html"
+    write_atomically(file, page.encode())
+    if pictures.boxes:
+        log.warning("report: %s, delete %s and run report again", missing_fonts(pictures.boxes), file)
 
 
 def _environment() -> Environment:

@@ -1,16 +1,12 @@
-"""The report's pictures: pure functions from data to PNG bytes.
+"""The report's pictures: pure functions from data to pictures.
 
 Hue encodes the language and nothing else. Splits and shares differ in lightness; models have names.
 """
 
-import functools
-import io
 import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, ParamSpec
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -21,11 +17,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-Parameters = ParamSpec("Parameters")
+from pipeline.report.picture import FAINT, INK, QUIET, picture
 
 # Okabe and Ito's palette, which suits all kinds of colour vision; its yellow is darkened to be visible on white
 HUES: Final = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#a89a0c", "#7b5aa6")
-INK, QUIET, FAINT = "#1f2d3d", "#93a1b0", "#d5dbe1"
 WIDTH_IN: Final = 7.2
 MINUTES_FROM_S: Final = 180
 MAX_LABELS_WITH_TEXT: Final = 12
@@ -35,44 +30,6 @@ MAX_NAMED_LANGUAGES: Final = 7
 MAX_TICKS: Final = 110
 MAX_MARKED_EPOCHS: Final = 40
 BAR_AND_LABEL: Final = 1.45  # the width of a panel; a bar of accuracy 1 leaves room for its label
-
-STYLE: Final[dict[str, Any]] = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": QUIET,
-    "axes.labelcolor": INK,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "#e8ebee",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    # a dollar sign in a name is not mathematics
-    "text.parse_math": False,
-}
-
-
-def picture(draw: Callable[Parameters, Figure]) -> Callable[Parameters, bytes]:
-    """Turn a function that draws a figure into one that returns PNG bytes.
-
-    The bytes depend neither on the user's matplotlibrc nor on the clock.
-    """
-
-    @functools.wraps(draw)
-    def render(*args: Parameters.args, **kwargs: Parameters.kwargs) -> bytes:
-        buffer = io.BytesIO()
-        with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
-            # characters that the font lacks show as boxes; the page has the same names as text
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            draw(*args, **kwargs).savefig(buffer, format="png", dpi=170, metadata={"Software": None})
-        return buffer.getvalue()
-
-    return render
 
 
 def language_colors(labels: Sequence[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from upath import UPath
 from pipeline import run_record
 from pipeline.corpus.manifest import read_manifest
 from pipeline.outputs import OutputFolder
+from pipeline.report.picture import Picture
 from pipeline.run_record import RunFile, StageRecord
 from pipeline.storage import read_parquet, write_atomically
 
@@ -68,12 +69,17 @@ class Results:
 
 @dataclass
 class Pictures:
-    """The page's pictures: written to `folder` as NAME.png, and kept in `sources` as data URLs."""
+    """The page's pictures: written to `folder` as NAME.png, and kept in `sources` as data URLs.
+
+    `boxes` are the characters in them that no installed font has.
+    """
 
     folder: UPath
     sources: dict[str, str] = field(default_factory=dict)
+    boxes: set[str] = field(default_factory=set)
 
-    def add(self, name: str, png: bytes) -> None:
+    def add(self, name: str, picture: Picture) -> None:
         """Write and keep a picture."""
-        write_atomically(self.folder / f"{name}.png", png)
-        self.sources[name] = "data:image/png;base64," + base64.b64encode(png).decode()
+        write_atomically(self.folder / f"{name}.png", picture.png)
+        self.sources[name] = "data:image/png;base64," + base64.b64encode(picture.png).decode()
+        self.boxes |= picture.boxes

@@ -14,6 +14,7 @@ from model.registry.history import Comparison, Decision, History, PromotionReque
 from pipeline.outputs import OutputFolder
 from pipeline.report import status
 from pipeline.report.champion import MAX_DRAWN, MAX_LISTED, champions, section
+from pipeline.report.picture import Picture
 from pipeline.storage import write_atomically
 
 START = datetime(2026, 1, 1, 3, tzinfo=UTC)
@@ -54,7 +55,7 @@ def test_without_decisions_there_is_no_section() -> None:
 
 
 def test_the_section_says_what_serves_and_why(history: History) -> None:
-    pictures: dict[str, bytes] = {}
+    pictures: dict[str, Picture] = {}
     found = section(history, pictures.__setitem__)
     assert found is not None
     assert (found.version, found.since, found.earlier) == ("version0", "2026-01-04 03:00 UTC", 0)
@@ -63,7 +64,7 @@ def test_the_section_says_what_serves_and_why(history: History) -> None:
         ("rolled back", "version0", "ben"), ("promoted", "version2", "ana"), ("refused", "version1", "ana"),
         ("promoted", "version0", "ana"),
     ]  # fmt: skip
-    assert pictures["champions"].startswith(b"\x89PNG")
+    assert pictures["champions"].png.startswith(b"\x89PNG")
 
 
 def test_a_single_comparison_has_no_picture() -> None:
@@ -96,7 +97,7 @@ def test_a_long_history_is_cut() -> None:
     assert found is not None
     assert (len(found.decisions), found.earlier) == (MAX_LISTED, 60 - MAX_LISTED)
     assert found.decisions[0].subject == "version59"
-    assert champions(decisions[-MAX_DRAWN:]).startswith(b"\x89PNG")
+    assert champions(decisions[-MAX_DRAWN:]).png.startswith(b"\x89PNG")
 
 
 def test_without_intervals_or_judgements_there_are_points_or_nothing() -> None:
@@ -104,11 +105,11 @@ def test_without_intervals_or_judgements_there_are_points_or_nothing() -> None:
     first = judged(0, 0.6, None, True, None)
     assert first.comparison is not None
     decision = first.model_copy(update={"comparison": first.comparison.model_copy(update={"challenger_f1": alone})})
-    assert champions([decision]).startswith(b"\x89PNG")
+    assert champions([decision]).png.startswith(b"\x89PNG")
     unjudged = judged(1, 0.5, None, False, "version0").model_copy(
         update={"comparison": Comparison(promoted=False, reason="")}
     )
-    assert champions([first, unjudged]).startswith(b"\x89PNG")
+    assert champions([first, unjudged]).png.startswith(b"\x89PNG")
 
 
 def test_status_shows_champion_and_decisions(history: History, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from model.registry import registry
 from pipeline import storage
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
-from pipeline.report import corpus_section, plots
+from pipeline.report import corpus_section, picture, plots
 from pipeline.report import page as report_page
 from pipeline.schema import LEDGER_COLUMNS, MANIFEST_COLUMNS, SCHEMA_VERSION
 from pipeline.storage import write_atomically
@@ -421,7 +421,7 @@ def _overlaps(texts: list[Text]) -> list[tuple[str, str]]:
 def test_the_comparison_stays_readable(models: list[str]) -> None:
     accuracy = pd.DataFrame(0.987, index=["frame", "sequence", "recording"], columns=models)
     accuracy.loc["frame", models[1:]] = np.nan
-    with matplotlib.style.context(["default", plots.STYLE]):
+    with matplotlib.style.context(["default", picture.STYLE]):
         figure = plots.comparison.__wrapped__(accuracy, 1 / 3)  # type: ignore[attr-defined]
         figure.draw_without_rendering()
     texts = [text for axes in figure.axes for text in (*axes.texts, *axes.get_xticklabels())]
@@ -435,7 +435,7 @@ def test_the_comparison_stays_readable(models: list[str]) -> None:
 
 def test_learning_curves_of_five_models_have_a_title_each() -> None:
     titles = [f"{plots.short(name)}, per sequence" for name in ["a", *LONG_NAMES]]
-    with matplotlib.style.context(["default", plots.STYLE]):
+    with matplotlib.style.context(["default", picture.STYLE]):
         figure = plots.learning_curves.__wrapped__([plots.LearningCurve(t, HISTORY, 2) for t in titles])  # type: ignore[attr-defined]
         figure.draw_without_rendering()
     assert [axes.get_title(loc="left") for axes in figure.axes[::2]] == titles
@@ -485,6 +485,16 @@ def test_a_damaged_metrics_file_is_refused_in_one_line(write: Write, tmp_path: p
         metrics_of_models(output, ["ann", "lstm"])
 
 
+def test_a_font_that_is_missing_is_named_in_the_log(write_pictures: Write, caplog: pytest.LogCaptureFixture) -> None:
+    rows = manifest()
+    rows.loc[rows["label"] == SPACED, "label"] = "\U0010fffd"
+    write_pictures({}, rows=rows)
+    (message,) = caplog.messages
+    assert message.startswith("report: no installed font has the characters \U0010fffd, and pictures show boxes")
+    assert "install a font with U+10FFFD, delete " in message
+    assert message.endswith("index.html and run report again")
+
+
 def test_same_folder_same_page(write_pictures: Write) -> None:
     assert write_pictures({"lstm": 30}).html == write_pictures({"lstm": 30}).html
 
@@ -511,7 +521,7 @@ def test_a_hundred_languages_with_names_that_fonts_lack() -> None:
     amounts = pd.DataFrame(1.0, index=names, columns=["train", "validation", "test"])
     probabilities = np.full((3, 100), 0.01)
     features = np.zeros((3, 20, 40), np.float32)
-    for png in (
+    for png, _ in (
         plots.amounts(amounts, "hours", colors),
         plots.confusion(np.eye(100, dtype=np.int64), names, "title"),
         plots.example(features, probabilities, names, 99, colors, 0.01, "title"),
