@@ -3,19 +3,19 @@
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Count = Annotated[int, Field(ge=1)]
+from pipeline.settings import MAX_COUNT, Settings
+
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
 
-class ModelConfig(BaseModel, ABC):
+class ModelConfig(Settings, ABC):
     """A kind of model: its fields are the settings of one model, and `network` builds the layers that they describe.
 
     `batch_size` counts what the model classifies: frames or sequences. Training ends after `max_epochs` epochs, or
     after `patience` epochs without a lower validation loss.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     level: ClassVar[Literal["frame", "sequence"]] = "sequence"
     """What the model classifies."""
@@ -39,14 +39,12 @@ class ModelConfig(BaseModel, ABC):
         """
 
 
-class PromotionConfig(BaseModel):
+class PromotionConfig(Settings):
     """Conditions under which a trained model replaces the champion.
 
     Its macro F1 over the test recordings must exceed the champion's by more than `min_gain`, also in at least the
     fraction `confidence` of resamples of the speakers; with `confidence` 0 resamples are not considered.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = "lstm"
     min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -13,6 +13,8 @@
 - `schema`: names, types and codes shared by all packages
 - `storage`: paths and URLs, atomic writes, typed JSON, Parquet tables
 - `digests`: digests of values and tables
+- `yaml_file`: YAML that people write
+- `settings`: the base of all classes of settings
 - `kinds`: settings whose class is named by their key `kind`
 - `errors`: errors that a user can fix
 - `interrupts`: Ctrl-C and SIGTERM

@@ -4,25 +4,27 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from types import NoneType
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
 
 import toolz
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from pipeline.digests import value_digest
 from pipeline.errors import UsageError
 from pipeline.features.frontend import BY_KIND, Frontend
 from pipeline.features.mfcc import Mfcc
 from pipeline.kinds import ByKind
+from pipeline.settings import MAX_COUNT, Settings
+from pipeline.yaml_file import YamlError, parse, read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class SplitConfig(BaseModel):
+class SplitConfig(Settings):
     """Fractions of each language's duration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     train: Fraction = 0.70
     validation: Fraction = 0.15
@@ -36,14 +38,12 @@ class SplitConfig(BaseModel):
         return self
 
 
-class StoreConfig(BaseModel):
+class StoreConfig(Settings):
     """The shape of what is stored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     timesteps: Annotated[int, Field(ge=1, le=10_000)] = 20
-    sequences_per_chunk: Annotated[int, Field(ge=1)] = 256
-    chunks_per_shard: Annotated[int, Field(ge=1)] = 16
+    sequences_per_chunk: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 256
+    chunks_per_shard: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 16
     mantissa_bits: Annotated[int, Field(ge=1, le=23)] | None = None
 
     @property
@@ -52,10 +52,8 @@ class StoreConfig(BaseModel):
         return self.sequences_per_chunk * self.chunks_per_shard
 
 
-class PipelineConfig(BaseModel):
+class PipelineConfig(Settings):
     """All that decides what a store holds, and nothing else."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
     features: Annotated[Frontend, BY_KIND] = Mfcc()
@@ -68,23 +66,19 @@ class PipelineConfig(BaseModel):
         return value_digest(self.model_dump(mode="json", include=set(PipelineConfig.model_fields)))
 
 
-class CorpusConfig(BaseModel):
+class CorpusConfig(Settings):
     """Which recordings are accepted.
 
     Scan refuses sample rates below `min_sample_rate_hz`; recordings that are in a manifest already stay as they are.
     Extraction marks the sequences of recordings without sound as invalid if `silent` is `filter`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     min_sample_rate_hz: int = Field(default=4_000, ge=1)
     silent: Literal["keep", "filter"] = "keep"
 
 
-class DemoConfig(BaseModel):
+class DemoConfig(Settings):
     """Size and seed of the demo's corpus; the defaults make one hour."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(default=1, ge=0)
     speakers_per_language: int = Field(default=20, ge=1, le=100)
@@ -94,26 +88,59 @@ class DemoConfig(BaseModel):
 
 Model = TypeVar("Model", bound=BaseModel)
 
+MAX_SHOWN_CHARACTERS: Final = 100
+
+WORDS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "expected a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
+    "finite_number": "expected a finite number",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
+    "string_type": "expected text",
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type"), "expected keys with values below it"),
+    **dict.fromkeys(("list_type", "tuple_type"), "expected a list"),
+    **dict.fromkeys(("missing", "too_short"), "there are too few values"),
+    "too_long": "there are too many values",
+}
+"""What is wrong, by pydantic's type of error, where pydantic names Python's types and classes."""
+
 
 def load(schema: type[Model], file: Path | None, overrides: Iterable[str]) -> Model:
     """Read a configuration: defaults, then the YAML `file`, then `key.sub=value` overrides.
 
-    Raises UsageError with the key, the value and what is allowed.
+    A section without keys is as one that is not given. Raises UsageError with the key, the value and what is allowed.
     """
-    layers: list[Mapping[str, Any]] = [{} if file is None else _read_yaml(file)]
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise UsageError(f"--set {override}: write it as key.sub=value, for example --set features.n_mfcc=20")
-        try:
-            layers.append(toolz.assoc_in({}, key.split("."), yaml.safe_load(text)))
-        except yaml.YAMLError:
-            raise UsageError(f"--set {override}: the value is not YAML; quote it") from None
-    settings = _merged(schema().model_dump(), reduce(_merged, layers))
+    defaults = schema().model_dump()
+    layers = [{} if file is None else _read(file), *map(_read_override, overrides)]
+    settings = _merged(defaults, reduce(_merged, [_without_empty(layer, defaults) for layer in layers]))
     try:
         return schema.model_validate(settings)
     except ValidationError as error:
         raise UsageError(_explain(schema, settings, error)) from None
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    content = read_yaml(file, "--config") or {}
+    if not isinstance(content, Mapping):
+        raise UsageError(f"--config {file}: expected keys and values at the top, not {shown(content)}")
+    return content
+
+
+def _read_override(override: str) -> Mapping[str, Any]:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UsageError(f"--set {override}: write it as key.sub=value, for example --set features.n_mfcc=20")
+    try:
+        settings: Mapping[str, Any] = toolz.assoc_in({}, key.split("."), parse(text))
+    except YamlError as error:
+        raise UsageError(f"--set {override}: the value {error}") from None
+    return settings
+
+
+def _without_empty(layer: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `layer` without the sections that have no keys, which YAML reads as null."""
+    return {
+        key: value for key, value in layer.items() if value is not None or not isinstance(defaults.get(key), Mapping)
+    }
 
 
 def _merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,38 +156,43 @@ def _merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _read_yaml(file: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UsageError(f"--config {file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {file} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, Mapping):
-        raise UsageError(f"--config {file}: expected keys and values at the top, not {content!r}")
-    return content
-
-
 def _explain(schema: type[BaseModel], settings: Mapping[str, Any], error: ValidationError) -> str:
     """Return one line for the first error, and the number of further errors."""
     first, *others = error.errors()
     key = ".".join(str(part) for part in first["loc"]) or "configuration"
+    value = "" if isinstance(first["input"], Mapping) else f" = {shown(first['input'])}"
     more = f" (and {len(others)} more)" if others else ""
-    if first["type"] == "extra_forbidden":
-        allowed = ", ".join(_siblings(schema, settings, first["loc"]))
-        return f"{key} = {first['input']!r}: there is no such key; allowed here: {allowed}{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
-    return f"{key}{value}: {message[0].lower()}{message[1:]}{more}"
+    return f"{key}{value}: {_reason(schema, settings, first)}{more}"
 
 
-def _siblings(schema: type[BaseModel], settings: Mapping[str, Any], location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that are allowed beside the last part of `location`."""
+def _reason(schema: type[BaseModel], settings: Mapping[str, Any], error: ErrorDetails) -> str:
+    """Return what is wrong with a value, or which keys are allowed in its place."""
+    kind, location = error["type"], error["loc"]
+    if kind == "extra_forbidden":
+        allowed = ", ".join(_section_at(schema, settings, location).model_fields)
+        return f"there is no such key; allowed here: {allowed}"
+    if kind == "finite_number":
+        fields = getattr(_section_at(schema, settings, location), "model_fields", {})  # a list has none
+        field = fields.get(str(location[-1]))
+        return f"{WORDS[kind]}{', or null for none' if field and NoneType in get_args(field.annotation) else ''}"
+    message = error["msg"].removeprefix("Value error, ")
+    return WORDS.get(kind, f"{message[0].lower()}{message[1:]}")
+
+
+def shown(value: Any) -> str:
+    """Return a value in one line of YAML, in which it was written."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf)
+    line = " ".join(text.removesuffix("...\n").split())
+    return line if len(line) <= MAX_SHOWN_CHARACTERS else f"{line[:MAX_SHOWN_CHARACTERS]}…"
+
+
+def _section_at(schema: type[BaseModel], settings: Mapping[str, Any], location: tuple[int | str, ...]) -> Any:
+    """Return the class of the section that holds the last part of `location`."""
     section: Any = schema
     for part in location[:-1]:
         settings = settings[str(part)]
         section = _section(section, str(part), settings)
-    return list(section.model_fields)
+    return section
 
 
 def _section(parent: Any, key: str, settings: Mapping[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """The options that the stages of the command line share, and how a stage becomes a command."""
 
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -42,6 +43,13 @@ class ExpandedPath(click.Path):
         return Path(os.path.expanduser(os.fsdecode(path)))  # noqa: PTH111 Path raises without a home
 
 
+def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Refuse nan, which click takes to be in any range."""
+    if math.isnan(value):
+        raise click.BadParameter("nan is not in the range 0<=x<=1.", context, parameter)
+    return value
+
+
 SHARED: Final = (
     click.option("--corpus", metavar="URI", help="Recordings: LANGUAGE/[SPEAKER/…]/file (wav, flac, mp3, ogg, …)."),
     click.option("--out", metavar="URI", required=True, help="The output folder; scan creates it."),
@@ -54,7 +62,7 @@ SHARED: Final = (
                  help="Run tasks on the cluster, or in this process."),
     click.option("--workers", type=click.IntRange(min=1), help="Dask workers, one thread each.  [default: all cores]"),
     click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.01, show_default=True,
-                 help="Exit with 3 if a larger fraction of the recordings failed."),
+                 callback=_finite, help="Exit with 3 if a larger fraction of the recordings failed."),
 )  # fmt: skip
 PRUNE: Final = click.option(
     "--prune", is_flag=True, help="Mask stored sequences of recordings that are gone or have changed."

@@ -140,7 +140,7 @@ def _check_languages(manifest: pd.DataFrame, config: PipelineConfig) -> None:
         short_s = config.store.timesteps * config.features.hop_s
         raise UsageError(
             f"language {label!r} has no usable recording ({failed} unreadable, {len(rows) - failed} shorter than "
-            f"{short_s:g} s{_first_error(rows)}); repair its files or remove the folder"
+            f"one sequence of {short_s:g} s{_first_error(rows)}); repair its files or remove the folder"
         )
 
 

@@ -101,15 +101,16 @@ def extract(
     """
     started_s = time.perf_counter()
     plan = Plan(manifest, config)
-    lifecycle.open_store(output, manifest, plan)
     pending = lifecycle.pending_shards(output, plan, filter_silent=filter_silent)
+    if len(pending):
+        check_memory(executor, config)  # before a store is begun, which would bind the folder to these settings
+    lifecycle.open_store(output, manifest, plan)
     finished = len(plan) - len(pending)
     if finished:
         log.info("extract: %d of %s are finished already", finished, counted(len(plan), "shard"))
     account = _Account()
     with ExitStack() as stack:
         if len(pending):
-            check_memory(executor, config)
             preflight.check(executor, output, AudioSources(manifest))
             stack.enter_context(executor.monitor.performance_report(output.performance))
             work = partial(run_task, out=str(output.root), config=config, filter_silent=filter_silent)
@@ -200,6 +201,6 @@ def check_memory(executor: Executor, config: PipelineConfig) -> None:
     if limit is not None and needed > limit:
         raise PipelineError(
             f"a shard of {counted(config.store.sequences_per_shard, 'sequence')} needs up to {needed >> 20} MiB of "
-            f"memory, but the workers have {limit >> 20} MiB; make store.chunks_per_shard smaller or give the workers "
-            "more memory"
+            f"memory, but the workers have {limit >> 20} MiB; make store.chunks_per_shard or "
+            "store.sequences_per_chunk smaller, or give the workers more memory"
         )

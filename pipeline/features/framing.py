@@ -8,7 +8,9 @@ from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from pipeline.settings import Settings
 
 Samples = NDArray[np.float32]
 Frames = NDArray[np.float32]
@@ -29,14 +31,12 @@ class RecordingFeatures:
     recording_frames: int
 
 
-class Framing(BaseModel):
+class Framing(Settings):
     """Settings that cut a recording into frames, with librosa's meaning and the unit in the key.
 
     With `center`, half a window of zeros is added at both ends of the recording, so that frame i is centred on sample
     i × hop_length.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sample_rate_hz: Annotated[int, Field(ge=1000, le=192_000)] = 16_000
     window_s: Annotated[float, Field(gt=0, le=1)] = 0.025

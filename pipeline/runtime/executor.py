@@ -1,8 +1,10 @@
 """Where tasks run: the interface of an executor, and the executor that runs tasks in this process."""
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from textwrap import shorten
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
@@ -13,6 +15,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 THIS_PROCESS = "this process"
+
+CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""The memory limit of a container: cgroups of version 2 and of version 1."""
 
 MAX_LOST_IN_A_ROW: Final = 32
 """Per worker. A worker that dies takes the tasks of all its threads with it."""
@@ -108,8 +113,12 @@ class SerialExecutor:
         return {THIS_PROCESS: function()}
 
     def worker_memory_bytes(self) -> int | None:
-        """Return None: the machine is the only limit."""
-        return None
+        """Return the memory of the machine, or of the container that this process runs in."""
+        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+        for file in CGROUP_LIMITS:
+            with suppress(OSError, ValueError):  # a container without a limit has the word "max"
+                limits.append(int(file.read_text(encoding="ascii")))
+        return min(limits)
 
     def close(self) -> None:
         """Do nothing: nothing was started."""

@@ -11,10 +11,11 @@ from pathlib import Path
 from subprocess import DEVNULL
 from typing import Annotated, Any, Final, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.errors import PipelineError, UsageError, first_cause, in_one_line
+from pipeline.settings import Settings
+from pipeline.yaml_file import read_yaml
 
 WORKING_FILE: Final = Path("cluster.yaml")
 DEFAULT_FILE: Final = Path(__file__).with_name("cluster.yaml")
@@ -27,7 +28,7 @@ EXTRAS: Final = {"asyncssh": "ssh", "dask_jobqueue": "slurm", "dask_kubernetes":
 CLOSE_TIMEOUT_S: Final = 10
 
 
-class ClusterProfile(BaseModel):
+class ClusterProfile(Settings):
     """A class that starts a cluster, or the address of a running cluster.
 
     module, class, kwargs: the class and its arguments, as in dask-ctl's cluster specifications.
@@ -37,8 +38,6 @@ class ClusterProfile(BaseModel):
     ship_code: send this package to the workers, which otherwise must have it installed.
     price_per_core_hour: for the report, in any currency.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     module: str = "dask.distributed"
     class_: str = Field("LocalCluster", alias="class")
@@ -197,12 +196,7 @@ def load_profile(name: str, file: Path | None) -> ClusterProfile:
 
 def _read_profiles(path: Path) -> dict[str, ClusterProfile]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return TypeAdapter(dict[str, ClusterProfile]).validate_python(content)
-    except OSError as error:
-        raise UsageError(f"--cluster-file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--cluster-file {path} is not YAML: {' '.join(str(error).split())}") from None
+        return TypeAdapter(dict[str, ClusterProfile]).validate_python(read_yaml(path, "--cluster-file"))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

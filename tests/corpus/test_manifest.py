@@ -119,8 +119,8 @@ def test_language_with_nothing_usable_is_refused() -> None:
     with pytest.raises(UsageError) as error:
         build([*probes, make_probe("en/2.wav", error="the file is empty")])
     assert str(error.value) == (
-        "language 'en' has no usable recording (2 unreadable, 1 shorter than 0.2 s; en/1.wav: the file is empty); "
-        "repair its files or remove the folder"
+        "language 'en' has no usable recording (2 unreadable, 1 shorter than one sequence of 0.2 s; en/1.wav: the "
+        "file is empty); repair its files or remove the folder"
     )
 
 

@@ -68,9 +68,9 @@ def test_a_kind_that_overrides_the_files_drops_the_settings_of_the_other(tmp_pat
 
 def test_an_unknown_kind_is_refused_with_those_there_are() -> None:
     allowed = "there is no such front end; allowed here: mfcc, log_energy"
-    assert message("features.kind=plp") == f"features.kind = 'plp': {allowed}"
-    assert message("features.kind=null") == f"features.kind = None: {allowed}"
-    assert message("features.kind=[mfcc]") == f"features.kind = ['mfcc']: {allowed}"
+    assert message("features.kind=plp") == f"features.kind = plp: {allowed}"
+    assert message("features.kind=null") == f"features.kind = null: {allowed}"
+    assert message("features.kind=[mfcc]") == f"features.kind = [mfcc]: {allowed}"
 
 
 def test_a_key_of_another_kind_is_refused_with_those_there_are() -> None:

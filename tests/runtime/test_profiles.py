@@ -241,6 +241,11 @@ def test_file_that_is_not_yaml_is_refused(tmp_path: Path, content: str | bytes) 
     assert refusal("local", file).startswith(f"--cluster-file {file} is not YAML: ")
 
 
+def test_a_key_that_is_given_twice_is_refused_with_its_lines(tmp_path: Path) -> None:
+    file = written(tmp_path, "mine:\n  kwargs: {}\nmine:\n  ship_code: true\n")
+    assert refusal("mine", file) == f"--cluster-file {file} has the key mine twice, in lines 1 and 3; keep one"
+
+
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "none.yaml"
     assert refusal("local", file) == f"--cluster-file {file}: No such file or directory"
