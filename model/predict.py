@@ -1,10 +1,10 @@
 """Name the language of recordings: `python -m model.predict MODEL AUDIO…`."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import click
@@ -23,6 +23,7 @@ from pipeline.errors import PipelineError, UsageError
 from pipeline.features.audio import AudioError, Blocks, DecodersDisagreeError, read_blocks, read_header
 from pipeline.features.audio_source import AudioSource
 from pipeline.features.frontend import BY_KIND, Frontend
+from pipeline.storage import folder_at, reaching
 
 MIN_SAMPLE_RATE_HZ = 4_000
 """As the default of corpus.min_sample_rate_hz."""
@@ -38,15 +39,22 @@ class Classifier:
     features: Frontend
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, model: str | os.PathLike[str]) -> Self:
         """Load the folder models/NAME (or the model.keras in it), or the champion of the folder OUT/registry.
 
-        Raises UsageError if there is no complete model.
+        `model` is a path or a URL. Raises UsageError if there is no complete model.
         """
-        folder = _folder_of(path)
-        for file in FILES:
-            if not (folder / file).exists():
-                raise UsageError(f"MODEL {folder / file} is missing; give a folder like OUT/models/lstm")
+        place = folder_at(os.fspath(model))
+        with reaching(place, "MODEL"):
+            folder = _folder_of(place)
+            for file in FILES:
+                if not (folder / file).exists():
+                    raise UsageError(f"MODEL {folder / file} is missing; give a folder like OUT/models/lstm")
+            return cls._read(folder)
+
+    @classmethod
+    def _read(cls, folder: UPath) -> Self:
+        """Load a complete model from its folder."""
         try:
             features = BY_KIND.validate(Description.read(folder).features)
             load_tensorflow()
@@ -118,9 +126,9 @@ def _sequences(blocks: Iterator[NDArray[np.float32]], timesteps: int) -> Iterato
         yield frames[: count * timesteps].reshape(count, timesteps, -1)
 
 
-def _folder_of(path: Path) -> UPath:
-    """Return the folder of the model that `path` names; raises UsageError if a registry has no champion."""
-    folder = UPath(path.parent if path.name == NETWORK else path)
+def _folder_of(place: UPath) -> UPath:
+    """Return the folder of the model at `place`; raises UsageError if a registry has no champion."""
+    folder = place.parent if place.name == NETWORK else place
     if not registry.is_registry(folder):
         return folder
     champion = registry.champion_folder(folder)
@@ -160,21 +168,25 @@ Examples:
   python -m model.predict out/demo/registry recording.wav
 
 \b
-Exit codes: 0 success; 1 a file could not be read (reported on stderr); 2 wrong usage.
+Exit codes: 0 success; 1 a file could not be read, or the model's server did not answer (reported on stderr); 2 wrong
+usage.
 """
 
 
 @click.command(epilog=EPILOG)
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.argument("audio", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead of a table.")
-def main(model: Path, audio: tuple[str, ...], as_json: bool) -> None:
-    """Name the language of each recording AUDIO with MODEL: a folder like OUT/models/lstm, or OUT/registry."""
+def main(model: str, audio: tuple[str, ...], as_json: bool) -> None:
+    """Name the language of each recording AUDIO with MODEL: a folder like OUT/models/lstm, or OUT/registry.
+
+    Both may be paths or URLs.
+    """
     environment.open_standard_streams()
     try:
         environment.check()
         classifier = Classifier.load(model)
-    except UsageError as error:
+    except PipelineError as error:
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)
     rows, failed = [], False

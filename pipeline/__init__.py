@@ -12,6 +12,7 @@
 - `outputs`: where each file lies below an output folder
 - `schema`: names, types and codes shared by all packages
 - `storage`: paths and URLs, atomic writes, typed JSON, Parquet tables
+- `object_stores`: S3, Google and Azure: packages, settings, errors
 - `digests`: digests of values and tables
 - `yaml_file`: YAML that people write
 - `settings`: the base of all classes of settings

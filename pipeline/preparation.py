@@ -12,6 +12,7 @@ from pipeline.config import load
 from pipeline.digests import value_digest
 from pipeline.errors import UsageError
 from pipeline.extraction import lifecycle
+from pipeline.object_stores import failure, file_errors
 from pipeline.options import Options
 from pipeline.outputs import OutputFolder
 from pipeline.run_config import RunConfig
@@ -19,14 +20,17 @@ from pipeline.run_context import LazyExecutor, Run
 from pipeline.run_record import RunRecord
 from pipeline.runtime.executor import Executor, SerialExecutor
 from pipeline.runtime.profiles import ClusterProfile, load_profile
-from pipeline.storage import folder_at, is_local
+from pipeline.storage import folder_at, is_local, reaching
 from pipeline.store import records
 
 log = logging.getLogger(__name__)
 
 
 def output_of(options: Options) -> OutputFolder:
-    """Return the output folder; raises UsageError for an empty name, a file, and a folder that cannot be entered."""
+    """Return the output folder.
+
+    Raises UsageError for an empty name, a file, and a folder that cannot be entered or reached.
+    """
     if not options.out.strip():
         raise UsageError("--out is empty: name the output folder")
     output = OutputFolder.at(options.out)
@@ -37,6 +41,9 @@ def output_of(options: Options) -> OutputFolder:
             raise UsageError(f"--out {root}: {existing} is not a folder; name another place")
         if not os.access(existing, os.X_OK, effective_ids=True):
             raise UsageError(f"--out {root}: this user may not enter {existing}; name another place")
+    else:
+        with reaching(output.root, "--out"):
+            output.root.exists()
     return output
 
 
@@ -100,10 +107,10 @@ def _record(output: OutputFolder, config: RunConfig, corpus: str | None, *, only
     settings: Mapping[str, Any] = config.model_dump(mode="json")
     try:
         record.describe(corpus=corpus, config=settings, config_hash=value_digest(settings))
-    except OSError as error:
-        reason = f"--out {output.root} cannot be written: {error.strerror or error}"
+    except file_errors() as error:
+        reason = failure(f"--out {output.root} cannot be written", str(output.root), error)
         if not only_reads:
-            raise UsageError(reason) from None
+            raise reason from None
         log.warning("%s; the result is shown here and not saved", reason)
         record.saved = False
     else:

@@ -9,6 +9,7 @@ import click
 from pipeline import environment, interrupts, stages
 from pipeline.errors import PipelineError, UsageError
 from pipeline.monitoring.progress import set_up_logging
+from pipeline.object_stores import cause_of, file_errors
 from pipeline.options import PROGRAM, PRUNE, UNCHANGED_EXIT_CODE, Options, StageGroup, epilog, explain
 from pipeline.preparation import output_of, prepared, settled
 from pipeline.run_context import Run
@@ -201,9 +202,10 @@ def command_line() -> None:
         interrupts.settled()
         log.error("interrupted; the same command continues")
         code = interrupts.EXIT_INTERRUPTED
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        log.error("%s%s; fix that and run the same command again", place, error.strerror or error)
+    except file_errors() as error:
+        place = getattr(error, "filename", None)
+        what = f"{place}: {cause_of(error)}" if place else cause_of(error)
+        log.error("%s; fix that and run the same command again", what)
         code = PipelineError.exit_code
     sys.exit(code)
 

@@ -12,12 +12,14 @@ from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import pandas as pd
 import pyarrow as pa
+from fsspec import get_filesystem_class
 from pyarrow import parquet
 from pydantic import BaseModel, ValidationError
 from upath import UPath
 from upath.implementations.local import PosixUPath, WindowsUPath
 
 from pipeline.errors import PipelineError, UsageError
+from pipeline.object_stores import failure, file_errors, find_store
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -29,7 +31,7 @@ MODIFIED_KEYS: Final = ("mtime", "LastModified", "last_modified", "updated", "cr
 
 
 def folder_at(uri: str) -> UPath:
-    """Return the folder that a path or URL names, in which ~ is the home folder.
+    """Return the folder that a path or URL names; ~ is the home folder, and file:// and local:// are paths.
 
     Raises UsageError if no installed package opens it, or if there is no such home folder.
     """
@@ -37,9 +39,28 @@ def folder_at(uri: str) -> UPath:
     if place.startswith("~"):
         raise UsageError(f"{uri}: there is no such home folder; write ./{uri} for a folder of that name")
     try:
-        return UPath(place).absolute()
-    except (ImportError, ValueError) as error:
-        raise UsageError(f"{uri} cannot be opened: {error}") from None
+        path = UPath(place)
+        if path.protocol in ("file", "local"):
+            path = UPath(path.path)
+        if find_store(uri):
+            _ = path.fs  # loads the package, which reads its settings
+        elif not is_local(path):
+            get_filesystem_class(path.protocol)
+        return path.absolute()
+    except file_errors(ImportError, ValueError) as error:
+        raise failure(f"{uri} cannot be opened", uri, error) from None
+
+
+@contextmanager
+def reaching(folder: UPath, name: str) -> Iterator[None]:
+    """Raise an error of the file system that holds `folder` as a PipelineError of one line, with the remedy.
+
+    `name` is that of the argument, such as "--out".
+    """
+    try:
+        yield
+    except file_errors() as error:
+        raise failure(f"{name} {folder} cannot be used", str(folder), error) from None
 
 
 def is_local(path: UPath) -> bool:
@@ -63,7 +84,7 @@ def file_state(uri: str) -> FileState | None:
         path = UPath(uri)
         info = path.fs.info(path.path)
         return FileState(int(info["size"]), modified_ns(info))
-    except (OSError, ImportError, ValueError):
+    except file_errors(ImportError, ValueError):
         return None
 
 
@@ -80,7 +101,7 @@ def can_be_read(uri: str) -> bool:
     try:
         with UPath(uri).open("rb") as file:
             file.read(1)
-    except (OSError, ImportError, ValueError):
+    except file_errors(ImportError, ValueError):
         return False
     return True
 
@@ -88,7 +109,7 @@ def can_be_read(uri: str) -> bool:
 def write_atomically(path: UPath, *parts: bytes | memoryview) -> None:
     """Write `parts`, one after the other, to a file that readers see either whole or not at all; create its folder."""
     if not is_local(path):  # object stores show an object only when it is complete
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_parent(path)
         path.write_bytes(b"".join(parts))
         return
     try:
@@ -105,7 +126,7 @@ def replacing(path: UPath) -> Iterator[BinaryIO]:
 
     For files that are too large to be held in memory.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_parent(path)
     if not is_local(path):
         with tempfile.TemporaryFile() as scratch:
             yield scratch
@@ -121,6 +142,12 @@ def replacing(path: UPath) -> Iterator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def make_parent(path: UPath) -> None:
+    """Create the folder of a file. An object store has no folders, and its package would create the bucket."""
+    if find_store(str(path)) is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def partial_path(path: UPath) -> UPath:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, ShardingCodec, ShardingCodecIndexLocation
 
 from pipeline.errors import PipelineError
+from pipeline.object_stores import cause_of, file_errors
 from pipeline.schema import CHUNK_INDEX
 from pipeline.storage import is_local
 
@@ -78,7 +79,10 @@ class ArrayReader:
     def read(self, start: int, stop: int) -> Array:
         """Return elements [start, stop) of the first dimension; raises PipelineError for a shard that is damaged."""
         if self._stored is Stored.OTHER:
-            return np.asarray(self._array[start:stop])
+            try:
+                return np.asarray(self._array[start:stop])
+            except file_errors() as error:
+                raise PipelineError(f"{self._array.store_path} cannot be read: {cause_of(error)}") from error
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
         rows = out.view(np.uint8).reshape(stop - start, self._row_bytes)
         for begin, end in self._cut(start, stop):

@@ -16,6 +16,7 @@ from pipeline.corpus.sources import PART_COLUMNS, PART_TYPES
 from pipeline.digests import table_digest
 from pipeline.errors import UsageError
 from pipeline.features.audio_source import AudioSource
+from pipeline.object_stores import failure, file_errors, find_store
 from pipeline.storage import folder_at
 
 COLUMN_TYPES: Final = {
@@ -79,9 +80,10 @@ def _root(corpus: str) -> UPath:
         if root.is_dir():
             next(iter(root.iterdir()), None)
             return root
-        what = "is a file, not a folder" if root.exists() else "there is no such folder"
-    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        missing = "there is no such bucket or folder" if find_store(str(root)) else "there is no such folder"
+        what = "is a file, not a folder" if root.exists() else missing
+    except file_errors(ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        raise failure(f"--corpus {corpus}: cannot be read", str(root), error) from None
     raise UsageError(f"--corpus {corpus}: {what}")
 
 

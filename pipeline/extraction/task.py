@@ -17,6 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.extraction import shard as shards
 from pipeline.extraction.plan import Shard, Task
 from pipeline.extraction.recording_reader import RecordingReader
+from pipeline.object_stores import cause_of, file_errors
 from pipeline.outputs import OutputFolder
 from pipeline.store import feature_store, records
 
@@ -93,9 +94,9 @@ def _extract_shard(
         shards.clear_invalid(arrays)
         record = shards.record_of(shard, arrays, outcomes, feature_store.write_shard(output, shard.index, arrays))
         records.write_record(output, record)
-    except OSError as error:
+    except file_errors() as error:
         raise PipelineError(
-            f"{shard} cannot be written to {out}: {error.strerror or error}; make room or repair the folder, then "
+            f"{shard} cannot be written to {out}: {cause_of(error)}; make room or repair the folder, then "
             "run the same command again: finished shards are kept"
         ) from error
     sequence_s = config.store.timesteps * config.features.hop_s

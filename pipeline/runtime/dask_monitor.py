@@ -12,6 +12,7 @@ from pipeline.monitoring import dashboard
 from pipeline.monitoring.events import Event, to_json
 from pipeline.monitoring.monitor import Monitor
 from pipeline.runtime.dask_errors import scheduler_needed
+from pipeline.storage import make_parent
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class DaskMonitor(Monitor):
             report.__enter__()
             yield
             try:
-                page.parent.mkdir(parents=True, exist_ok=True)
+                make_parent(page)
                 report.__exit__(None, None, None)
             except Exception as error:  # noqa: BLE001 errors of Bokeh, of the file system, of the scheduler
                 log.warning("no performance report %s: %s", page, in_one_line(first_cause(error)))

@@ -14,6 +14,7 @@ from upath import UPath
 
 from pipeline.errors import UsageError
 from pipeline.features.audio_source import AudioSource
+from pipeline.object_stores import cause_of, file_errors
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.code_upload import REMEDY, code_digest, versions
 from pipeline.runtime.executor import THIS_PROCESS, Executor
@@ -82,8 +83,8 @@ def _access_error(output: OutputFolder, token: str | None, recording: AudioSourc
             own = shared.with_name(f"{shared.name}-{uuid.uuid4().hex}")
             write_atomically(own, b"")
             own.unlink()
-    except OSError as error:
-        return f"cannot write to {output.root}: {error.strerror or error}"
+    except file_errors() as error:
+        return f"cannot write to {output.root}: {cause_of(error)}"
     return "" if recording is None else _read_error(recording)
 
 
@@ -91,8 +92,8 @@ def _read_error(recording: AudioSource) -> str:
     try:
         with UPath(recording.container).open("rb") as file:
             file.read(1)
-    except OSError as error:
-        return f"cannot read {recording.container}: {error.strerror or error}"
+    except file_errors() as error:
+        return f"cannot read {recording.container}: {cause_of(error)}"
     return ""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click.testing
+import fsspec
 import numpy as np
 import pytest
 import soundfile
@@ -316,6 +317,20 @@ def test_a_registry_stands_for_its_champion(trained: Trained, tmp_path: Path) ->
     result = _predict(registry, *trained.recordings, "--json")
     assert result.exit_code == 0
     assert result.stdout == _predict(trained.model("ann"), *trained.recordings, "--json").stdout
+
+
+def test_models_and_registries_behind_urls(trained: Trained, tmp_path: Path, memory_url: str) -> None:
+    expected = _predict(trained.model("ann"), *trained.recordings, "--json").stdout
+    registry = _registry(tmp_path / "copied", "abc")
+    shutil.copytree(trained.model("ann"), registry / "abc")
+    fsspec.filesystem("memory").put(str(registry), memory_url, recursive=True)
+    places = [f"{memory_url}/copied", f"{memory_url}/copied/abc", f"{memory_url}/copied/abc/model.keras"]
+    for place in (*places, registry.as_uri()):
+        result = _predict(place, *trained.recordings, "--json")
+        assert (result.exit_code, result.stdout) == (0, expected), result.stderr
+    result = _predict(f"{memory_url}/nothing", trained.recordings[0])
+    assert result.exit_code == 2
+    assert result.stderr == f"MODEL {memory_url}/nothing/model.keras is missing; give a folder like OUT/models/lstm\n"
 
 
 @pytest.mark.parametrize(("content", "told"), [

@@ -1,0 +1,165 @@
+"""Object stores: what is missing is one line with the remedy, no bucket is created, a busy server is waited for."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+import xarray as xr
+from upath import UPath
+
+from pipeline import storage
+from pipeline.corpus.listing import list_recordings
+from pipeline.errors import PipelineError, UsageError
+from pipeline.features.audio import AudioError
+from pipeline.features.audio_file import open_audio
+from pipeline.features.audio_source import AudioSource
+from pipeline.outputs import OutputFolder
+from pipeline.run import main
+from pipeline.runtime import preflight
+from tests.support.clusters import free_ports
+from tests.support.s3_server import BUCKET, NO_SETTINGS, S3Server, forget_file_systems, serving
+from tests.support.whole_system import write_corpus
+
+SERIAL = ("--executor=serial", "--set=store.sequences_per_chunk=64", "--set=store.chunks_per_shard=1")
+
+
+def run(*arguments: str | Path) -> int:
+    """Run a command in this process and return its exit code; errors are raised."""
+    return main.main([str(argument) for argument in arguments], standalone_mode=False) or 0
+
+
+def refusal(*arguments: str | Path, kind: type[PipelineError] = UsageError) -> str:
+    """Run a command that ends with an error of this `kind`, and return its one line."""
+    with pytest.raises(PipelineError) as error:
+        run(*arguments)
+    assert type(error.value) is kind
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """An environment without settings of object stores; file systems are opened anew in it."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in NO_SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    forget_file_systems()
+    yield monkeypatch
+    forget_file_systems()
+
+
+@pytest.fixture
+def s3(server: S3Server, clean: pytest.MonkeyPatch) -> S3Server:
+    """The server, which this process uses."""
+    for name, value in server.environment.items():
+        clean.setenv(name, value)
+    return server
+
+
+@pytest.mark.parametrize("scheme", ["file", "local"])
+def test_url_of_a_local_folder_is_its_path(tmp_path: Path, scheme: str) -> None:
+    folder = storage.folder_at(f"{scheme}://{tmp_path}/a b%20c")
+    assert folder == UPath(f"{tmp_path}/a b%20c")
+    assert storage.is_local(folder)
+
+
+def test_store_is_extracted_into_a_new_folder_at_a_file_url(tmp_path: Path) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus", recordings=1).as_uri(), (tmp_path / "new" / "out").as_uri()
+    assert run("scan", "--corpus", corpus, "--out", out, *SERIAL) == 0
+    assert run("extract", "--out", out, *SERIAL) == 0
+    with xr.open_zarr(tmp_path / "new" / "out" / "features.zarr") as dataset:
+        assert bool(dataset["valid"].all())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "package", "extra"), [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs"), ("abfs", "adlfs", "azure")]
+)
+def test_package_that_is_not_installed_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, package: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # importing it is an ImportError
+    monkeypatch.delitem(fsspec.registry, scheme, raising=False)
+    line = refusal("status", "--out", f"{scheme}://bucket/out")
+    assert line.startswith(f"{scheme}://bucket/out cannot be opened: ")
+    assert f"nstall {package} to access" in line
+    assert line.endswith(f"; pip install 'spoken-language-pipeline[{extra}]'")
+
+
+CREDENTIALS = (
+    "Unable to locate credentials; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and "
+    "AWS_ENDPOINT_URL for a server outside of Amazon"
+)
+
+
+def test_missing_credentials_are_named_wherever_they_are_needed(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    url = f"s3://{BUCKET}/out"
+    assert refusal("status", "--out", url) == f"--out {url} cannot be used: {CREDENTIALS}"
+    assert refusal("scan", "--corpus", url, "--out", tmp_path, *SERIAL) == (
+        f"--corpus {url}: cannot be read: {CREDENTIALS}"
+    )
+    with pytest.raises(AudioError, match=r"^cannot be opened: Unable to locate credentials$") as error:
+        open_audio(AudioSource(f"{url}/0.wav")).__enter__()
+    assert error.value.transient
+    assert storage.file_state(f"{url}/0.wav") is None
+    report = preflight.inspect_worker(url, "token", None)
+    assert report.access_error == f"cannot write to {url}: Unable to locate credentials"
+
+
+def test_server_that_does_not_answer_is_one_line(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    line = refusal("status", "--out", f"s3://{BUCKET}/out", kind=PipelineError)
+    assert line.startswith(f"--out s3://{BUCKET}/out cannot be used: Could not connect to the endpoint URL")
+    assert "AWS_ENDPOINT_URL" in line
+
+
+def test_web_server_that_does_not_answer_is_named_with_its_option(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_ports(1)[0]}/corpus"
+    line = refusal("scan", "--corpus", url, "--out", tmp_path, *SERIAL)
+    assert line.startswith(f"--corpus {url}: cannot be read: ")
+
+
+def test_no_bucket_is_created(s3: S3Server, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", recordings=1)
+    line = refusal("scan", "--corpus", corpus, "--out", "s3://mistyped/out", *SERIAL)
+    assert line == (
+        "--out s3://mistyped/out cannot be written: The specified bucket does not exist; create the bucket first"
+    )
+    with pytest.raises(FileNotFoundError), storage.replacing(UPath("s3://mistyped/out/large")) as file:
+        file.write(b"content")
+    with pytest.raises(UsageError, match=r"^--corpus s3://mistyped/out: there is no such bucket or folder$"):
+        list_recordings("s3://mistyped/out")
+    assert s3.files.ls("") == [BUCKET]
+
+
+def test_store_is_made_in_an_object_store_whose_server_is_busy_now_and_then(s3: S3Server, tmp_path: Path) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus", recordings=1), f"s3://{BUCKET}/out"
+    s3.files.put(str(corpus), f"{BUCKET}/corpus", recursive=True)
+    s3.busy = 1
+    assert run("scan", "--corpus", f"s3://{BUCKET}/corpus", "--out", out, *SERIAL) == 0
+    s3.busy = 1
+    assert run("extract", "--out", out, *SERIAL) == 0
+    assert s3.busy == 0
+    assert run("verify", "--out", out, *SERIAL) == 0
+    found = storage.read_parquet(OutputFolder.at(out).ledger)
+    assert (found["status"] == "ok").all()
+    assert len(found) == 6
+
+
+def test_server_that_stays_busy_ends_the_command_with_its_words(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3.busy = 1000
+    try:
+        line = refusal("status", "--out", f"s3://{BUCKET}/out", kind=PipelineError)
+    finally:
+        s3.busy = 0
+    assert "cannot be used: Service Unavailable; run the same command again later" in line
