@@ -40,7 +40,8 @@ def parse(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise YamlError(f"is not YAML: {error.problem or error.context}{where}") from None
+        reason = ", ".join(part for part in (error.context, error.problem) if part)
+        raise YamlError(f"is not YAML: {reason}{where}") from None
     except RecursionError:
         raise YamlError("is not YAML of settings: it is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:  # PyYAML does not check dates and numbers that it converts

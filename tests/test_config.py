@@ -110,7 +110,7 @@ def test_set_without_a_value_says_how_to_write_it(override: str) -> None:
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("seed=[1, 2", "is not YAML: expected ',' or ']', but got '<stream end>' (line 1, column 6)"),
+        ("seed={x", "is not YAML: while parsing a flow mapping, expected ',' or '}', but got '<stream end>' (line 1"),
         ("seed=2020-13-45", "is not YAML: month must be in 1..12"),
         ("seed=0b_", "is not YAML: invalid literal for int() with base 2: ''"),
         ("seed=" + "[" * 1_000, "is not YAML of settings: it is nested too deeply"),
@@ -120,7 +120,7 @@ def test_set_without_a_value_says_how_to_write_it(override: str) -> None:
 def test_set_with_a_value_that_is_not_yaml_says_so(override: str, reason: str) -> None:
     with pytest.raises(UsageError) as error:
         read(override)
-    assert str(error.value) == f"--set {override}: the value {reason}"
+    assert str(error.value).startswith(f"--set {override}: the value {reason}")
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,7 @@ def test_several_errors_are_counted() -> None:
     [
         ("a: b: c", "is not YAML: mapping values are not allowed here"),
         ("a: [", "is not YAML"),
+        ("seed: 1\n---\nseed: 2\n", "expected a single document in the stream, but found another document (line 2"),
         ("- seed", "expected keys and values at the top, not [seed]"),
         ("seed", "expected keys and values at the top, not seed"),
         (

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import logging
 import re
 import unicodedata
 import warnings
@@ -66,7 +67,11 @@ def picture(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Picture]
     def render(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Picture:
         drawn = _rendered(lambda: draw(*args, **kwargs), ())
         families = families_with(drawn.boxes) if drawn.boxes else ()
-        return _rendered(lambda: draw(*args, **kwargs), families) if families else drawn
+        if not families:
+            return drawn
+        # a family without bold is no matter: its regular weight is drawn
+        logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+        return _rendered(lambda: draw(*args, **kwargs), families)
 
     return render
 

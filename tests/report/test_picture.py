@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 from fontTools.fontBuilder import FontBuilder
@@ -58,7 +59,9 @@ def test_names_without_a_font_are_drawn_as_boxes_and_reported(install: Install) 
     assert drawn("日本語 ไทย").boxes == set("日本語ไทย")
 
 
-def test_names_are_drawn_in_fonts_that_were_installed_since_the_list_of_fonts_was_made(install: Install) -> None:
+def test_names_are_drawn_in_fonts_that_were_installed_since_the_list_of_fonts_was_made(
+    install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
     before = drawn("日本語 ไทย")
     families_with.cache_clear()
     install("Some Japanese", "日本語")
@@ -67,6 +70,8 @@ def test_names_are_drawn_in_fonts_that_were_installed_since_the_list_of_fonts_wa
     assert after.boxes == frozenset()
     assert after.png != before.png
     assert drawn("日本語 ไทย") == after
+    assert plots.confusion(np.eye(2, dtype=np.int64), ["日", "ไ"], "日").boxes == frozenset()  # in bold
+    assert caplog.messages == []
 
 
 def test_a_script_that_is_installed_in_part_is_drawn_in_part(install: Install) -> None:
