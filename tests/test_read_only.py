@@ -2,13 +2,15 @@
 
 import shlex
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.run import main
 from tests.support.deadline import DEADLINE_S
-from tests.support.other_user import run_as_other_user
+from tests.support.other_user import UID, run_as_other_user
 from tests.support.whole_system import SMALL, command, in_namespace, run, write_corpus
 
 SERIAL = ("--executor", "serial", *SMALL)
@@ -58,22 +60,28 @@ def test_all_that_only_reads_works_on_a_read_only_mount(tmp_path: Path) -> None:
     assert f"--out {out} cannot be written: Read-only file system" in result.stderr
 
 
+@pytest.fixture
+def everybodys() -> Iterator[Path]:
+    """A temporary folder for all users; those of pytest are closed to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        place.chmod(0o1777)
+        yield place
+
+
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_user_without_a_home_runs_everything(tmp_path: Path) -> None:
-    corpus, temporary = write_corpus(tmp_path / "corpus", recordings=1), tmp_path / "tmp"
-    temporary.mkdir()
-    temporary.chmod(0o1777)
-    out = temporary / "out"
-    result = run_as_other_user(
-        "-m", "pipeline.run", "--corpus", corpus, "--out", out, *SMALL, temporary=temporary, HOME="/nonexistent"
+def test_a_user_without_a_home_runs_everything(everybodys: Path) -> None:
+    corpus, out = write_corpus(everybodys / "corpus", recordings=1), everybodys / "out"
+    commands = (
+        ("-m", "pipeline.run", "--corpus", corpus, "--out", out, *SMALL),
+        ("-m", "model.predict", out / "models" / "lstm", next(corpus.rglob("*.flac"))),
     )
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    result = run_as_other_user(
-        "-m", "model.predict", out / "models" / "lstm", next(corpus.rglob("*.flac")), temporary=temporary
-    )
-    assert (result.returncode, result.stderr) == (0, "")
+    for arguments in commands:
+        result = run_as_other_user(*arguments, temporary=everybodys, HOME="/nonexistent")
+        assert result.returncode == 0, result.stderr
+        assert "Traceback" not in result.stderr
+    assert [path.name for path in everybodys.glob("numba-cache-*")] == [f"numba-cache-{UID}"]
 
 
 @pytest.mark.slow
