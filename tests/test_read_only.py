@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipeline.run import main
@@ -86,9 +87,16 @@ def test_a_user_without_a_home_runs_everything(everybodys: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_command_without_standard_streams_runs_to_its_end(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    line = shlex.join(command("--corpus", write_corpus(tmp_path / "corpus", recordings=1), "--out", out, *SMALL))
-    done = subprocess.run(f"{line} <&- >&- 2>&-", shell=True, timeout=DEADLINE_S, check=False)
-    assert done.returncode == 0
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", "</dev/null >/dev/full 2>&1", "2>&1 | true"])
+def test_names_with_odd_characters_and_streams_that_take_nothing(tmp_path: Path, streams: str) -> None:
+    out, code = tmp_path / "with space" / "üñí %20 100% {x} [y]#q?z" / "out", tmp_path / "code"
+    corpus = write_corpus(tmp_path / "corpus #1", recordings=2)
+    for path in corpus.rglob("0.flac"):
+        path.rename(path.with_name("録音 a+b=3;#1?.flac"))
+    line = shlex.join(command("--corpus", corpus, "--out", out, *SMALL))
+    subprocess.run(
+        f"({line}; echo $? > {shlex.quote(str(code))}) {streams}", shell=True, timeout=DEADLINE_S, check=False
+    )
+    assert code.read_text() == "0\n"
+    assert (pd.read_parquet(out / "ledger.parquet")["status"] == "ok").all()
     assert (out / "report" / "index.html").is_file()
