@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from dask.system import cpu_count
+
 INDEPENDENT_PARTS = 2
 """Parts of a training step that run at the same time, see `networks.lstm_cpu`. Each gets its share of the cores:
 operations that use all cores would wait for each other."""
@@ -22,14 +24,11 @@ def load_tensorflow() -> None:
     with _stderr_suppressed():
         import tensorflow as tf  # noqa: PLC0415 this is the place that imports it
 
+        cores = cpu_count()  # that this process may use: TensorFlow counts those that a container may not use, too
         with suppress(RuntimeError):  # already in use: it keeps its threads
-            tf.config.threading.set_intra_op_parallelism_threads(max(1, _cores() // INDEPENDENT_PARTS))
+            tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // INDEPENDENT_PARTS))
+            tf.config.threading.set_inter_op_parallelism_threads(cores)
         tf.config.list_physical_devices()
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

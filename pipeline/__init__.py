@@ -18,6 +18,6 @@
 - `settings`: the base of all classes of settings
 - `kinds`: settings whose class is named by their key `kind`
 - `errors`: errors that a user can fix
-- `interrupts`: Ctrl-C and SIGTERM
+- `interrupts`: Ctrl-C, SIGTERM and SIGHUP
 - `environment`: standard streams, the working folder, the encoding of file names
 """

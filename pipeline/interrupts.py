@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: they end a run at any point, with the right exit code."""
+"""Ctrl-C, SIGTERM and SIGHUP: they end a run at any point, with the right exit code."""
 
 import logging
 import os
@@ -6,30 +6,53 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from types import FrameType
+from typing import TypeVar
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
-EXIT_TERMINATED = 128 + signal.SIGTERM
 
 RESEND_AFTER_S = 0.05
+GRACE_S = 2.0
+
+T = TypeVar("T")
 
 IMPORT_SYSTEM = "<frozen importlib._bootstrap>"  # the file name of Python's import statement in a frame
 
 
-def set_up() -> None:
-    """Exit with EXIT_TERMINATED on SIGTERM, and make sure that no signal is lost or aborts the process.
+_arrived = threading.Event()
 
-    Python raises the exception of a signal wherever its main thread is. Inside a finaliser it drops the exception
-    with "Exception ignored", and the run would continue; inside the import of an extension module, C++ code may not
-    expect it and abort (nanobind does). Such a signal is sent again a moment later.
+
+class Terminated(SystemExit):
+    """SIGTERM or SIGHUP (the terminal was closed) ends the run; `code` is 128 + the signal's number."""
+
+    code: int
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signal_name = signal.Signals(signum).name
+
+
+def set_up() -> None:
+    """Raise KeyboardInterrupt on Ctrl-C and Terminated on SIGTERM and SIGHUP.
+
+    No signal is lost or aborts the process: Python raises the exception of a signal wherever its main thread is.
+    Inside a finaliser it drops the exception with "Exception ignored", and the run would continue; inside the import
+    of an extension module, C++ code may not expect it and abort (nanobind does). Such a signal is sent again a moment
+    later.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell makes background jobs ignore it
-        signal.signal(signal.SIGINT, _raise_outside_imports)
-    signal.signal(signal.SIGTERM, _raise_outside_imports)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # background jobs ignore SIGINT, and nohup's SIGHUP
+            signal.signal(signum, _raise_outside_imports)
     sys.unraisablehook = _resend_dropped
+
+
+def arrived() -> bool:
+    """Whether a signal has ended the run, which now only cleans up."""
+    return _arrived.is_set()
 
 
 def settled() -> None:
@@ -39,7 +62,8 @@ def settled() -> None:
     arrived in code compiled from text, such as a dataclass, and ends `python -m` by the signal instead of the exit
     code; running any such code clears that memory (run_eval_code_obj in pythonrun.c).
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
     # Python and asyncio report the coroutines, tasks and finalisers that the interrupted work leaves unfinished
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     warnings.simplefilter("ignore")
@@ -54,10 +78,9 @@ def _ignore(_: object) -> None:
 def _raise_outside_imports(signum: int, frame: FrameType | None) -> None:
     if _importing(frame):
         _resend(signal.Signals(signum))
-    elif signum == signal.SIGINT:
-        raise KeyboardInterrupt
-    else:
-        sys.exit(EXIT_TERMINATED)
+        return
+    _arrived.set()
+    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(signum)
 
 
 def _importing(frame: FrameType | None) -> bool:
@@ -71,8 +94,8 @@ def _importing(frame: FrameType | None) -> bool:
 def _resend_dropped(dropped: "sys.UnraisableHookArgs") -> None:
     if issubclass(dropped.exc_type, KeyboardInterrupt):
         _resend(signal.SIGINT)
-    elif issubclass(dropped.exc_type, SystemExit):
-        _resend(signal.SIGTERM)
+    elif isinstance(dropped.exc_value, Terminated):
+        _resend(signal.Signals(dropped.exc_value.code - 128))
     else:
         sys.__unraisablehook__(dropped)
 
@@ -83,17 +106,36 @@ def _resend(signum: signal.Signals) -> None:
     timer.start()
 
 
-@contextmanager
-def held_back() -> Iterator[None]:
-    """Keep Ctrl-C from the processes started in this context, and delay it for this process until the context ends.
+def shielded(start: Callable[[], T], abandon: Callable[[T], None]) -> T:
+    """Return the result of `start`, which starts processes that are to receive no signals of a terminal.
 
-    A terminal sends Ctrl-C to every process of a command. Processes inherit the signal mask of the thread that starts
-    them, so workers started here never receive it, nor do their replacements. The delay lets a cluster finish
-    starting, because a half-started one cannot be closed cleanly.
+    A terminal sends Ctrl-C, and SIGHUP when it is closed, to every process of a command. Processes inherit the signal
+    mask of the thread that starts them, so those started here never receive them, nor do their replacements. If a
+    signal ends the run meanwhile, `start` is given GRACE_S to end, and `abandon` is called with its result: what is
+    half started cannot be stopped in order.
     """
-    resource_tracker.ensure_running()  # if started later, it would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    future = Future[T]()
     try:
-        yield
+        _start_shielded(threading.Thread(target=_fulfil, args=(future, start), daemon=True))
+        return future.result()
+    except (KeyboardInterrupt, SystemExit):
+        with suppress(Exception):
+            abandon(future.result(GRACE_S))
+        raise
+
+
+def _start_shielded(thread: threading.Thread) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        resource_tracker.ensure_running()  # if started later, it would unblock SIGINT
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        thread.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _fulfil(future: Future[T], function: Callable[[], T]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as error:  # noqa: BLE001 it is raised where the result is wanted
+        future.set_exception(error)

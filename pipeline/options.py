@@ -60,7 +60,8 @@ SHARED: Final = (
     click.option("--cluster-file", type=ExpandedPath(), help="Take the profile from this file."),
     click.option("--executor", type=click.Choice(["dask", "serial"]), default="dask", show_default=True,
                  help="Run tasks on the cluster, or in this process."),
-    click.option("--workers", type=click.IntRange(min=1), help="Dask workers, one thread each.  [default: all cores]"),
+    click.option("--workers", type=click.IntRange(min=1),
+                 help="Dask workers, one thread each.  [default: one per core]"),
     click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.01, show_default=True,
                  callback=_finite, help="Exit with 3 if a larger fraction of the recordings failed."),
 )  # fmt: skip
@@ -75,7 +76,7 @@ UNCHANGED_EXIT_CODE: Final = click.option(
 EXIT_CODES: Final = """
 \b
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, but too many recordings failed;
-130 interrupted by Ctrl-C, 143 by SIGTERM (the same command continues).
+130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP (the same command continues).
 """
 
 

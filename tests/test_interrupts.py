@@ -11,7 +11,7 @@ from tests.support.deadline import DEADLINE_S
 
 SIGNALS = pytest.mark.parametrize(
     ("signum", "exit_code"),
-    [(signal.SIGINT, interrupts.EXIT_INTERRUPTED), (signal.SIGTERM, interrupts.EXIT_TERMINATED)],
+    [(signal.SIGINT, interrupts.EXIT_INTERRUPTED), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
 )
 
 
@@ -75,6 +75,55 @@ def test_a_signal_in_an_import_ends_the_run_after_the_import(
 ) -> None:
     (tmp_path / "imported.py").write_text(IMPORTED)
     assert run(IMPORTING, str(int(signum)), modules=tmp_path) == (exit_code, "")
+
+
+def test_a_command_under_nohup_survives_its_terminal() -> None:
+    script = "import os, signal, time; from pipeline import interrupts; interrupts.set_up()\n"
+    script += "os.kill(os.getpid(), signal.SIGHUP); time.sleep(0.01)"
+    assert run(f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{script}") == (0, "")
+    assert run(script) == (129, "")
+
+
+def test_shielded_processes_never_receive_the_signals_of_a_terminal() -> None:
+    script = "import signal; print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))"
+    command = [sys.executable, "-c", script]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    blocked = interrupts.shielded(lambda: subprocess.check_output(command, text=True), lambda _: None)
+    assert "SIGINT" in blocked
+    assert "SIGHUP" in blocked
+    assert "SIGTERM" not in blocked
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+def test_error_of_a_shielded_call_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        interrupts.shielded(lambda: 1 // 0, lambda _: None)
+
+
+# the signal comes while a cluster starts, which takes argv[2] seconds
+STARTING = """
+import os, signal, sys, time
+from pipeline import interrupts
+
+def start():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(float(sys.argv[2]))
+    return "cluster"
+
+interrupts.GRACE_S = float(sys.argv[1])
+interrupts.set_up()
+try:
+    interrupts.shielded(start, lambda started: sys.stderr.write(f"stopped the {started}"))
+except KeyboardInterrupt:
+    sys.exit(interrupts.EXIT_INTERRUPTED)
+"""
+
+
+@pytest.mark.parametrize(
+    ("grace_s", "start_s", "written"), [(DEADLINE_S, 0.2, "stopped the cluster"), (0.1, 10**6, "")]
+)
+def test_a_start_that_takes_too_long_is_not_waited_for(grace_s: float, start_s: float, written: str) -> None:
+    assert run(STARTING, str(grace_s), str(start_s)) == (interrupts.EXIT_INTERRUPTED, written)
 
 
 def test_other_errors_of_a_finaliser_are_still_told() -> None:

@@ -144,8 +144,16 @@ def test_ctrl_c_ends_the_demo_and_the_same_command_goes_on_with_its_corpus(tmp_p
     assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
-def test_sigterm_ends_a_run_with_143(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("signum", "exit_code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.long)]
+)
+def test_other_signals_end_a_run_with_one_line_and_leave_no_file(
+    corpus: Path, tmp_path: Path, signum: signal.Signals, exit_code: int
+) -> None:
     arguments = ("--corpus", corpus, "--out", tmp_path, *SMALL)
-    result = run_until(lambda log: "extract: dashboard" in log, signal.SIGTERM, *arguments)
-    assert result.returncode == 143, result.stderr
+    result = run_until(lambda log: "extract: dashboard" in log, signum, *arguments)
+    assert result.returncode == exit_code, result.stderr
+    assert result.stderr.splitlines()[-1].endswith(f"ended by {signum.name}; the same command continues")
     assert "Traceback" not in result.stderr
+    assert "leaked" not in result.stderr
+    assert list(tmp_path.glob(".*")) == []

@@ -36,8 +36,12 @@ class DaskMonitor(Monitor):
 
     @property
     def dashboard(self) -> str | None:
-        """Address of the page /pipeline, or of Dask's own dashboard where the scheduler has no such page."""
-        link = str(self._client.dashboard_link)
+        """Address of the page /pipeline, or of Dask's dashboard if there is no such page; None without a server."""
+        link = str(self._client.dashboard_link or "")
+        if not link:
+            return None
+        host = self._scheduler.partition("://")[2].rpartition(":")[0]
+        link = link.replace("//[:", f"//{host}:")  # Dask cuts an IPv6 address at its first colon
         return link.removesuffix("/status") + "/pipeline" if self._has_page else link
 
     def report(self, *events: Event) -> None:

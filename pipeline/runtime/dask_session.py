@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-import math
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,16 +15,14 @@ from distributed import Client, Security
 from distributed.comm.core import connect
 
 from pipeline.errors import PipelineError, UsageError, first_cause, in_one_line
-from pipeline.interrupts import held_back
+from pipeline.interrupts import arrived, shielded
 from pipeline.runtime.code_upload import UploadToScheduler, UploadToWorkers, pack_code
 from pipeline.runtime.dask_errors import scheduler_needed
 from pipeline.runtime.dask_monitor import DaskMonitor
 from pipeline.runtime.profiles import ClusterProfile
-from pipeline.runtime.submission_notes import clear_submission_notes
+from pipeline.runtime.workers import Workers
 
 CONNECT_TIMEOUT_S: Final = 5.0
-WARN_EVERY_S: Final = 10.0
-LOOK_EVERY_S: Final = 2.0
 
 DASK_SETTINGS: dict[str, Any] = {
     # by default glibc returns every freed block at once, which turns large NumPy temporaries into page faults
@@ -49,54 +46,6 @@ DASK_SETTINGS: dict[str, Any] = {
 log = logging.getLogger(__name__)
 
 
-class Workers:
-    """The workers of a cluster, looked up every LOOK_EVERY_S. Logs a warning while there are none."""
-
-    def __init__(self, client: Client, scheduler: str) -> None:
-        self._client, self._scheduler = client, scheduler
-        self._threads: dict[str, int] = {}
-        self._looked_s, self._warned_s = -math.inf, math.inf
-
-    def look(self) -> None:
-        """Look the workers up, if the last look is old enough; keep the scheduler's memory constant."""
-        now_s = time.monotonic()
-        if now_s - self._looked_s < LOOK_EVERY_S:
-            return
-        self._looked_s = now_s
-        with scheduler_needed(self._scheduler):
-            self._threads = self._client.nthreads()
-            self._client.run_on_scheduler(clear_submission_notes)
-        if self._threads:
-            self._warned_s = now_s
-        elif now_s - self._warned_s > WARN_EVERY_S:
-            self._warned_s = now_s
-            self._warn()
-
-    def wait_for_one(self) -> None:
-        """Wait, for as long as it takes, until there is a worker."""
-        with scheduler_needed(self._scheduler):
-            while not self._client.nthreads():
-                try:
-                    self._client.wait_for_workers(1, timeout=WARN_EVERY_S)
-                except TimeoutError:
-                    self._warn()
-
-    @property
-    def count(self) -> int:
-        """Number of workers at the last look."""
-        return len(self._threads)
-
-    @property
-    def threads(self) -> int:
-        """Number of threads of all workers at the last look."""
-        return sum(self._threads.values())
-
-    def _warn(self) -> None:
-        log.warning(
-            "the scheduler at %s has no worker; the run continues when one connects, Ctrl-C ends it", self._scheduler
-        )
-
-
 @dataclass(frozen=True)
 class DaskSession:
     """An open connection to a cluster that has at least one worker."""
@@ -118,10 +67,12 @@ def open_session(profile: ClusterProfile, workers_wanted: int | None) -> Iterato
     with ExitStack() as stack:
         _set_log_levels(starting_or_stopping=True)
         stack.enter_context(dask.config.set(DASK_SETTINGS))
-        with warnings.catch_warnings(), held_back():
+        with warnings.catch_warnings():
             # a second run on a machine finds the dashboard's port taken and gets another one
             warnings.filterwarnings("ignore", message="Port .* is already in use")
-            client, scheduler = _connect(profile, workers_wanted, stack)
+            cluster = _start(profile, workers_wanted)
+        stack.callback(_stop, profile, cluster)
+        client, scheduler = _connect(profile, cluster, stack)
         stack.callback(_set_log_levels, starting_or_stopping=True)
         _set_log_levels(starting_or_stopping=False)
         with scheduler_needed(scheduler):
@@ -130,25 +81,44 @@ def open_session(profile: ClusterProfile, workers_wanted: int | None) -> Iterato
                 client.register_plugin(UploadToScheduler(archive))
                 client.register_plugin(UploadToWorkers(archive))
             monitor = DaskMonitor(client, scheduler)
-        workers = Workers(client, scheduler)
+        workers = Workers(client, scheduler, partial(profile.outlook, cluster))
         workers.wait_for_one()
         yield DaskSession(client, scheduler, monitor, workers)
 
 
-def _connect(profile: ClusterProfile, workers: int | None, stack: ExitStack) -> tuple[Client, str]:
-    """Return a client, and the address of its scheduler; `stack` closes the client and then the cluster."""
-    security = security_of(profile.security)
-    if profile.runs_already:
-        if workers is not None:
-            raise UsageError(f"--workers {workers}: the cluster runs already, with the workers that it has")
-        where: Any = profile.scheduler_address()
-        check_reachable(where, security)
-    else:
+def _start(profile: ClusterProfile, workers: int | None) -> Any | None:
+    """Return the cluster that was started; None for one that is running already."""
+    if not profile.runs_already:
+        security = security_of(profile.security)
         arguments = {"security": security} if security else {}
-        where = stack.enter_context(profile.start(workers, **arguments))
+        return shielded(lambda: profile.start(workers, **arguments), lambda cluster: _stop(profile, cluster))
+    if workers is not None:
+        raise UsageError(f"--workers {workers}: the cluster runs already, with the workers that it has")
+    return None
+
+
+def _connect(profile: ClusterProfile, cluster: Any | None, stack: ExitStack) -> tuple[Client, str]:
+    """Return a client, which `stack` closes, and the address of its scheduler."""
+    security = security_of(profile.security)
+    where: Any = cluster
+    if cluster is None:
+        where = profile.scheduler_address()
+        check_reachable(where, security)
     with scheduler_needed(getattr(where, "scheduler_address", where)):
-        client = stack.enter_context(Client(where, security=security, set_as_default=False, **profile.client))
+        try:
+            client = stack.enter_context(Client(where, security=security, set_as_default=False, **profile.client))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--cluster: client: {in_one_line(error)}; correct the profile") from error
         return client, client.scheduler_info(n_workers=0)["address"]
+
+
+def _stop(profile: ClusterProfile, cluster: Any | None) -> None:
+    """Stop a cluster that was started here; if a signal ended the run, do not wait for the tasks of its workers."""
+    if cluster is None:
+        return
+    if arrived():
+        profile.kill(cluster)
+    cluster.close()
 
 
 def _set_log_levels(*, starting_or_stopping: bool) -> None:

@@ -1,7 +1,10 @@
-"""A nanny that replaces a worker process also when it dies while it starts for the first time."""
+"""A nanny that replaces a worker process also when it dies while it starts, and keeps the reason of the last death."""
 
-from typing import Final
+import signal
+from collections.abc import Mapping
+from typing import Any, Final
 
+from dask.utils import format_bytes
 from distributed import Nanny
 from distributed.core import Status
 
@@ -15,7 +18,12 @@ class RestartingNanny(Nanny):
 
     Written against distributed 2026.8.0: `instantiate` starts a process and returns `Status.stopped` if it died.
     `Scheduler.remove_worker` closes a worker with the reason "scheduler-remove-worker", and that worker its nanny.
+    The memory monitor logs the event "worker-restart-memory" before it ends a process.
     """
+
+    last_death = ""
+    """Why the last worker process ended, for a message; empty if none has."""
+    _memory_used = 0
 
     def close_gracefully(self, reason: str = "nanny-close-gracefully") -> None:
         """Close when the worker has ended, unless the scheduler has merely lost it."""
@@ -36,3 +44,20 @@ class RestartingNanny(Nanny):
                 f"{MAX_STARTS} worker processes in a row were killed while they started, probably for lack of memory"
             )
         return status
+
+    def log_event(self, topic: str | list[str], msg: Any) -> None:
+        """Log an event at the scheduler; note how much memory a worker used that is ended for it."""
+        if topic == "worker-restart-memory" and isinstance(msg, Mapping):
+            self._memory_used = msg["rss"]
+        super().log_event(topic, msg)  # type: ignore[no-untyped-call]
+
+    def _on_worker_exit_sync(self, exitcode: int) -> None:
+        if self._memory_used:
+            limit = format_bytes(self.memory_manager.memory_limit or 0)
+            used, self._memory_used = format_bytes(self._memory_used), 0
+            self.last_death = f"a worker process used {used} of its {limit} of memory and was ended"
+        elif exitcode < 0:
+            self.last_death = f"a worker process was killed by {signal.Signals(-exitcode).name}"
+        else:
+            self.last_death = f"a worker process ended with exit code {exitcode}"
+        super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]

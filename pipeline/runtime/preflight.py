@@ -1,6 +1,5 @@
 """Checks of every worker before it gets work: the driver's code, its library versions, and access to the files."""
 
-import os
 import re
 import sys
 import uuid
@@ -18,7 +17,7 @@ from pipeline.object_stores import cause_of, file_errors
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.code_upload import REMEDY, code_digest, versions
 from pipeline.runtime.executor import THIS_PROCESS, Executor
-from pipeline.storage import write_atomically
+from pipeline.storage import partial_path
 
 MAX_RECORDINGS_TRIED: Final = 16
 
@@ -42,15 +41,15 @@ def check(
     """
     tried = islice(recordings, MAX_RECORDINGS_TRIED)
     recording = next((source for source in tried if not _read_error(source)), None)
-    token = f"{os.getpid()}-{uuid.uuid4().hex}" if writes else None
-    shared = _shared_file(output, token)
+    shared = _new_file(output) if writes else output.manifest
+    token = shared.name if writes else None
     if writes:
-        write_atomically(shared, b"")
+        shared.write_bytes(b"")
     try:
         reports = executor.on_each_worker(partial(inspect_worker, str(output.root), token, recording))
     finally:
         if writes:
-            shared.unlink()
+            shared.unlink(missing_ok=True)
     driver = inspect_worker(str(output.root), token, None)
     for worker, report in reports.items():
         mismatch = _mismatch(report, driver)
@@ -61,7 +60,7 @@ def check(
 def inspect_worker(out: str, token: str | None, recording: AudioSource | None) -> WorkerReport:
     """Return the report of this process, which tries to write to the output folder `out` and to read `recording`.
 
-    The driver has written a file named by `token` to `out`. A folder of the same name on another disk lacks it.
+    The driver has written a file named `token` to `out`. A folder of the same name on another disk lacks it.
     Without a token nothing is written, and the folder must have a manifest.
     """
     try:
@@ -75,13 +74,12 @@ def _access_error(output: OutputFolder, token: str | None, recording: AudioSourc
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8":
         return f"has names of files in {encoding}; start it with PYTHONUTF8=1, or in a locale with UTF-8"
-    shared = _shared_file(output, token)
     try:
-        if not shared.exists():
+        if not (output.manifest if token is None else output.root / token).exists():
             return f"does not see the files in {output.root}; workers and driver must share it under one name"
         if token is not None:
-            own = shared.with_name(f"{shared.name}-{uuid.uuid4().hex}")
-            write_atomically(own, b"")
+            own = _new_file(output)
+            own.write_bytes(b"")
             own.unlink()
     except file_errors() as error:
         return f"cannot write to {output.root}: {cause_of(error)}"
@@ -97,9 +95,9 @@ def _read_error(recording: AudioSource) -> str:
     return ""
 
 
-def _shared_file(output: OutputFolder, token: str | None) -> UPath:
-    """Return the file that every worker must see: the driver's token, or without one the manifest."""
-    return output.manifest if token is None else output.root / f".access-{token}"
+def _new_file(output: OutputFolder) -> UPath:
+    """Return a new file of this process. If the process is killed, the next command deletes it as a partial file."""
+    return partial_path(output.root / f"access-{uuid.uuid4().hex}")
 
 
 def _mismatch(report: WorkerReport | BaseException, driver: WorkerReport) -> str:

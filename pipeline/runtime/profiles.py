@@ -1,19 +1,22 @@
 """Cluster profiles: start or connect to the Dask cluster that is named in cluster.yaml."""
 
+import errno
 import importlib
 import inspect
-import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from subprocess import DEVNULL
 from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.errors import PipelineError, UsageError, first_cause, in_one_line
+from pipeline.runtime.cluster_classes import ClusterClass, class_named
+from pipeline.runtime.dashboard_address import check_dashboard_addresses, stop_unwanted_server
+from pipeline.runtime.memory_limit import check_memory_limit
+from pipeline.runtime.outlook import Outlook
 from pipeline.settings import Settings
 from pipeline.yaml_file import read_yaml
 
@@ -25,7 +28,8 @@ ADDRESS_VARIABLE: Final = "DASK_SCHEDULER_ADDRESS"
 EXTRAS: Final = {"asyncssh": "ssh", "dask_jobqueue": "slurm", "dask_kubernetes": "kubernetes"}
 """The extra of this project that installs a package."""
 
-CLOSE_TIMEOUT_S: Final = 10
+UNATTENDED_LIMIT_S: Final = 3600.0
+"""How long a command without a terminal waits for a worker that a queue or a running cluster may still send."""
 
 
 class ClusterProfile(Settings):
@@ -35,6 +39,7 @@ class ClusterProfile(Settings):
     address: a scheduler's address; null means the environment variable DASK_SCHEDULER_ADDRESS.
     adaptive: arguments of the cluster's `adapt`.
     client, security: arguments of `distributed.Client` and `distributed.Security`.
+    worker_timeout_s: seconds without any worker after which the command ends; null: never.
     ship_code: send this package to the workers, which otherwise must have it installed.
     price_per_core_hour: for the report, in any currency.
     """
@@ -46,6 +51,7 @@ class ClusterProfile(Settings):
     adaptive: Mapping[str, Any] | None = None
     client: Mapping[str, Any] = {}
     security: Mapping[str, Any] = {}
+    worker_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     ship_code: bool = False
     price_per_core_hour: Annotated[float, Field(ge=0)] | None = None
 
@@ -53,6 +59,13 @@ class ClusterProfile(Settings):
     def _address_or_class(self) -> Self:
         if self.runs_already and self.model_fields_set & {"module", "class_", "kwargs", "adaptive"}:
             raise ValueError("give either an address, or a class (module, class, kwargs, adaptive), not both")
+        return self
+
+    @model_validator(mode="after")
+    def _first_worker(self) -> Self:
+        for key, value in (self.adaptive or {}).items():
+            if key.startswith("minimum") and not value:
+                raise ValueError(f"adaptive.{key} = {value!r}: work is given out once there is a worker; at least 1")
         return self
 
     @property
@@ -76,28 +89,56 @@ class ClusterProfile(Settings):
         `workers` is the number of workers, None for the profile's number. `arguments` are added to the profile's
         `kwargs`. Raises UsageError for arguments that the class refuses, PipelineError where the start fails.
         """
-        start = self._class()
-        quirks = QUIRKS.get(self.class_, Quirks())
+        start, needs = self._class(), self._needs
         takes_workers = "n_workers" in inspect.signature(start).parameters
         if workers is not None and not takes_workers:
             raise UsageError(
                 f"--workers {workers}: {self} takes no number of workers; its profile lists the workers instead"
             )
-        arguments = {**quirks.defaults(), **self.kwargs, **arguments}
+        arguments = {**needs.defaults(start), **self.kwargs, **arguments}
         if workers is not None:
             arguments["n_workers"] = workers
+        needs.check(arguments)
+        check_dashboard_addresses(arguments)
+        check_memory_limit(needs.memory_key, arguments)
         try:
             cluster = start(**arguments)
         except Exception as error:  # each kind of cluster has errors of its own libraries
-            quirks.after_failure(start)
+            needs.after_failure(start)
             raise self._start_error(error) from error
-        quirks.after_start(cluster)
+        needs.after_start(cluster)
+        stop_unwanted_server(cluster, arguments)
         if workers is None and self.adaptive is not None:
-            cluster.adapt(**self.adaptive)
+            self._adapt(cluster)
         return cluster
+
+    def _adapt(self, cluster: Any) -> None:
+        try:
+            cluster.adapt(**{"minimum": 1, **(self.adaptive or {})})
+        except Exception as error:
+            cluster.close()
+            raise UsageError(f"--cluster: {self} refuses its adaptive: {in_one_line(error)}") from error
+
+    def outlook(self, cluster: Any | None) -> Outlook:
+        """Return what is known of workers that are missing; `cluster` is what `start` returned, or None."""
+        found = Outlook() if cluster is None else self._needs.outlook(cluster)
+        if found.limit_s == 0:
+            return found
+        if "worker_timeout_s" in self.model_fields_set:
+            return replace(found, limit_s=self.worker_timeout_s)
+        attended = sys.stderr is not None and sys.stderr.isatty()
+        return found if attended or found.limit_s is not None else replace(found, limit_s=UNATTENDED_LIMIT_S)
+
+    def kill(self, cluster: Any) -> None:
+        """Kill the worker processes of a cluster of this machine, whose tasks are not needed any more."""
+        self._needs.kill(cluster)
 
     def __str__(self) -> str:
         return f"{self.module}.{self.class_}"
+
+    @property
+    def _needs(self) -> ClusterClass:
+        return class_named(self.module, self.class_)
 
     def _class(self) -> Callable[..., Any]:
         try:
@@ -118,64 +159,14 @@ class ClusterProfile(Settings):
         reason = in_one_line(error)
         if isinstance(error, TypeError):
             return UsageError(f"--cluster: {self} refuses its kwargs: {reason}")
+        if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+            reason = f"{reason}; host and dashboard_address in its kwargs must be addresses of this machine"
         return PipelineError(f"--cluster: {self} did not start: {reason}")
 
     def _missing(self, error: ImportError) -> UsageError:
         extra = next((EXTRAS[name] for name in EXTRAS if name in f"{self.module} {error}"), None)
         remedy = f"pip install 'spoken-language-pipeline[{extra}]'" if extra else "install it, or correct the profile"
         return UsageError(f"--cluster: {self} needs a package that is not installed ({error}): {remedy}")
-
-
-@dataclass(frozen=True)
-class Quirks:
-    """What a class of cluster needs besides the arguments of its profile."""
-
-    defaults: Callable[[], dict[str, Any]] = dict
-    """Arguments for those that the profile does not give."""
-    after_start: Callable[[Any], None] = lambda _: None
-    """Called with the started cluster."""
-    after_failure: Callable[[Callable[..., Any]], None] = lambda _: None
-    """Called with the class after a failed start."""
-
-
-def _local_defaults() -> dict[str, Any]:
-    """Return one worker per core, and nannies that survive a worker's death in its first seconds."""
-    from pipeline.runtime.nanny import RestartingNanny  # noqa: PLC0415 Dask takes a second to load
-
-    return {"n_workers": os.cpu_count(), "worker_class": RestartingNanny}
-
-
-def _discard_output(cluster: Any) -> None:
-    """Discard the output of SSHCluster's remote processes: it is not read after the start, and a few MB block them.
-
-    Written against distributed 2026.8.0 (`Process.proc`, an asyncssh process) and asyncssh 2.24.
-    """
-
-    async def redirect() -> None:
-        for process in (cluster.scheduler, *cluster.workers.values()):
-            await process.proc.redirect(stdout=DEVNULL, stderr=DEVNULL)
-
-    cluster.sync(redirect)
-
-
-def _delete_half_started(start: Callable[..., Any]) -> None:
-    """Delete what a failed start of KubeCluster left. Otherwise Python deletes it at exit, with a traceback.
-
-    Written against dask-kubernetes 2026.3 (`KubeCluster._instances`, `shutdown_on_close`).
-    """
-    logging.getLogger("dask_kubernetes").setLevel(logging.ERROR)  # it warns about resources that were never made
-    for cluster in list(getattr(start, "_instances", ())):
-        with suppress(Exception):  # there may be nothing to delete, or no API server
-            cluster.close(timeout=CLOSE_TIMEOUT_S)
-        cluster.shutdown_on_close = False
-
-
-QUIRKS: Final[Mapping[str, Quirks]] = {
-    "LocalCluster": Quirks(defaults=_local_defaults),
-    "SSHCluster": Quirks(after_start=_discard_output),
-    "KubeCluster": Quirks(after_failure=_delete_half_started),
-}
-"""By the name of the class: the packages of these classes are loaded with the cluster, not with this module."""
 
 
 def load_profile(name: str, file: Path | None) -> ClusterProfile:
@@ -199,6 +190,11 @@ def _read_profiles(path: Path) -> dict[str, ClusterProfile]:
         return TypeAdapter(dict[str, ClusterProfile]).validate_python(read_yaml(path, "--cluster-file"))
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"][-1:] == ("[key]",):
+            raise UsageError(
+                f"--cluster-file {path}: {first['input']!r} is no name of a profile: quote it; without quotes YAML "
+                "reads on, off, yes, no and numbers as other values"
+            ) from None
         key = ".".join(str(part) for part in first["loc"])
         allowed = ", ".join(field.alias or key for key, field in ClusterProfile.model_fields.items())
         message = first["msg"].removeprefix("Value error, ")

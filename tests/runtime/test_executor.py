@@ -13,6 +13,7 @@ from typing import TypeVar
 import dask
 import psutil
 import pytest
+from dask.system import cpu_count
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -272,7 +273,7 @@ def test_closed_executor_starts_again(tmp_path: Path) -> None:
 
 def test_executor_that_never_ran_closes() -> None:
     with DaskExecutor(profile(), None) as executor:
-        assert executor.workers == os.cpu_count()
+        assert executor.workers == cpu_count()
     executor.close()
 
 

@@ -1,6 +1,7 @@
 """Checks of workers: real reports of this process, and the messages about workers that do not fit."""
 
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -54,6 +55,17 @@ def test_this_process_passes_and_no_file_is_left(output: OutputFolder, recording
     preflight.check(SerialExecutor(), output, recordings)
     preflight.check(Far(lambda report: report), output, recordings)
     preflight.check(SerialExecutor(), output)
+    assert list(output.root.iterdir()) == []
+
+
+def test_files_that_a_killed_check_left_are_deleted_by_the_next_command(
+    output: OutputFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen("true") as dead, monkeypatch.context() as process:
+        process.setattr("os.getpid", lambda: dead.pid)
+        preflight._new_file(output).touch()
+    assert len(list(output.root.iterdir())) == 1
+    output.clear_partial_files()
     assert list(output.root.iterdir()) == []
 
 
@@ -119,7 +131,7 @@ def test_first_recording_that_the_driver_can_read_is_checked(
 def test_missing_recording_is_an_access_error(output: OutputFolder, recordings: list[AudioSource]) -> None:
     report = preflight.inspect_worker(str(output.root), "none", recordings[0])
     assert report.access_error.startswith(f"does not see the files in {output.root}")
-    (output.root / ".access-here").write_bytes(b"")
+    (output.root / "here").write_bytes(b"")
     report = preflight.inspect_worker(str(output.root), "here", recordings[0])
     assert report.access_error == f"cannot read {recordings[0].container}: No such file or directory"
     assert preflight.inspect_worker(str(output.root), "here", recordings[1]).access_error == ""

@@ -8,7 +8,7 @@ import pydantic
 import pytest
 
 from pipeline.errors import PipelineError, UsageError
-from pipeline.runtime.profiles import ADDRESS_VARIABLE, DEFAULT_FILE, ClusterProfile, load_profile
+from pipeline.runtime.profiles import ADDRESS_VARIABLE, DEFAULT_FILE, UNATTENDED_LIMIT_S, ClusterProfile, load_profile
 
 MINE = """
 mine:
@@ -35,6 +35,10 @@ class Listed:
 
     def __init__(self, hosts: list[str]) -> None:
         self.hosts = hosts
+        self.open = True
+
+    def close(self) -> None:
+        self.open = False
 
 
 class Failing:
@@ -115,6 +119,54 @@ def test_adaptive_cluster_is_given_its_bounds_but_not_where_the_user_gives_a_num
     assert profile.start(None).adapts == {"minimum": 1, "maximum": 4}
     assert profile.start(2).adapts is None
     assert here(Counted).start(None).adapts is None
+
+
+def test_adaptive_cluster_has_at_least_one_worker_because_work_waits_for_it() -> None:
+    assert here(Counted, adaptive={"maximum": 4}).start(None).adapts == {"minimum": 1, "maximum": 4}
+    with pytest.raises(pydantic.ValidationError, match=r"adaptive.minimum = 0: .* at least 1"):
+        here(Counted, adaptive={"minimum": 0})
+
+
+def test_arguments_that_adapt_refuses_are_wrong_usage() -> None:
+    with pytest.raises(UsageError, match=r"Listed refuses its adaptive: .* 'adapt'$"):
+        here(Listed, kwargs={"hosts": []}, adaptive={"maximum": 4}).start(None)
+
+
+@pytest.mark.parametrize("address", [["::1"], "[::1]:8787", "a:b:c", "127.0.0.1:http", "127.0.0.1:65536", {"a": 1}])
+@pytest.mark.parametrize("place", ["", "scheduler_options."])
+def test_dashboard_address_that_dask_cannot_read_is_named(place: str, address: object) -> None:
+    options = {"dashboard_address": address}
+    profile = here(Counted, kwargs={"scheduler_options": options} if place else options)
+    with pytest.raises(UsageError) as error:
+        profile.start(None)
+    assert str(error.value).startswith(f"--cluster: kwargs.{place}dashboard_address = {address!r}: no address of web")
+
+
+def test_address_of_another_machine_is_explained() -> None:
+    kwargs = {"host": "192.0.2.1", "dashboard_address": "127.0.0.1:0", "silence_logs": "CRITICAL"}
+    with pytest.raises(PipelineError, match=r"Cannot assign requested address; host and dashboard_address in its kwa"):
+        ClusterProfile(kwargs=kwargs).start(1)
+
+
+def test_workers_that_are_threads_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"^--cluster: kwargs.processes = False: workers must be processes"):
+        ClusterProfile(kwargs={"processes": False}).start(1)
+
+
+@pytest.mark.parametrize(
+    ("keys", "attended", "limit_s"),
+    [
+        ({"address": "tcp://127.0.0.1:1"}, False, UNATTENDED_LIMIT_S),
+        ({"address": "tcp://127.0.0.1:1"}, True, None),
+        ({"address": "tcp://127.0.0.1:1", "worker_timeout_s": 5}, True, 5.0),
+        ({"address": "tcp://127.0.0.1:1", "worker_timeout_s": None}, False, None),
+    ],
+)
+def test_commands_without_a_terminal_do_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], attended: bool, limit_s: float | None
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: attended, raising=False)
+    assert ClusterProfile.model_validate(keys).outlook(None).limit_s == limit_s
 
 
 def test_address_of_the_profile_is_taken_before_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +261,8 @@ def test_unknown_key_is_answered_with_those_allowed(tmp_path: Path) -> None:
     message = refusal("mine", file)
     assert message.startswith(f"--cluster-file {file}: mine.klass: ")
     assert message.endswith(
-        "allowed: module, class, kwargs, address, adaptive, client, security, ship_code, price_per_core_hour"
+        "allowed: module, class, kwargs, address, adaptive, client, security, worker_timeout_s, ship_code, "
+        "price_per_core_hour"
     )
 
 
@@ -228,6 +281,15 @@ def test_unknown_key_is_answered_with_those_allowed(tmp_path: Path) -> None:
 def test_wrong_type_is_named_by_its_key(tmp_path: Path, text: str, key: str) -> None:
     file = written(tmp_path, text)
     assert refusal("mine", file).startswith(f"--cluster-file {file}: {key}: Input should be a valid ")
+
+
+@pytest.mark.parametrize(("name", "read"), [("off", "False"), ("yes", "True"), ("1", "1"), ("null", "None")])
+def test_name_of_a_profile_that_yaml_reads_as_another_value_is_to_be_quoted(
+    tmp_path: Path, name: str, read: str
+) -> None:
+    message = refusal(name, written(tmp_path, f"{name}: {{}}"))
+    assert f": {read} is no name of a profile: quote it; without quotes YAML reads on, off, yes, no" in message
+    assert load_profile(name, written(tmp_path, f'"{name}": {{}}')).kwargs == {}
 
 
 @pytest.mark.parametrize("text", ["", "- local", "local"])

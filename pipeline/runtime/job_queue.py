@@ -1,0 +1,66 @@
+"""Clusters of dask-jobqueue, whose workers are jobs: what the queue answered, and which jobs it has.
+
+Written against dask-jobqueue 0.9.0: `Job.start` submits a job and raises an exception if that fails. Dask drops the
+exception and does not submit the job again.
+"""
+
+import shlex
+import shutil
+from textwrap import shorten
+from typing import Any, Final
+
+from pipeline.errors import UsageError, counted, few, in_one_line
+from pipeline.runtime.outlook import START_LIMIT_S, Outlook
+
+MAX_ANSWER: Final = 500
+"""Characters shown of what the command that submits jobs printed."""
+
+
+def noting_refusals(cluster_class: Any) -> dict[str, Any]:
+    """Return the argument `job_cls`: a class of jobs that keep what the queue answered if it refused them.
+
+    Raises UsageError if the command that submits jobs is not installed here.
+    """
+    from distributed.core import Status  # noqa: PLC0415 Dask takes a second to load
+
+    job_class = cluster_class.job_cls
+    command, *_ = shlex.split(job_class.submit_command or "") or [""]
+    if command and not shutil.which(command):
+        raise UsageError(
+            f"--cluster: {cluster_class.__name__} submits jobs with {command}, which is not on the PATH here; run the "
+            "command on a host where jobs can be submitted"
+        )
+
+    async def start(job: Any) -> None:
+        try:
+            await job_class.start(job)
+        except Exception as error:
+            job.refusal = f"{command or 'the queue'} refused a job: {_answer(error)}"
+            job.status = Status.failed
+            raise
+
+    async def close(job: Any) -> None:
+        await job_class.close(job)
+        job.status = Status.closed  # Dask asserts it
+
+    return {"job_cls": type(job_class.__name__, (job_class,), {"refusal": "", "start": start, "close": close})}
+
+
+def _answer(error: Exception) -> str:
+    """Return what the command that submits jobs printed: dask-jobqueue has it in a report of several lines."""
+    _, _, printed = str(error).partition("stdout:\n")
+    return shorten(printed.replace("stderr:\n", " "), MAX_ANSWER) or in_one_line(error)
+
+
+def outlook(cluster: Any) -> Outlook:
+    """Return what the queue answered and which jobs it has."""
+    jobs = dict(cluster.workers)
+    refusals = [job.refusal for job in jobs.values() if job.refusal]
+    refusal = refusals[-1] if refusals else ""
+    ids = [str(job.job_id) for job in jobs.values() if job.job_id]
+    unsent = len(set(cluster.worker_spec) - set(jobs))
+    if ids:
+        logs = next(job.log_directory for job in jobs.values() if job.job_id)
+        queued = f"{counted(len(ids), 'job')} submitted: {few(ids)}"
+        return Outlook(refusal, f"{queued}; logs in {logs}" if logs else queued)
+    return Outlook(refusal, "no job is in the queue", 0.0 if refusal and not unsent else START_LIMIT_S)
