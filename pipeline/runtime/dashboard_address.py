@@ -28,8 +28,8 @@ def check_dashboard_addresses(arguments: Mapping[str, Any]) -> None:
 def stop_unwanted_server(cluster: Any, arguments: Mapping[str, Any]) -> None:
     """Stop the scheduler's web server if its address is null: Dask would leave out the pages, but listen.
 
-    Written against distributed 2026.8.0 (`Scheduler.http_server`; `services`, of which links are made). A scheduler in another
-    process has no such attribute here and keeps its server.
+    Written against distributed 2026.8.0 (`Scheduler.http_server`; `services`, of which links are made). A scheduler in
+    another process has no such attribute here and keeps its server.
     """
     scheduler = getattr(cluster, "scheduler", None)
     server = getattr(scheduler, "http_server", None)
