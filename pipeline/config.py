@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping
 from functools import reduce
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import toolz
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
@@ -17,7 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.features.frontend import BY_KIND, Frontend
 from pipeline.features.mfcc import Mfcc
 from pipeline.kinds import ByKind
-from pipeline.settings import MAX_COUNT, Settings
+from pipeline.settings import MAX_COUNT, Settings, reason, shown
 from pipeline.yaml_file import YamlError, parse, read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -87,21 +86,6 @@ class DemoConfig(Settings):
 
 
 Model = TypeVar("Model", bound=BaseModel)
-
-MAX_SHOWN_CHARACTERS: Final = 100
-
-WORDS: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "expected a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
-    "finite_number": "expected a finite number",
-    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
-    "string_type": "expected text",
-    **dict.fromkeys(("dict_type", "mapping_type", "model_type"), "expected keys with values below it"),
-    **dict.fromkeys(("list_type", "tuple_type"), "expected a list"),
-    **dict.fromkeys(("missing", "too_short"), "there are too few values"),
-    "too_long": "there are too many values",
-}
-"""What is wrong, by pydantic's type of error, where pydantic names Python's types and classes."""
 
 
 def load(schema: type[Model], file: Path | None, overrides: Iterable[str]) -> Model:
@@ -174,16 +158,8 @@ def _reason(schema: type[BaseModel], settings: Mapping[str, Any], error: ErrorDe
     if kind == "finite_number":
         fields = getattr(_section_at(schema, settings, location), "model_fields", {})  # a list has none
         field = fields.get(str(location[-1]))
-        return f"{WORDS[kind]}{', or null for none' if field and NoneType in get_args(field.annotation) else ''}"
-    message = error["msg"].removeprefix("Value error, ")
-    return WORDS.get(kind, f"{message[0].lower()}{message[1:]}")
-
-
-def shown(value: Any) -> str:
-    """Return a value in one line of YAML, in which it was written."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf)
-    line = " ".join(text.removesuffix("...\n").split())
-    return line if len(line) <= MAX_SHOWN_CHARACTERS else f"{line[:MAX_SHOWN_CHARACTERS]}…"
+        return f"{reason(error)}{', or null for none' if field and NoneType in get_args(field.annotation) else ''}"
+    return reason(error)
 
 
 def _section_at(schema: type[BaseModel], settings: Mapping[str, Any], location: tuple[int | str, ...]) -> Any:

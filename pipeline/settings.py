@@ -1,12 +1,33 @@
-"""The base of all classes of settings: frozen, unknown keys refused, numbers finite and no booleans."""
+"""The base of all classes of settings, and how their errors are put into words.
 
+Settings are frozen. Unknown keys are refused, and numbers that are infinite or booleans.
+"""
+
+import math
+from collections.abc import Mapping
 from typing import Any, Final, get_args
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
-from pydantic_core import PydanticKnownError
+from pydantic_core import ErrorDetails, PydanticKnownError
 
 MAX_COUNT: Final = 10**9
 """No count in the settings is larger: sizes of arrays, which are products of counts, fit into 64 bits."""
+
+MAX_SHOWN_CHARACTERS: Final = 100
+
+WORDS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "expected a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
+    "finite_number": "expected a finite number",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
+    "string_type": "expected text",
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type"), "expected keys with values below it"),
+    **dict.fromkeys(("list_type", "tuple_type"), "expected a list"),
+    **dict.fromkeys(("missing", "too_short"), "there are too few values"),
+    "too_long": "there are too many values",
+}
+"""What is wrong, by pydantic's type of error, where pydantic names Python's types and classes."""
 
 
 class Settings(BaseModel):
@@ -31,3 +52,16 @@ class Settings(BaseModel):
 def _holds(number: type, annotation: Any) -> bool:
     """Whether `annotation` is, or is composed of, `number`: int and `tuple[Annotated[int, …], …]` hold int."""
     return annotation is number or any(_holds(number, part) for part in get_args(annotation))
+
+
+def reason(error: ErrorDetails) -> str:
+    """Return what is wrong with a value."""
+    message = error["msg"].removeprefix("Value error, ")
+    return WORDS.get(error["type"], f"{message[0].lower()}{message[1:]}")
+
+
+def shown(value: Any) -> str:
+    """Return a value in one line of YAML, in which it was written."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf)
+    line = " ".join(text.removesuffix("...\n").split())
+    return line if len(line) <= MAX_SHOWN_CHARACTERS else f"{line[:MAX_SHOWN_CHARACTERS]}…"
