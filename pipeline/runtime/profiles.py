@@ -17,7 +17,7 @@ from pipeline.runtime.cluster_classes import ClusterClass, class_named
 from pipeline.runtime.dashboard_address import check_dashboard_addresses, stop_unwanted_server
 from pipeline.runtime.memory_limit import check_memory_limit
 from pipeline.runtime.outlook import Outlook
-from pipeline.settings import Settings
+from pipeline.settings import Settings, reason
 from pipeline.yaml_file import read_yaml
 
 WORKING_FILE: Final = Path("cluster.yaml")
@@ -30,6 +30,9 @@ EXTRAS: Final = {"asyncssh": "ssh", "dask_jobqueue": "slurm", "dask_kubernetes":
 
 UNATTENDED_LIMIT_S: Final = 3600.0
 """How long a command without a terminal waits for a worker that a queue or a running cluster may still send."""
+
+SECTIONS: Final = ("kwargs", "client", "security")
+"""The keys of a profile that hold arguments, and are never null."""
 
 
 class ClusterProfile(Settings):
@@ -54,6 +57,14 @@ class ClusterProfile(Settings):
     worker_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     ship_code: bool = False
     price_per_core_hour: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty_sections(cls, given: Any) -> Any:
+        """Take a section without keys, which YAML reads as null, as one that is not given."""
+        if not isinstance(given, Mapping):
+            return {} if given is None else given
+        return {key: value for key, value in given.items() if value is not None or key not in SECTIONS}
 
     @model_validator(mode="after")
     def _address_or_class(self) -> Self:
@@ -197,5 +208,5 @@ def _read_profiles(path: Path) -> dict[str, ClusterProfile]:
             ) from None
         key = ".".join(str(part) for part in first["loc"])
         allowed = ", ".join(field.alias or key for key, field in ClusterProfile.model_fields.items())
-        message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"--cluster-file {path}: {key}: {message}; allowed: {allowed}") from None
+        where = f"{key}: " if key else ""
+        raise UsageError(f"--cluster-file {path}: {where}{reason(first)}; allowed: {allowed}") from None

@@ -89,8 +89,9 @@ def test_profile_of_another_file(tmp_path: Path) -> None:
     assert (profile.module, profile.class_, profile.kwargs) == ("types", "SimpleNamespace", {"memory_limit": "2GiB"})
 
 
-def test_profile_without_settings_is_a_local_cluster(tmp_path: Path) -> None:
-    profile = load_profile("bare", written(tmp_path, MINE))
+@pytest.mark.parametrize("text", ["bare: {}", "bare:", "bare:\n  kwargs:\n    # n_workers: 3\n  client:\n  security:"])
+def test_profile_without_settings_is_a_local_cluster(tmp_path: Path, text: str) -> None:
+    profile = load_profile("bare", written(tmp_path, text))
     assert (profile.module, profile.class_, profile.kwargs) == ("dask.distributed", "LocalCluster", {})
 
 
@@ -267,20 +268,22 @@ def test_unknown_key_is_answered_with_those_allowed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "key"),
+    ("text", "message"),
     [
-        ("mine: 3", "mine"),
-        ("mine: {kwargs: 3}", "mine.kwargs"),
-        ("mine: {class: [a]}", "mine.class"),
-        ("mine: {address: 3}", "mine.address"),
-        ("mine: {adaptive: 3}", "mine.adaptive"),
-        ("mine: {ship_code: often}", "mine.ship_code"),
-        ("mine: {price_per_core_hour: dear}", "mine.price_per_core_hour"),
+        ("mine: 3", "mine: expected keys with values below it"),
+        ("mine: {kwargs: 3}", "mine.kwargs: expected keys with values below it"),
+        ("mine: {class: [a]}", "mine.class: expected text"),
+        ("mine: {address: 3}", "mine.address: expected text"),
+        ("mine: {adaptive: 3}", "mine.adaptive: expected keys with values below it"),
+        ("mine: {ship_code: often}", "mine.ship_code: expected true or false"),
+        ("mine: {price_per_core_hour: dear}", "mine.price_per_core_hour: expected a number"),
+        ("mine: {price_per_core_hour: .inf}", "mine.price_per_core_hour: expected a finite number"),
+        ("mine: {price_per_core_hour: true}", "mine.price_per_core_hour: expected a number"),
     ],
 )
-def test_wrong_type_is_named_by_its_key(tmp_path: Path, text: str, key: str) -> None:
+def test_wrong_type_is_named_by_its_key(tmp_path: Path, text: str, message: str) -> None:
     file = written(tmp_path, text)
-    assert refusal("mine", file).startswith(f"--cluster-file {file}: {key}: Input should be a valid ")
+    assert refusal("mine", file).startswith(f"--cluster-file {file}: {message}; allowed: ")
 
 
 @pytest.mark.parametrize(("name", "read"), [("off", "False"), ("yes", "True"), ("1", "1"), ("null", "None")])
@@ -294,7 +297,7 @@ def test_name_of_a_profile_that_yaml_reads_as_another_value_is_to_be_quoted(
 
 @pytest.mark.parametrize("text", ["", "- local", "local"])
 def test_file_without_profiles_is_refused(tmp_path: Path, text: str) -> None:
-    assert "Input should be a valid dictionary" in refusal("local", written(tmp_path, text))
+    assert "expected keys with values below it; allowed: module" in refusal("local", written(tmp_path, text))
 
 
 @pytest.mark.parametrize("content", ["a: b: c", "a: [", b"\xff\xfe\x00a"])
