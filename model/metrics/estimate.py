@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 class Estimate(BaseModel):
     """A value with its interval, which is None if there are too few speakers for one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     value: float
     low: float | None

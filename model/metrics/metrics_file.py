@@ -11,7 +11,7 @@ from pipeline.storage import read_json, write_atomically
 
 
 class _Written(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class LabelScores(_Written):
@@ -38,7 +38,7 @@ class LevelMetrics(BaseModel):
     `confusion` counts items: `[true label][predicted label]`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
     n: int

@@ -1,5 +1,6 @@
 """All metrics by name. A new metric is a function in a file of its own, and one line in METRICS."""
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -19,11 +20,13 @@ out at the level of frames."""
 
 
 def level_metrics(scores: Scores) -> LevelMetrics:
-    """Return all metrics of one level."""
+    """Return all metrics of one level, without those that are undefined (NaN) or infinite for these scores."""
     values: dict[str, float] = {}
     for name, metric in METRICS.items():
         with suppress(ScoresNotStoredError):
-            values[name] = float(metric(scores))
+            value = float(metric(scores))
+            if math.isfinite(value):
+                values[name] = value
     return LevelMetrics.model_validate({
         "n": int(scores.confusion.sum()), **values, "confusion": scores.confusion.tolist(),
         "per_label": per_label(scores),
