@@ -6,9 +6,22 @@ from typing import Final
 
 import click
 
-from pipeline import environment, interrupts, stages
 from pipeline.errors import PipelineError, UsageError
 from pipeline.monitoring.progress import set_up_logging
+
+try:
+    from pipeline import stages
+except ModuleNotFoundError as missing:
+    if (missing.name or "").partition(".")[0] != "model":
+        raise
+    set_up_logging()
+    logging.getLogger("pipeline.run").error(
+        "%s hides the package `model` of this project: rename it, or run this command in another folder",
+        getattr(sys.modules.get("model"), "__file__", None) or "a module",
+    )
+    sys.exit(UsageError.exit_code)
+
+from pipeline import environment, interrupts
 from pipeline.object_stores import cause_of, file_errors
 from pipeline.options import PROGRAM, PRUNE, UNCHANGED_EXIT_CODE, Options, StageGroup, epilog, explain
 from pipeline.preparation import output_of, prepared, settled

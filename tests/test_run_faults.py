@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -152,6 +153,17 @@ def test_a_store_that_was_deleted_is_extracted_again_whatever_its_records_say(co
     shutil.rmtree(out / "features.zarr")
     assert run("extract", "--out", out, *SERIAL).returncode == 0
     assert store_bytes(out) == before
+
+
+@pytest.mark.parametrize("name", ["model.py", "model/__init__.py"])
+def test_a_module_of_the_user_that_hides_a_package_is_named(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    command = [sys.executable, "-m", "pipeline.run", "status", "--out", "out"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert f"{file} hides the package `model` of this project: rename it, or run this command in" in result.stderr
 
 
 def test_stages_out_of_order_name_the_stage_that_is_missing(corpus: Path, tmp_path: Path) -> None:
