@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from upath import UPath
 
-from pipeline.errors import PipelineError, in_one_line
+from pipeline.errors import PipelineError, counted, in_one_line
 from pipeline.storage import read_json, write_atomically
 
 if TYPE_CHECKING:
@@ -87,8 +87,14 @@ class Bundle:
     @classmethod
     def load(cls, folder: UPath) -> Self:
         """Load a model's folder; raises PipelineError if it is incomplete or damaged."""
-        description = Description.read(folder)
-        return cls(load_model(folder / NETWORK), description)
+        description, network = Description.read(folder), load_model(folder / NETWORK)
+        labels, outputs = len(description.labels), network.output_shape[-1]
+        if outputs != labels and (outputs, labels) != (1, 2):
+            raise PipelineError(
+                f"{folder}: {NETWORK} and {DESCRIPTION} are of different trainings ({counted(outputs, 'output')}, "
+                f"{counted(labels, 'label')}); run train again"
+            )
+        return cls(network, description)
 
     def save(self, folder: UPath) -> None:
         """Write model.keras and labels.json."""
@@ -98,13 +104,19 @@ class Bundle:
     def log_posteriors(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return log posteriors (sequence, step, label) float64 for features (sequence, timestep, feature).
 
-        A network of frames has one step per timestep, a network of sequences has one step.
+        A network of frames has one step per timestep, a network of sequences has one step. Raises PipelineError if the
+        network's weights are not finite.
         """
         from model.networks import build  # noqa: PLC0415 loads TensorFlow
 
         frames = self.description.level == "frame"
         inputs = features.reshape(-1, features.shape[2]) if frames else features
         posteriors = build.probabilities(self.network, inputs)
+        if not np.isfinite(posteriors).all():
+            raise PipelineError(
+                f"the network {self.network.name} answers NaN, its training diverged; run train again with a lower "
+                "learning_rate"
+            )
         steps = features.shape[1] if frames else 1
         return np.log(np.maximum(posteriors, LOG_FLOOR)).reshape(len(features), steps, -1)
 

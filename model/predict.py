@@ -199,8 +199,11 @@ def main(model: str, audio: tuple[str, ...], as_json: bool) -> None:
         except AudioError as error:
             failed = True
             click.echo(f"{file}: {error}", err=True)
+        except PipelineError as error:
+            click.echo(f"MODEL {model}: {error}", err=True)
+            sys.exit(UsageError.exit_code)
     if as_json:
-        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        click.echo(json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False))
     elif rows:
         _show(rows)
     sys.exit(1 if failed else 0)

@@ -8,6 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+Advance = Callable[[int], Any]
+"""Called with the number of steps that were finished."""
+
 
 class StepClock:
     """Runs the training steps of an epoch; measures their speed and the time they spend waiting for data."""
@@ -17,8 +20,9 @@ class StepClock:
         self._source: Iterator[Any] | None = None
         self.start()
 
-    def start(self) -> None:
-        """Begin an epoch."""
+    def start(self, advance: Advance = lambda _: None) -> None:
+        """Begin an epoch; `advance` is called after each call of TensorFlow."""
+        self._advance = advance
         self._started_s = self._ended_s = time.perf_counter()
         self._waited_s, self._steps = 0.0, 0
 
@@ -41,7 +45,9 @@ class StepClock:
         def train_on_next(source: Iterator[Any]) -> Any:
             data = self._next(source)
             logs = call(data)
-            self._ended_s, self._steps = time.perf_counter(), self._steps + -(-len(data[0]) // batch_size)
+            steps = -(-len(data[0]) // batch_size)
+            self._ended_s, self._steps = time.perf_counter(), self._steps + steps
+            self._advance(steps)
             return logs
 
         return train_on_next

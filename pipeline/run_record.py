@@ -201,6 +201,11 @@ class RunRecord:
         kept = done.model_copy(update={"key": key, "outputs": self._digests(outputs)})
         self._write(stages={**self.stages, stage: kept})
 
+    def forget(self, *stages: str) -> None:
+        """Remove the records of stages whose outputs are about to be replaced."""
+        self.changed = True
+        self._write(stages={name: stage for name, stage in self.stages.items() if name not in stages})
+
     def _digests(self, outputs: Iterable[UPath]) -> dict[str, str | None]:
         prefix = len(self._output.root.parts)
         return {"/".join(path.parts[prefix:]): _digest(path) for path in outputs}

@@ -1,7 +1,8 @@
 """The stages: each skips itself if nothing changed, calls the module that does its work, and records the result."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -33,6 +34,7 @@ from pipeline.digests import value_digest
 from pipeline.errors import UsageError, counted, few
 from pipeline.extraction import lifecycle
 from pipeline.extraction.plan import Plan
+from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.run_context import Facts, Run
 from pipeline.schema import AS_OF
@@ -199,7 +201,17 @@ def _train(run: Run, name: str, config: ModelConfig, key: str) -> Facts:
     load_tensorflow()
     from model.train import train  # noqa: PLC0415 TensorFlow takes seconds to load
 
-    return train(run.output, name, config, run.config.seed, key)
+    return train(
+        run.output, name, config, run.config.seed, key,
+        progress=_steps, replacing=partial(run.record.forget, f"train/{name}", f"evaluate/{name}"),
+    )  # fmt: skip
+
+
+@contextmanager
+def _steps(title: str, steps: int) -> Iterator[Callable[[int], None]]:
+    """Show the steps of an epoch; its bar makes room for the line that follows."""
+    with track(title, steps, "steps", transient=True) as tracker:
+        yield tracker.advance
 
 
 def evaluate_stage(run: Run) -> None:

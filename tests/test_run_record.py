@@ -90,6 +90,14 @@ def test_recording_again_replaces_a_stage_and_keeps_the_others(output: OutputFol
     assert found.stages["scan"] == ScanRecord(key="two", finished_at=found.stages["scan"].finished_at, outputs={})
 
 
+def test_forgotten_stages_are_gone_and_the_others_are_kept(output: OutputFolder) -> None:
+    state = RunRecord(output)
+    for stage in ("scan", "train/lstm", "evaluate/lstm"):
+        state.finish(stage, "key", [])
+    state.forget("train/lstm", "evaluate/lstm", "train/none")
+    assert list(RunRecord(output).stages) == list(state.stages) == ["scan"]
+
+
 def test_description_names_versions_and_keeps_stages(output: OutputFolder) -> None:
     RunRecord(output).finish("scan", "key", [])
     RunRecord(output).describe(corpus="Größe", config={"seed": 1}, config_hash="c0ffee")

@@ -1,5 +1,6 @@
 """Whole runs that are killed, interrupted, repeated, and spread over other numbers of workers."""
 
+import json
 import re
 import shutil
 import signal
@@ -35,6 +36,12 @@ def test_a_finished_run_leaves_every_promised_file(uninterrupted: Path) -> None:
     ]  # fmt: skip
     assert [name for name in promised if not (uninterrupted / name).is_file()] == []
     assert finished_shards(uninterrupted) > 20
+    for path in uninterrupted.rglob("*.json"):
+        json.loads(path.read_text(), parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -124,6 +131,10 @@ def test_ctrl_c_ends_any_stage_with_one_line_and_the_same_command_continues(
     assert interrupted.returncode == 130, interrupted.stderr
     assert "interrupted; the same command continues" in interrupted.stderr.splitlines()[-1]
     assert "Traceback" not in interrupted.stderr
+    if stage == "train":  # the record of an earlier model is not that of this one
+        assert {"train/ann", "train/lstm"} & set(json.loads((out / "run.json").read_text())["stages"]) == {
+            "train/lstm"
+        }
     result = run(*arguments)
     assert result.returncode == 0, result.stderr
     assert ("continuing after epoch 1" in result.stderr) == (stage == "train")

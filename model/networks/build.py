@@ -3,6 +3,7 @@
 A network takes features as they are stored: its first layer normalises them by the store's training statistics.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -46,6 +47,14 @@ def build(config: ModelConfig, timesteps: int, mean: Array, std: Array, labels: 
     network.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=config.jit_compile)
     accelerate(network)
     return network
+
+
+def parameters(config: ModelConfig, timesteps: int, features: int, labels: int) -> int:
+    """Return the number of parameters of the network that `config` describes, without memory for them."""
+    with keras.StatelessScope(initialize_variables=False):
+        inputs = keras.Input((features,) if config.level == "frame" else (timesteps, features))
+        network = keras.Model(inputs, _output(labels)(config.network(inputs)))
+    return sum(math.prod(weights.shape) for weights in network.weights)
 
 
 def compute_capabilities() -> list[tuple[int, int]]:

@@ -61,16 +61,23 @@ class Tracker:
 
 
 @contextmanager
-def track(title: str, total: int, unit: str, dashboard: str | None = None) -> Iterator[Tracker]:
-    """Show the progress of a stage of `total` items; call `Tracker.advance` for each finished item."""
+def track(
+    title: str, total: int, unit: str, dashboard: str | None = None, *, transient: bool = False
+) -> Iterator[Tracker]:
+    """Show the progress of a stage of `total` items; call `Tracker.advance` for each finished item.
+
+    A `transient` bar is removed from the terminal when the context ends.
+    """
     now_s = time.time()
     counters = StageCounters(total=total, started_s=now_s, updated_s=now_s)
-    with show(title, counters, unit, dashboard) as refresh:
+    with show(title, counters, unit, dashboard, transient=transient) as refresh:
         yield Tracker(counters, refresh)
 
 
 @contextmanager
-def show(title: str, counters: StageCounters, unit: str, dashboard: str | None = None) -> Iterator[Callable[[], None]]:
+def show(
+    title: str, counters: StageCounters, unit: str, dashboard: str | None = None, *, transient: bool = False
+) -> Iterator[Callable[[], None]]:
     """Show `counters` while the context is open; call the yielded function after each change."""
     if dashboard:
         log.info("%s: dashboard at %s", title, dashboard)
@@ -84,7 +91,7 @@ def show(title: str, counters: StageCounters, unit: str, dashboard: str | None =
         TextColumn(f"{unit}  {{task.fields[detail]}}"),
         _TimeLeft(),
     )
-    with Progress(*columns, console=CONSOLE) as bar:
+    with Progress(*columns, console=CONSOLE, transient=transient) as bar:
         task = bar.add_task(title, total=counters.total - counters.done_before, detail="", counters=counters)
         yield lambda: bar.update(task, completed=counters.done_new, detail=_detail(counters, time.time()))
 

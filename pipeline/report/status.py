@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from pipeline import run_record, storage
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import masked_rows, read_manifest
-from pipeline.errors import UsageError, counted
+from pipeline.errors import UsageError, counted, few
 from pipeline.extraction import ledger, lifecycle, retry
 from pipeline.extraction.plan import Plan
 from pipeline.outputs import OutputFolder
@@ -43,10 +43,7 @@ def show(output: OutputFolder, history: "History", console: Console) -> None:
         console.print("ledger      " + ", ".join(f"{n} {status}" for status, n in counts.items()))
     if history.decisions:
         console.print(f"champion    {history.standing()}", soft_wrap=True)
-    table = Table("stage", "finished at", "seconds", box=None, pad_edge=False)
-    for name, stage in run_record.read(output).stages.items():
-        table.add_row(name, f"{stage.finished_at:%Y-%m-%d %H:%M:%S}", f"{stage.wall_s or 0:.1f}")
-    console.print(table)
+    console.print(_stages(output))
     if history.decisions:
         console.print(_decisions(history))
 
@@ -63,6 +60,16 @@ def _print_shards(output: OutputFolder, manifest: pd.DataFrame, plan: Plan, cons
     again = len({row for _, row in lifecycle.retriable(output, plan)}) + retry.unread(manifest)
     if again:
         console.print(f"try again   {counted(again, 'recording')} that failed, readable now or changed since")
+
+
+def _stages(output: OutputFolder) -> Table:
+    """Return the finished stages as a table, with the files of each that are missing."""
+    table = Table("stage", "finished at", "seconds", Column("", no_wrap=True), box=None, pad_edge=False)
+    for name, stage in run_record.read(output).stages.items():
+        gone = [file for file, digest in stage.outputs.items() if digest and not (output.root / file).exists()]
+        note = f"run it again: {few(gone)} missing" if gone else ""
+        table.add_row(name, f"{stage.finished_at:%Y-%m-%d %H:%M:%S}", f"{stage.wall_s or 0:.1f}", note)
+    return table
 
 
 def _decisions(history: "History") -> Table:

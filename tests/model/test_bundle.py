@@ -138,6 +138,13 @@ def test_log_posteriors_have_a_step_per_frame_or_one_per_sequence() -> None:
     np.testing.assert_allclose(sequences, log_softmax(features.mean(axis=1))[:, None], rtol=1e-5)
 
 
+def test_a_network_that_answers_nan_is_refused() -> None:
+    network = frame_network()
+    network.set_weights([np.full((3, 3), np.nan)])
+    with pytest.raises(PipelineError, match=r"answers NaN, its training diverged; run train again with a lower"):
+        bundle(network).log_posteriors(np.ones((1, TIMESTEPS, 3), np.float32))
+
+
 def test_sequences_of_one_timestep_have_one_step() -> None:
     features = np.random.default_rng(0).normal(size=(5, 1, 3)).astype(np.float32)
     for network in (frame_network(), sequence_network(timesteps=1)):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
+from upath import UPath
 
 from model import predict
 from model.bundle import Bundle
@@ -277,6 +278,19 @@ def test_what_is_no_model_is_told_in_one_line_with_exit_code_two(
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
     assert told in result.stderr
+
+
+def test_a_network_that_answers_nan_is_one_line(trained: Trained, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained.model("ann"), tmp_path / "ann")
+    bundle = Bundle.load(trained.output.model("ann"))
+    bundle.network.set_weights([np.full_like(weights, np.nan) for weights in bundle.network.get_weights()])
+    bundle.save(UPath(folder))
+    result = _predict(folder, trained.recordings[0], "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"MODEL {folder}: the network ann answers NaN, its training diverged; run train again with a lower "
+        "learning_rate\n"
+    )
 
 
 def test_without_a_recording_the_usage_is_wrong(trained: Trained) -> None:

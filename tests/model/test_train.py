@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from model.networks.basic import Ann, Lstm
 from model.train import train
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
+from pipeline.storage import write_atomically
 from tests.support import model_stores
 from tests.support.model_stores import LANGUAGES, SAVES_MODELS, SplitRuns
 
@@ -123,7 +125,16 @@ def test_training_leaves_events_for_tensorboard(uninterrupted: OutputFolder) -> 
 
 
 def test_a_model_of_frames_trains_on_every_frame(output: OutputFolder) -> None:
-    result = train(output, "ann", ANN, SEED, "key")
+    shown: list[int | str] = []
+
+    @contextmanager
+    def progress(title: str, steps: int) -> Iterator[Callable[[int], None]]:
+        shown.extend([title, steps])
+        yield shown.append
+        shown.append("end")
+
+    result = train(output, "ann", ANN, SEED, "key", progress=progress)
+    assert shown == ["train ann, epoch 1", 5, 4, 1, "end"]  # 40 sequences of 4 frames in batches of 32, 4 per block
     timings = {name: _history(output, "ann")[name].mean() for name in ("steps_per_s", "input_wait")}
     assert result == pytest.approx({"epochs": 1, "best_epoch": 1, "parameters": 4 * 4 + 5 * 3 + 4 * 3, **timings})
     description = json.loads((output.model("ann") / "labels.json").read_text())
@@ -237,7 +248,7 @@ class PowerCutError(BaseException):
 def test_a_training_cut_short_between_two_writes_repeats_that_epoch_alone(
     output: OutputFolder, uninterrupted: OutputFolder, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
-    # key, labels, then state, model and history of each epoch: the cut is before the second epoch's model or history
+    # the first epoch also has labels and key; the cut is before the second epoch's model or history
     written: list[str] = []
     write_atomically = checkpoint.write_atomically
 
@@ -260,8 +271,8 @@ def test_a_training_cut_short_between_two_writes_repeats_that_epoch_alone(
             patch.setattr(module, "write_atomically", write_or_cut)
         with pytest.raises(PowerCutError):
             train(output, "lstm", LSTM, SEED, "key")
-    of_epochs = [["epoch-0001.keras", "model.keras", "history.csv"], ["epoch-0002.keras", "model.keras"]]
-    assert written == ["key.txt", "labels.json", *of_epochs[0], *of_epochs[1]][:writes]
+    first = ["epoch-0001.keras", "labels.json", "model.keras", "history.csv", "key.txt"]
+    assert written == [*first, "epoch-0002.keras", "model.keras"][:writes]
     train(output, "lstm", LSTM, SEED, "key")
     _check_same_training(output, uninterrupted)
     assert epochs == [(SEED, 0), (SEED, 1), (SEED, 1), (SEED, 2)]
@@ -272,9 +283,17 @@ def test_another_key_trains_afresh(output: OutputFolder, caplog: pytest.LogCaptu
     first = _history(output, "ann")
     leftover = output.model("ann") / "left over"
     leftover.write_text("of the other settings")
+    (events,) = output.model("ann").glob("tensorboard/train/*")
+    network, at_exchange = (output.model("ann") / "model.keras").read_bytes(), []
     with caplog.at_level(logging.INFO, "model.checkpoint"):
-        result = train(output, "ann", ANN.model_copy(update={"learning_rate": 0.05}), SEED, "another key")
-    assert "train ann: data or settings have changed, training starts again" in caplog.text
+        result = train(
+            output, "ann", ANN.model_copy(update={"learning_rate": 0.05}), SEED, "another key",
+            replacing=lambda: at_exchange.append((output.model("ann") / "model.keras").read_bytes()),
+        )  # fmt: skip
+    assert "train ann: data or settings have changed, training starts again; the present model stays" in caplog.text
+    assert at_exchange == [network]
+    assert not events.exists()
+    assert len(list(output.model("ann").glob("tensorboard/train/*"))) == 1
     assert result["epochs"] == 1
     assert _history(output, "ann")["loss"].iloc[0] != first["loss"].iloc[0]
     assert not leftover.exists()
@@ -386,15 +405,82 @@ def test_the_best_epoch_has_the_smallest_finite_loss(losses: list[float], best: 
     assert (history.best_epoch, history.stalled(patience=2)) == (best, stalled)
 
 
-def test_a_training_that_diverges_has_no_best_epoch_and_warns(
-    output: OutputFolder, caplog: pytest.LogCaptureFixture
+@pytest.fixture
+def predecessor(output: OutputFolder) -> dict[str, bytes]:
+    """The files of a model of other settings, by their names below the output folder."""
+    folder = output.model("lstm")
+    for name in ("model.keras", "labels.json", "history.csv", "checkpoints/key.txt", "tensorboard/train/events"):
+        write_atomically(folder / name, name.encode())
+    return _contents(output)
+
+
+def _contents(output: OutputFolder) -> dict[str, bytes]:
+    files = (path for path in Path(str(output.root / "models")).rglob("*") if path.is_file())
+    return {str(path): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_training_that_diverges_fails_and_changes_nothing(
+    output: OutputFolder, predecessor: dict[str, bytes], tmp_path: Path, validated: bool
 ) -> None:
-    config = LSTM.model_copy(update={"learning_rate": 1e38, "patience": 2})
-    with caplog.at_level(logging.WARNING, "model.train"):
-        result = train(output, "big.1", config, SEED, "key")
-    assert (result["epochs"], result["best_epoch"]) == (3, None)
-    assert "train big.1: no epoch had a finite loss; try a lower learning_rate" in caplog.text
-    assert (output.model("big.1") / "model.keras").exists()
+    if not validated:  # the mean loss of an epoch of one step is finite, and its network is not
+        output = _store(tmp_path / "other", {"train": [(0, 60)]})
+    config = LSTM.model_copy(
+        update={"learning_rate": 1e39, "patience": 1, **({} if validated else {"batch_size": 60})}
+    )
+    with pytest.raises(PipelineError) as failed:
+        train(output, "lstm", config, SEED, "key")
+    kept = f"; the model in {output.model('lstm')} is unchanged" if validated else ""
+    assert str(failed.value) == (
+        f"train lstm: no epoch had a finite loss; lower models.lstm.learning_rate (1e+39){kept}"
+    )
+    assert failed.value.exit_code == 1
+    assert _contents(output) == (predecessor if validated else {})
+
+
+def test_a_network_that_no_memory_holds_is_one_line_and_changes_nothing(
+    output: OutputFolder, predecessor: dict[str, bytes]
+) -> None:
+    config = LSTM.model_copy(update={"units": 10**20})
+    with pytest.raises(PipelineError) as failed:
+        train(output, "lstm", config, SEED, "key")
+    assert str(failed.value).startswith("train lstm: 4e+40 parameters need ")
+    assert str(failed.value).endswith(" GiB; lower the sizes of the layers in models.lstm")
+    assert _contents(output) == predecessor
+
+
+@pytest.mark.long  # TensorFlow waits ten seconds for memory
+def test_running_out_of_memory_is_one_line_and_changes_nothing(
+    output: OutputFolder, predecessor: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "machine_memory_bytes", lambda: 2**60)
+    config = ANN.model_copy(update={"hidden_units": (10**6, 10**9)})  # 4 PB
+    with pytest.raises(PipelineError) as failed:
+        train(output, "lstm", config, SEED, "key")
+    assert str(failed.value) == (
+        "train lstm: TensorFlow ran out of memory; lower models.lstm.batch_size (32) or the number of units; the "
+        f"model in {output.model('lstm')} is unchanged"
+    )
+    assert _contents(output) == predecessor
+
+
+def test_an_interrupt_in_the_first_epoch_changes_nothing(output: OutputFolder, predecessor: dict[str, bytes]) -> None:
+    shown: list[str] = []
+
+    def interrupt(steps: int) -> None:
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def progress(title: str, steps: int) -> Iterator[Callable[[int], None]]:
+        try:
+            yield interrupt
+        finally:
+            shown.append(f"{title} ends")
+
+    with pytest.raises(KeyboardInterrupt):
+        train(output, "lstm", LSTM, SEED, "key", progress=progress)
+    assert shown == ["train lstm, epoch 1 ends"]
+    assert _contents(output) == predecessor
 
 
 def test_the_same_training_gives_the_same_version_whatever_was_built_before(tmp_path: Path) -> None:

@@ -117,6 +117,16 @@ def test_bar_shows_the_time_left_and_the_new_items_of_the_counters(clock: list[f
     assert "3 min 00 s left" in shown
 
 
+def test_a_transient_bar_gives_its_line_to_what_is_logged_next(terminal: io.StringIO) -> None:
+    with track("train lstm, epoch 1", 4, "steps", transient=True) as tracker:
+        tracker.advance(3)
+        progress.CONSOLE.print("in between")
+    shown = terminal.getvalue()
+    assert "train lstm, epoch 1" in shown
+    assert "\x1b[2Kin between" in shown  # on a line of its own, the bar below it
+    assert shown.endswith("\x1b[1A\x1b[2K")  # the line of the bar is erased
+
+
 def test_errors_pass_through_the_bar(terminal: io.StringIO) -> None:
     with pytest.raises(ValueError, match="in the stage"), track("extract", 4, "shards"):
         raise ValueError("in the stage")

@@ -15,6 +15,7 @@ from pipeline.outputs import OutputFolder
 from pipeline.report import status
 from pipeline.report.champion import MAX_DRAWN, MAX_LISTED, champions, section
 from pipeline.report.picture import Picture
+from pipeline.run_record import RunRecord
 from pipeline.storage import write_atomically
 
 START = datetime(2026, 1, 1, 3, tzinfo=UTC)
@@ -110,6 +111,20 @@ def test_without_intervals_or_judgements_there_are_points_or_nothing() -> None:
         update={"comparison": Comparison(promoted=False, reason="")}
     )
     assert champions([first, unjudged]).png.startswith(b"\x89PNG")
+
+
+def test_status_names_the_missing_files_of_a_stage(tmp_path: Path) -> None:
+    output = OutputFolder.at(str(tmp_path))
+    (output.root / "there").write_bytes(b"")
+    record = RunRecord(output)
+    record.finish("report", "key", [output.root / name for name in ("there", "never written")])
+    record.finish("train/lstm", "key", [output.root / "there"])
+    text = io.StringIO()
+    status.show(output, History(), Console(file=text, width=200))
+    assert "missing" not in text.getvalue()
+    (output.root / "there").unlink()
+    status.show(output, History(), Console(file=text, width=200))
+    assert text.getvalue().count("run it again: there missing") == 2
 
 
 def test_status_shows_champion_and_decisions(history: History, tmp_path: Path) -> None:

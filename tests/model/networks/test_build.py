@@ -52,6 +52,20 @@ def test_the_lstm_classifies_whole_sequences(labels: int) -> None:
     assert build.probabilities(model, _raw(4)).shape == (4, labels)
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("labels", [2, 3])
+def test_parameters_are_counted_without_building_the_network(config: ModelConfig, labels: int) -> None:
+    counted = build.parameters(config, TIMESTEPS, COEFFICIENTS, labels)
+    assert counted == _build(config, labels).count_params()
+
+
+def test_parameters_beyond_all_memory_are_counted() -> None:
+    units = 10**12
+    assert build.parameters(Ann(hidden_units=(units, units)), TIMESTEPS, COEFFICIENTS, 2) == (
+        (COEFFICIENTS + 1) * units + (units + 1) * units + units + 1
+    )
+
+
 def test_the_ann_is_three_dense_layers() -> None:
     dense = [layer for layer in _build(CONFIGS[0], 3).layers if isinstance(layer, keras.layers.Dense)]
     assert [layer.units for layer in dense] == [7, 4, 3]
