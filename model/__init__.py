@@ -8,5 +8,5 @@
 - `bundle`: a model's folder
 - `checkpoint`: training state after each epoch
 - `step_clock`: steps per second and time spent waiting for input
-- `tensorflow_setup`: loading TensorFlow and setting its threads
+- `tensorflow_setup`: loading TensorFlow and Keras, their threads and settings
 """
