@@ -1,5 +1,6 @@
 """Object stores: the packages that open them, where their settings come from, and the errors that they raise."""
 
+import logging
 import re
 import sys
 from collections.abc import Mapping
@@ -43,10 +44,20 @@ PACKAGE_ERRORS: Final = (
 )
 """Errors, by module and name, that fsspec's file systems let through although they are no OSError."""
 
+for name in ("azure", "gcsfs"):  # they also log each error that they raise, with its traceback
+    logging.getLogger(name).addHandler(logging.NullHandler())
+
 
 def find_store(uri: str) -> ObjectStore | None:
     """Return the kind of object store that a URL leads to, or None for a path or another URL."""
     return OBJECT_STORES.get(uri.partition("://")[0])
+
+
+def check_bucket(uri: str) -> None:
+    """Raise UsageError for a URL of an object store without a bucket, such as s3:/bucket/folder."""
+    scheme, _, rest = uri.partition(":")
+    if scheme in OBJECT_STORES and re.match("//[^/]", rest) is None:
+        raise UsageError(f"{uri} names no bucket; write {scheme}://BUCKET/FOLDER")
 
 
 def file_errors(*further: type[Exception]) -> tuple[type[Exception], ...]:

@@ -19,7 +19,7 @@ from upath import UPath
 from upath.implementations.local import PosixUPath, WindowsUPath
 
 from pipeline.errors import PipelineError, UsageError
-from pipeline.object_stores import failure, file_errors, find_store
+from pipeline.object_stores import check_bucket, failure, file_errors, find_store
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -33,11 +33,13 @@ MODIFIED_KEYS: Final = ("mtime", "LastModified", "last_modified", "updated", "cr
 def folder_at(uri: str) -> UPath:
     """Return the folder that a path or URL names; ~ is the home folder, and file:// and local:// are paths.
 
-    Raises UsageError if no installed package opens it, or if there is no such home folder.
+    Raises UsageError for a URL that no installed package opens or that names no bucket, and for a home folder that
+    does not exist.
     """
     place = os.path.expanduser(uri)  # noqa: PTH111 of a str
     if place.startswith("~"):
         raise UsageError(f"{uri}: there is no such home folder; write ./{uri} for a folder of that name")
+    check_bucket(uri)
     try:
         path = UPath(place)
         if path.protocol in ("file", "local"):

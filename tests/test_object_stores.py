@@ -1,5 +1,7 @@
 """Object stores: what is missing is one line with the remedy, no bucket is created, a busy server is waited for."""
 
+import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from pipeline.features.audio_source import AudioSource
 from pipeline.outputs import OutputFolder
 from pipeline.run import main
 from pipeline.runtime import preflight
+from tests.support import whole_system
 from tests.support.clusters import free_ports
 from tests.support.s3_server import BUCKET, NO_SETTINGS, S3Server, forget_file_systems, serving
 from tests.support.whole_system import write_corpus
@@ -78,6 +81,11 @@ def test_store_is_extracted_into_a_new_folder_at_a_file_url(tmp_path: Path) -> N
     assert run("extract", "--out", out, *SERIAL) == 0
     with xr.open_zarr(tmp_path / "new" / "out" / "features.zarr") as dataset:
         assert bool(dataset["valid"].all())
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:/bucket/out", "s3:bucket/out", "gs:///out"])
+def test_url_without_a_bucket_is_refused(url: str) -> None:
+    assert refusal("status", "--out", url) == f"{url} names no bucket; write {url[:2]}://BUCKET/FOLDER"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +154,10 @@ def test_store_is_made_in_an_object_store_whose_server_is_busy_now_and_then(s3: 
     s3.files.put(str(corpus), f"{BUCKET}/corpus", recursive=True)
     s3.busy = 1
     assert run("scan", "--corpus", f"s3://{BUCKET}/corpus", "--out", out, *SERIAL) == 0
-    s3.busy = 1
+    s3.protected = "/features/c/"
+    with pytest.raises(PipelineError, match=rf"^shard 0 .*cannot be written to {out}: Access Denied; "):
+        run("extract", "--out", out, *SERIAL)
+    s3.protected, s3.busy = "", 1
     assert run("extract", "--out", out, *SERIAL) == 0
     assert s3.busy == 0
     assert run("verify", "--out", out, *SERIAL) == 0
@@ -163,3 +174,29 @@ def test_server_that_stays_busy_ends_the_command_with_its_words(s3: S3Server, mo
     finally:
         s3.busy = 0
     assert "cannot be used: Service Unavailable; run the same command again later" in line
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_whole_run_in_an_object_store_equals_that_on_a_disk(s3: S3Server, tmp_path: Path) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus"), f"s3://{BUCKET}/whole/out"
+    s3.files.put(str(corpus), f"{BUCKET}/whole/corpus", recursive=True)
+    settings = ("--workers", "2", *whole_system.SMALL)
+    done = whole_system.run("--corpus", f"s3://{BUCKET}/whole/corpus", "--out", out, *settings)
+    assert done.returncode == 0, done.stderr
+    again = whole_system.run("--corpus", f"s3://{BUCKET}/whole/corpus", "--out", out, *settings)
+    assert again.stderr.count("unchanged, nothing to do") == 8, again.stderr
+    for stage in ("promote", "status"):
+        assert whole_system.run(stage, "--out", out, *settings).returncode == 0
+    for stage in ("scan", "extract"):
+        assert run(stage, "--corpus", corpus, "--out", tmp_path / "out", "--executor=serial", *settings) == 0
+
+    s3.files.get(f"{BUCKET}/whole/out/features.zarr", str(tmp_path / "features.zarr"), recursive=True)
+    with xr.open_zarr(tmp_path / "features.zarr") as there, xr.open_zarr(tmp_path / "out" / "features.zarr") as here:
+        xr.testing.assert_identical(there.load(), here.load())
+    recording = next(corpus.rglob("*.flac"))
+    command = [sys.executable, "-m", "model.predict", f"{out}/models/lstm", str(recording), "--json"]
+    predicted = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert predicted.returncode == 0, predicted.stderr
+    assert json.loads(predicted.stdout)[0]["language"] in ("de", "en")
+    assert s3.files.exists(f"{BUCKET}/whole/out/registry/registry.json")

@@ -9,7 +9,7 @@ from typing import Any
 
 import s3fs
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 from zarr.core.sync import _get_loop  # zarr 3.1
 
 BUCKET = "bucket"
@@ -22,14 +22,26 @@ NO_SETTINGS = {
 
 BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
+DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+
+
+class _Silent(WSGIRequestHandler):
+    def log_request(self, *arguments: Any) -> None:
+        """Log no request."""
+
 
 class S3Server:
-    """A server with one empty bucket; `busy` is the number of requests that it refuses next."""
+    """A server with one empty bucket.
+
+    `busy` is the number of requests that it refuses next; with `protected`, it refuses to write to places whose path
+    contains that text.
+    """
 
     def __init__(self) -> None:
         self._application = DomainDispatcherApplication(create_backend_app)
         self.busy = 0
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
+        self.protected = ""
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Silent)
         self._thread = Thread(target=self._server.serve_forever)
 
     @property
@@ -45,6 +57,10 @@ class S3Server:
             self.busy -= 1
             start_response("503 Slow Down", [("Content-Type", "application/xml")])
             return [] if environ["REQUEST_METHOD"] == "HEAD" else [BUSY]
+        if self.protected and environ["REQUEST_METHOD"] == "PUT" and self.protected in environ["PATH_INFO"]:
+            environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+            start_response("403 Forbidden", [("Content-Type", "application/xml")])
+            return [DENIED]
         return self._application(environ, start_response)
 
     @cached_property
