@@ -44,9 +44,15 @@ def sequence_dataset(
         frames: give single frames, (batch, feature), mixed within their pool; each has the label of its sequence.
 
     Raises:
+        ValueError: there is no store or no split of that name, or a number is too small.
         PipelineError: a shard is missing or damaged. TensorFlow wraps it in an OpError while it iterates; `reason`
             returns it.
     """
+    counts = {"batch_size": batch_size, "pool_chunks": pool_chunks, "seed": seed, "first_epoch": first_epoch}
+    for name, value in counts.items():
+        lowest = 0 if name in {"seed", "first_epoch"} else 1
+        if value < lowest:
+            raise ValueError(f"{name} = {value}: it must be at least {lowest}")
     source = store if isinstance(store, Store) else Store(store)
     passes = _passes(source, split, seed, first_epoch, pool_chunks, shuffle=shuffle)
 
@@ -54,10 +60,9 @@ def sequence_dataset(
         for block in passes():
             yield _frames_of(block, seed, shuffle=shuffle) if frames else (block.features, block.label)
 
-    # a trainer's part of a store has another number of sequences in each epoch
-    count = None if source.is_part else int(source.label_counts(split).sum())
+    count = source.sequences(split)
     if frames:
-        return _batches(generate, (source.n_features,), batch_size, count and count * source.timesteps)
+        return _batches(generate, (source.n_features,), batch_size, count * source.timesteps)
     return _batches(generate, (source.timesteps, source.n_features), batch_size, count)
 
 
@@ -95,9 +100,9 @@ def _frames_of(block: Block, seed: int, *, shuffle: bool) -> Items:
 
 
 def _batches(
-    generate: Callable[[], Iterator[Items]], item: tuple[int, ...], batch_size: int, count: int | None
+    generate: Callable[[], Iterator[Items]], item: tuple[int, ...], batch_size: int, count: int
 ) -> tf.data.Dataset:
-    """Cut the blocks of a generator into batches of items of shape `item`; `count` is the number of items, if known.
+    """Cut the blocks of a generator into batches of items of shape `item`; `count` is the number of items.
 
     TensorFlow receives whole blocks and cuts them, because one Python call per batch would be the bottleneck.
     """
@@ -110,8 +115,7 @@ def _batches(
     blocks = tf.data.Dataset.from_generator(blocks_until_exit, output_signature=signature)
     # the next block is read while this one is cut
     dataset = blocks.prefetch(1).rebatch(batch_size)
-    if count is not None:
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-count // batch_size)))
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-count // batch_size)))
     options = tf.data.Options()
     # nothing here can be tuned, and dropping an iterator may wait seconds for the tuning thread to wake up
     options.autotune.enabled = False

@@ -1,8 +1,10 @@
 """The loader: every valid sequence once an epoch, in an order that is a function of seed and epoch."""
 
 import itertools
+import re
 import tempfile
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.data.store_reader import Store
+from model.data.store_reader import ATTRIBUTES, Rest, Store, share
 from model.loader import sequence_dataset
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
@@ -159,7 +161,6 @@ def test_chunks_are_cut_where_runs_begin_and_end(appended: Store) -> None:
         *[(33, 36), (36, 40), (40, 44), (44, 46)],
     ]
     assert appended.chunks("validation").tolist() == [[13, 16], [16, 17], [30, 31]]
-    assert appended.chunks("nothing").shape == (0, 2)
 
 
 def test_a_batch_mixes_the_sequences_of_a_whole_pool_of_chunks(plain: Store) -> None:
@@ -227,7 +228,79 @@ def test_frames_are_mixed_beyond_their_sequence_and_anew_in_each_epoch(plain: St
 def test_label_counts_are_of_valid_sequences_of_the_split(appended: Store) -> None:
     assert appended.label_counts("train").tolist() == np.bincount(LABEL[TRAIN], minlength=3).tolist()
     assert appended.label_counts("validation").sum() == 4
-    assert appended.label_counts("nothing").tolist() == [0, 0, 0]
+
+
+def test_a_split_without_sequences_is_empty(plain: Store) -> None:
+    assert plain.chunks("test").shape == (0, 2)
+    assert plain.label_counts("test").tolist() == [0, 0, 0]
+    assert list(sequence_dataset(plain, "test", 8)) == []
+    assert list(sequence_dataset(plain.part(1, of=2, rest="repeat"), "test", 8)) == []
+
+
+@pytest.mark.parametrize("split", ["dev", "val", "", "Train"])
+def test_an_unknown_split_is_refused_with_those_there_are(appended: Store, split: str) -> None:
+    message = f"'{split}' is no split of {appended.uri}; it has train, validation, test"
+    for use in (
+        lambda: sequence_dataset(appended, split, 8),
+        lambda: sequence_dataset(appended.part(0, of=2), split, 8),
+        lambda: next(appended.blocks(split)),
+        lambda: next(appended.shuffled_blocks(split, seed=1, epoch=0)),
+        lambda: appended.label_counts(split),
+        lambda: appended.chunks(split),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            use()
+
+
+@pytest.mark.parametrize("name", ["batch_size", "pool_chunks", "seed", "first_epoch"])
+def test_a_number_that_is_too_small_is_refused(plain: Store, name: str) -> None:
+    lowest = int(name in {"batch_size", "pool_chunks"})
+    for value in (lowest - 1, -7):
+        with pytest.raises(ValueError, match=f"{name} = {value}: it must be at least {lowest}"):
+            sequence_dataset(plain, "train", **{"batch_size": 8, name: value})
+
+
+def test_a_folder_that_is_no_store_is_refused_with_the_store_in_it(plain: Store, tmp_path: Path) -> None:
+    out = Path(plain.uri).parent
+    with pytest.raises(ValueError, match=f"{out} is no feature store; give {plain.uri}"):
+        sequence_dataset(str(out), "train", 8)
+    for place in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(ValueError, match=f"{place} is no feature store; give features.zarr in the output folder"):
+            Store(str(place))
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part:zarr.errors.ZarrUserWarning")
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        (lambda group: group.attrs.put({}), ", ".join([*ATTRIBUTES])),
+        (lambda group: group.attrs.pop("split_runs"), "split_runs"),
+        (lambda group: group["label"].attrs.put({}), "label.flag_meanings"),
+    ],
+)
+def test_a_store_without_its_attributes_is_one_line(
+    tmp_path: Path, change: Callable[[zarr.Group], object], lost: str
+) -> None:
+    output = model_stores.write(tmp_path, {"train": [(0, 4)]}, [0, 1, 2, 0])
+    change(zarr.open_group(str(output.store), mode="r+", use_consolidated=False))
+    zarr.consolidate_metadata(str(output.store))
+    with pytest.raises(PipelineError, match=f"zarr lacks the attributes {lost}; run extract, which restores them"):
+        Store(str(output.store))
+
+
+@given(st.integers(0, 50), st.integers(1, 9))
+def test_parts_of_one_size_cover_the_items_and_differ_by_less_than_their_number(count: int, of: int) -> None:
+    parts = {
+        rest: [[*range(*share(count, index, of, rest))] for index in range(of)] for rest in ("keep", "drop", "repeat")
+    }
+    assert sorted(itertools.chain(*parts["keep"])) == [*range(count)]
+    assert len({len(part) for part in parts["keep"]}) <= 2
+    for rest in ("drop", "repeat"):
+        assert len({len(part) for part in parts[rest]}) == 1
+    dropped, repeated = ([*itertools.chain(*parts[rest])] for rest in ("drop", "repeat"))
+    assert len(dropped) == len(set(dropped)) > count - of
+    assert set(repeated) == {*range(count)}
+    assert len(repeated) < count + of
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -243,16 +316,38 @@ def test_trainers_share_an_epoch_between_them(appended: Store, count: int, epoch
         np.testing.assert_array_equal(one.index, other.index)
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("frames", [True, False])
+@pytest.mark.parametrize("rest", ["drop", "repeat"])
+def test_trainers_with_collective_steps_have_the_same_batches_in_every_epoch(
+    appended: Store, rest: Rest, frames: bool, shuffle: bool
+) -> None:
+    steps = [sequence_dataset(appended.part(index, of=4), "train", 7).cardinality() for index in range(4)]
+    assert len(set(map(int, steps))) == 2  # with what remains, some trainers have one more
+    sizes = []
+    for index in range(4):
+        part = appended.part(index, of=4, rest=rest)
+        dataset = sequence_dataset(part, "train", 7, seed=2, frames=frames, shuffle=shuffle, pool_chunks=2)
+        epochs = [[len(label) for _, label in dataset] for _ in range(3)]
+        assert [len(epoch) for epoch in epochs] == [dataset.cardinality().numpy()] * 3
+        sizes += epochs
+    assert sizes == [sizes[0]] * 12
+
+
 @pytest.mark.parametrize(("index", "count"), [(2, 2), (-1, 2), (0, 0)])
 def test_a_trainer_that_is_none_is_refused(plain: Store, index: int, count: int) -> None:
     with pytest.raises(ValueError, match=f"part {index} of {count}: the index must be at least 0 and less than"):
         plain.part(index, of=count)
+    with pytest.raises(ValueError, match="rest = 'cut': it must be keep, drop, repeat"):
+        plain.part(0, of=2, rest="cut")
 
 
 def test_a_dataset_of_a_part_gives_the_part(plain: Store) -> None:
-    parts = [_order(sequence_dataset(plain.part(index, of=3), "train", 8)) for index in range(3)]
+    datasets = [sequence_dataset(plain.part(index, of=3), "train", 8) for index in range(3)]
+    parts = [_order(dataset) for dataset in datasets]
     assert sorted(itertools.chain(*parts)) == list(range(40))
-    assert min(map(len, parts)) >= 12
+    assert sorted(map(len, parts)) == [13, 13, 14]
+    assert [dataset.cardinality().numpy() for dataset in datasets] == [2, 2, 2]
 
 
 def test_a_store_behind_a_url_gives_what_a_folder_gives(appended: Store, memory_url: str, tmp_path: Path) -> None:
