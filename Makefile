@@ -26,7 +26,7 @@ corpus = --corpus $(call quoted,$(value CORPUS))
 # the folder to write to, by default $(1), or out/run for recordings of one's own
 out    = --out $(call quoted,$(if $(call given,OUT),$(value OUT),$(if $(call given,CORPUS),out/run,$(1))))
 
-.PHONY: install run airflow dags dags-soak test test-fast test-long test-python test-dags lint docs bench clean
+.PHONY: install run airflow dags dags-soak test test-fast test-interop test-long test-python test-dags lint docs bench clean
 
 install: $(VENV)/installed
 
@@ -75,6 +75,10 @@ test-dags: install airflow
 test-long: install airflow
 	$(BIN)/python -m pytest -m long $(ARGS)
 	$(AIRFLOW) -m pytest -c tests/dags/pytest.toml -m long tests/dags
+
+# other readers of Zarr and other training loops, in the environment of the benchmarks
+test-interop: $(VENV)-bench/installed
+	$(VENV)-bench/bin/python -m pytest -m long tests/interop $(ARGS)
 
 # one hour; make dags-soak ARGS=--minutes=5
 dags-soak: install airflow
