@@ -43,6 +43,11 @@ class OutputFolder:
         """Return the place of the record of shard `index`, which exists once the shard is finished."""
         return self.shards / f"{index:08d}.json"
 
+    @property
+    def metadata(self) -> UPath:
+        """The copy of the metadata of the store."""
+        return self.shards / "metadata.json"
+
     def model(self, name: str) -> UPath:
         """Return the folder of the model `name`."""
         return self.root / "models" / name

@@ -16,11 +16,12 @@ from upath import UPath
 from pipeline.corpus.manifest import read_manifest
 from pipeline.corpus.splits import speaker_codes
 from pipeline.digests import value_digest
-from pipeline.errors import UsageError
+from pipeline.errors import PipelineError, UsageError, few
 from pipeline.outputs import OutputFolder
 from pipeline.run_config import RunConfig
 from pipeline.run_record import RunRecord
 from pipeline.runtime.executor import Executor
+from pipeline.store import metadata, records
 
 log = logging.getLogger("pipeline.stages")
 
@@ -101,8 +102,16 @@ class Run:
         return speaker_codes(self.manifest())
 
     def store_key(self) -> str:
-        """Return a digest of the finished store; raises UsageError if there is none."""
+        """Return a digest of the finished store.
+
+        Raises UsageError if there is none, and PipelineError if other programs have changed its attributes.
+        """
         extracted = self.record.stages.get("extract")
         if extracted is None:
             raise UsageError(f"--out {self.output.root}: nothing is extracted yet; run extract first")
+        store = self.output.store
+        changed = metadata.changed_attributes(self.output)
+        if changed or records.read_attributes(self.output) is None:
+            what = f"changed or removed {few(changed)}" if changed else "removed attributes"
+            raise PipelineError(f"{store}: another program has {what}; run extract, which restores them")
         return value_digest([extracted.key, dict(extracted.outputs)])

@@ -202,7 +202,7 @@ class RunRecord:
         self._write(stages={**self.stages, stage: kept})
 
     def forget(self, *stages: str) -> None:
-        """Remove the records of stages whose outputs are about to be replaced."""
+        """Remove the records of stages whose outputs are replaced, or were changed by another program."""
         self.changed = True
         self._write(stages={name: stage for name, stage in self.stages.items() if name not in stages})
 

@@ -39,6 +39,7 @@ from pipeline.outputs import OutputFolder
 from pipeline.run_context import Facts, Run
 from pipeline.schema import AS_OF
 from pipeline.store import records
+from pipeline.store.records import StoreAttributes
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def scan_stage(run: Run) -> None:
     unchanged = not run.prune and run.record.unchanged("scan", key)
     if unchanged and not len(unread_rows(run.manifest(), listing.recordings)) and run.skips("scan", key):
         return
-    store = records.read_attributes(output) if output.manifest.exists() else None
+    store = _stored_attributes(run) if output.manifest.exists() else None
     known = _sound_rows(run, stored_rows(run.manifest(), store.manifest_digest)) if store else None
     changes = None if known is None else _changes(run, known, listing)
     if changes is not None and not changes and len(changes.uri) == len(run.manifest()):
@@ -74,6 +75,16 @@ def scan_stage(run: Run) -> None:
         run.record.confirm("scan", key, [output.manifest])
         return
     run.perform("scan", key, [output.manifest], work, complete=False)
+
+
+def _stored_attributes(run: Run) -> StoreAttributes | None:
+    """Return the attributes of the store, None if it has to be created.
+
+    If another program has changed them, they are restored, and the store is verified again: it may have changed more.
+    """
+    if lifecycle.restore_metadata(run.output):
+        run.record.forget("verify")
+    return lifecycle.stored_attributes(run.output)
 
 
 def _sound_rows(run: Run, manifest: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +124,8 @@ def _extract_key(run: Run, manifest: pd.DataFrame) -> str:
 
 
 def _extract_outputs(output: OutputFolder) -> list[UPath]:
-    return [output.ledger, output.store / "zarr.json", output.store / "train_count" / "c"]
+    # the copy of the metadata: what other programs add to the store changes no result
+    return [output.ledger, output.metadata, output.store / "train_count" / "c"]
 
 
 def extract_stage(run: Run) -> None:
@@ -122,6 +134,7 @@ def extract_stage(run: Run) -> None:
     filter_silent = run.config.corpus.silent == "filter"
     plan = Plan(manifest, run.config.pipeline)
     lifecycle.check_room(run.output, manifest, plan)
+    complete = _stored_attributes(run) is not None
     pending = lifecycle.pending_shards(run.output, plan, filter_silent=filter_silent)
     again = {recording for _, recording in lifecycle.retriable(run.output, plan)} if len(pending) else set()
     if again:
@@ -146,9 +159,8 @@ def extract_stage(run: Run) -> None:
             "price_per_1000_audio_h": result.price_per_1000_audio_h(run.price_per_core_hour),
         }  # fmt: skip
 
-    run.perform(
-        "extract", _extract_key(run, manifest), _extract_outputs(run.output), work, complete=not len(pending)
-    )  # fmt: skip
+    complete = complete and not len(pending)
+    run.perform("extract", _extract_key(run, manifest), _extract_outputs(run.output), work, complete=complete)
 
 
 def verify_stage(run: Run) -> None:

@@ -21,6 +21,7 @@ from pipeline.monitoring.counters import Point
 from pipeline.outputs import OutputFolder
 from pipeline.run_record import RECORDS, RunFile, StageRecord
 from pipeline.schema import FEATURE, LEDGER_COLUMNS, MANIFEST_COLUMNS, SEQUENCE_VARIABLES, SHARED_VARIABLES, Variable
+from pipeline.store.metadata import Metadata
 from pipeline.store.records import RecordingOutcome, ShardRecord, StoreAttributes
 from tests.conftest import make_manifest, make_probe
 
@@ -28,6 +29,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="u
 
 MODELS: dict[str, type[BaseModel]] = {
     "Attributes": StoreAttributes,
+    "shards/metadata.json": Metadata,
     "shards/NNNNNNNN.json": ShardRecord,
     "Outcomes": RecordingOutcome,
     "models/NAME": Description,

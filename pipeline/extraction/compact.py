@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
 from pipeline.runtime.executor import Executor, completed
 from pipeline.storage import is_local, write_atomically
-from pipeline.store import feature_store, records
+from pipeline.store import added_variables, feature_store, records
 from pipeline.store.records import RecordingOutcome, Status
 
 PARTS: Final = ("manifest.parquet", "ledger.parquet", "features.zarr", "shards")
@@ -72,14 +72,18 @@ def compact(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig
     plan = Plan(new, config)
     if not plan.sequences:
         raise PipelineError(f"{output.manifest}: all recordings are masked; add recordings to the corpus first")
+    added = added_variables.movable(output)
     extract.check_memory(executor, config)
     preflight.check(executor, output)
     beside = output.compacted
     _begin(beside, key)
     storage.write_parquet(beside.manifest, new)
     lifecycle.open_store(beside, new, plan)
+    added_variables.create(
+        output, beside, plan.sequences, config.store.sequences_per_chunk, config.store.sequences_per_shard
+    )
     pending = lifecycle.pending_shards(beside, plan)
-    work = partial(move_shard, out=str(output.root), config=config)
+    work = partial(move_shard, out=str(output.root), config=config, added=added)
     with track("compact", len(pending), "shards", executor.monitor.dashboard) as progress:
         moves = _moves(
             manifest, storage.read_parquet(output.ledger), new, plan, pending, _states(output, manifest, config)
@@ -137,8 +141,11 @@ def _states(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig
     }
 
 
-def move_shard(move: Move, *, out: str, config: PipelineConfig) -> int:
-    """Write one whole shard of the new store from sequences of the old one; return their number."""
+def move_shard(move: Move, *, out: str, config: PipelineConfig, added: Sequence[str] = ()) -> int:
+    """Write one whole shard of the new store from sequences of the old one; return their number.
+
+    `added` names the variables over `sequence` that other programs added.
+    """
     old, shard = OutputFolder.at(out), move.shard
     arrays, outcomes = shard_arrays.empty(shard, config), []
     spans = [
@@ -152,6 +159,7 @@ def move_shard(move: Move, *, out: str, config: PipelineConfig) -> int:
         for name in values:
             arrays[name][rows] = values[name]
         outcomes.append(_outcome(segment, origin, int(np.count_nonzero(values["valid"]))))
+    added_variables.move(old, old.compacted, added, spans, shard.start)
     with task.one_thread():
         written = feature_store.write_shard(old.compacted, shard.index, arrays)
         records.write_record(old.compacted, shard_arrays.record_of(shard, arrays, tuple(outcomes), written))

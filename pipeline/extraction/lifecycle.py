@@ -1,6 +1,7 @@
 """The life of a store: created or extended, filled shard by shard, and finished with statistics and ledger."""
 
 import importlib.metadata
+import logging
 import shutil
 from typing import Final
 
@@ -11,19 +12,21 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import extends, label_names, manifest_digest, split_runs
-from pipeline.errors import UsageError
+from pipeline.errors import PipelineError, UsageError, few
 from pipeline.extraction import ledger, retry
 from pipeline.extraction.plan import Plan, Shard, bytes_per_sequence
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.code_upload import FEATURE_LIBRARIES
-from pipeline.schema import SCHEMA_VERSION, SILENT, SPLITS, flag_attributes
+from pipeline.schema import SCHEMA_VERSION, SEQUENCE_VARIABLES, SILENT, SPLITS, flag_attributes
 from pipeline.storage import is_local
-from pipeline.store import feature_store, records
+from pipeline.store import feature_store, metadata, records
 from pipeline.store.records import RecordingOutcome, ShardRecord, StoreAttributes
 from pipeline.store.statistics import combine
 
 MAX_STORE_BYTES: Final = 2**50
 """A plan of a larger store, of some ten million hours of audio, is a mistake."""
+
+log = logging.getLogger(__name__)
 
 
 def open_store(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None:
@@ -31,9 +34,12 @@ def open_store(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None
 
     Raises UsageError for a store of another configuration, or of a manifest that `manifest` does not extend.
     """
-    found = records.read_attributes(output)
+    restore_metadata(output)
+    found = stored_attributes(output)
     outline = _outline(manifest, plan)
     if found is None:
+        if records.recorded_shards(output):
+            log.warning("%s is not there any more: all shards are extracted again", output.store)
         feature_store.create(output, outline)
         return
     check_config(output, found, plan.config)
@@ -44,7 +50,55 @@ def open_store(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None
                 f"--out {output.root} holds a store of another manifest (manifest_digest {found.manifest_digest}, "
                 f"this run has {wanted}); choose another --out, or scan the corpus that the store was made of"
             )
-        feature_store.extend(output, outline)
+        added = feature_store.extend(output, outline)
+        if added:
+            log.warning("%s in %s: no values for the new sequences", few(added), output.store)
+
+
+def stored_attributes(output: OutputFolder) -> StoreAttributes | None:
+    """Return the attributes of the store, None for one that has to be created.
+
+    Raises PipelineError for a store with finished shards whose attributes are lost.
+    """
+    found = records.read_attributes(output)
+    if found is None and _is_there(output) and records.recorded_shards(output):
+        raise PipelineError(
+            f"{output.store} has lost its attributes, and there is no copy of them in {output.shards}; restore "
+            f"{output.store / 'zarr.json'} from a backup, or delete {output.store} to extract all recordings again"
+        )
+    if found is not None and not output.metadata.exists():
+        metadata.keep(output)
+    return found
+
+
+def _is_there(output: OutputFolder) -> bool:
+    return (output.store / "zarr.json").exists() or (output.store / "features" / "c").exists()
+
+
+def restore_metadata(output: OutputFolder) -> bool:
+    """Restore what other programs have changed in the metadata of the store; return whether they have changed any.
+
+    The layout of an array is restored only if its stored objects still have it.
+    """
+    if not _is_there(output):
+        return False
+    changed, layouts = metadata.changed_attributes(output), metadata.changed_layouts(output)
+    variables = _unchanged_variables(output) if layouts else set()
+    restored = [*changed, *(name for name in layouts if name.partition(".")[0] in variables)]
+    if restored:
+        metadata.restore(output, variables)
+        log.warning("%s: another program has changed or removed %s; restored", output.store, few(restored))
+    return bool(changed or layouts)
+
+
+def _unchanged_variables(output: OutputFolder) -> set[str]:
+    """Return the variables over `sequence` whose objects match the first finished shard; all if none is finished."""
+    for index in sorted(records.recorded_shards(output)):
+        record = records.read_record(output, index)
+        if record.finished:
+            found = feature_store.checksums(output, index)
+            return {name for name, checksum in record.checksums.items() if found.get(name) == checksum}
+    return {variable.name for variable in SEQUENCE_VARIABLES}
 
 
 def check_config(output: OutputFolder, found: StoreAttributes, config: PipelineConfig) -> None:

@@ -14,7 +14,7 @@ from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
 from pipeline.runtime.executor import Executor, completed
-from pipeline.store import feature_store, records
+from pipeline.store import feature_store, metadata, records
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Damage:
 
 
 def verify(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig, executor: Executor) -> int:
-    """Recompute the checksums of all stored objects and the ledger; return the number of shards.
+    """Compare the stored objects, the metadata of the store and the ledger; return the number of shards.
 
     Raises PipelineError for a store that is not extracted completely, and with the names of what differs.
     """
@@ -45,6 +45,11 @@ def verify(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig,
             progress.advance(failed=bool(damage.variables))
     if damaged:
         raise PipelineError(_describe(output, sorted(damaged, key=lambda damage: damage.index)))
+    changed = [*metadata.changed_attributes(output), *metadata.changed_layouts(output)]
+    if changed:
+        raise PipelineError(
+            f"{output.store}: another program has changed {few(changed)}; run extract, or restore it from a backup"
+        )
     written = (records.read_record(output, index) for index in range(len(plan)))
     if not ledger.build(manifest, written, config).equals(storage.read_parquet(output.ledger)):
         raise PipelineError(f"{output.ledger} does not match the shards; delete it and run extract again")

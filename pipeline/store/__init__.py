@@ -3,5 +3,7 @@
 - `feature_store`: creating, writing and reading the arrays
 - `shard_codec`: the bytes of a shard
 - `records`: the attributes of a store and the record of each shard
+- `metadata`: the metadata of a store, and the copy from which it is restored
+- `added_variables`: the variables that other programs added to a store
 - `statistics`: mean and standard deviation of the training features
 """

@@ -1,25 +1,23 @@
 """The feature store: the driver creates and seals it, workers write it in whole shards."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import zarr
-import zarr.storage
 from numcodecs.bitround import BitRound
 from numpy.typing import NDArray
 from upath import UPath
-from zarr.abc.store import Store
 from zarr.core.array_spec import ArrayConfigParams  # zarr 3.1: a type, not exported elsewhere
-from zarr.errors import ZarrUserWarning
 
 from pipeline import schema
 from pipeline.digests import bytes_digest
 from pipeline.outputs import OutputFolder
 from pipeline.schema import FEATURE, Variable
 from pipeline.storage import PARTIAL, is_local, write_atomically
+from pipeline.store import added_variables
+from pipeline.store.metadata import publish, zarr_store
 from pipeline.store.records import recorded_shards
 from pipeline.store.shard_codec import COMPRESSOR, encode
 
@@ -70,24 +68,15 @@ class Outline:
         return (Variable(dim, "int32", (dim,), 0, f"{dim} number") for dim in self.feature_dims)
 
 
-def zarr_store(path: UPath, *, read_only: bool = False) -> Store:
-    """Return the zarr store at `path`, a folder or any URL that fsspec opens."""
-    if is_local(path):
-        return zarr.storage.LocalStore(str(path), read_only=read_only)
-    # from_upath would reuse a file system whose connections belong to another event loop, or that has none
-    return zarr.storage.FsspecStore.from_url(
-        str(path), storage_options=dict(path.storage_options), read_only=read_only
-    )
-
-
 def create(output: OutputFolder, outline: Outline) -> None:
     """Create the empty store, replacing one whose creation was interrupted.
 
-    Shard records of an earlier store are deleted first, and the attributes are written last: a store with attributes
-    is complete.
+    Shard records and metadata of an earlier store are deleted first, and the attributes are written last: a store
+    with attributes is complete.
     """
     for index in recorded_shards(output):
         output.shard_record(index).unlink()
+    output.metadata.unlink(missing_ok=True)
     group = zarr.create_group(zarr_store(output.store), zarr_format=3, overwrite=True)
     for variable in schema.SEQUENCE_VARIABLES:
         shape = outline.shape(variable)
@@ -112,29 +101,32 @@ def create(output: OutputFolder, outline: Outline) -> None:
         elif variable.name in outline.feature_dims:
             values = np.arange(len(values), dtype=variable.dtype)
         _create_unsharded(group, variable, values, outline)
-    _consolidate(output).update_attributes(dict(outline.attributes))
+    publish(output, outline.attributes)
 
 
 def _is_compressed(variable: Variable, outline: Outline) -> bool:
     return variable.name == "features" and outline.compressed
 
 
-def extend(output: OutputFolder, outline: Outline) -> None:
+def extend(output: OutputFolder, outline: Outline) -> list[str]:
     """Lengthen or shorten the store to `outline.sequences` and replace its attributes; what is left does not change.
 
     Attributes and consolidated metadata, which readers open, are written last: until then readers see the old store.
+    Returns the names of the variables over `sequence` that other programs added; they get the same length.
     """
     group = zarr.open_group(zarr_store(output.store), mode="r+", use_consolidated=False)
     for variable in schema.SEQUENCE_VARIABLES:
         array = _array(group, variable.name)
         array.resize((outline.sequences, *array.shape[1:]))
         array.update_attributes(outline.attributes_of(variable))
-    _consolidate(output).update_attributes(dict(outline.attributes))
+    resized = added_variables.resize(output, outline.sequences)
+    publish(output, outline.attributes)
+    return resized
 
 
 def write_manifest_digest(output: OutputFolder, digest: str) -> None:
     """Replace the attribute `manifest_digest` of the store."""
-    _consolidate(output).update_attributes({"manifest_digest": digest})
+    publish(output, {"manifest_digest": digest})
 
 
 def read(
@@ -258,11 +250,3 @@ def _create_unsharded(group: zarr.Group, variable: Variable, values: NDArray[Any
         config=WRITE_ALL,
     )
     array[...] = values
-
-
-def _consolidate(output: OutputFolder) -> zarr.Group:
-    """Copy the metadata of all arrays into one object, so that a store is opened with one read."""
-    with warnings.catch_warnings():
-        # zarr warns that consolidated metadata is not in the specification yet; xarray warns where it is absent
-        warnings.simplefilter("ignore", ZarrUserWarning)
-        return zarr.consolidate_metadata(zarr_store(output.store))

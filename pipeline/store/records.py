@@ -12,6 +12,9 @@ from pipeline.storage import read_json, refusing_damage, write_atomically
 
 SUM_UNIT: Final = 2.0**-20
 
+DAMAGED: Final = "delete it and run extract, which restores it from its copy"
+"""The remedy for metadata of a store that cannot be read."""
+
 Status = Literal["ok", "short", "filtered", "failed"]
 """The statuses of `pipeline.schema.STATUSES`."""
 
@@ -87,21 +90,23 @@ class _Group(BaseModel):
 
 
 def read_attributes(output: OutputFolder) -> StoreAttributes | None:
-    """Return the attributes of the store, or None if there is no store or its creation was interrupted.
+    """Return the attributes of the store, or None if it has not all of them.
 
-    Raises UsageError for a store of another schema version, and PipelineError for metadata that cannot be read.
+    There is no store then, its creation was interrupted, or another program removed attributes. Raises UsageError for
+    a store of another schema version, and PipelineError for metadata that cannot be read.
     """
-    path, remedy = output.store / "zarr.json", "restore it from a backup, or choose another --out"
+    path = output.store / "zarr.json"
     try:
-        found = read_json(path, _Group, remedy).attributes
+        found = read_json(path, _Group, DAMAGED).attributes
     except FileNotFoundError:
         return None
-    if "schema_version" not in found:
+    if "schema_version" in found:
+        mismatch = version_mismatch(str(output.store), found["schema_version"])
+        if mismatch:
+            raise UsageError(mismatch)
+    if not found.keys() >= StoreAttributes.model_fields.keys():
         return None
-    mismatch = version_mismatch(str(output.store), found["schema_version"])
-    if mismatch:
-        raise UsageError(mismatch)
-    with refusing_damage(path, remedy):
+    with refusing_damage(path, DAMAGED):
         return StoreAttributes.model_validate(found)
 
 

@@ -73,7 +73,7 @@ def extend(corpus: Path) -> None:
 def stamps(out: Path) -> dict[str, tuple[int, int]]:
     """Inode and time of every object and record of every shard: a file that is replaced has others."""
     arrays = [*out.glob("features.zarr/features/c/*/0/0"), *out.glob("features.zarr/[lrsv]*/c/*")]
-    paths = [*arrays, *out.glob("shards/*")]
+    paths = [*arrays, *out.glob("shards/[0-9]*")]
     return {str(p.relative_to(out)): (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
 
 

@@ -484,10 +484,12 @@ def test_damaged_attributes_are_one_line_and_those_of_others_are_ignored(tmp_pat
     with_attributes(output, title="a store with a name")
     assert records.read_attributes(output) == ATTRIBUTES
     with_attributes(output, config_hash=None)
-    with pytest.raises(PipelineError, match=r"zarr\.json is damaged \(config_hash: .*\); restore it from a backup"):
+    with pytest.raises(
+        PipelineError, match=r"zarr\.json is damaged \(config_hash: .*\); delete it and run extract, which"
+    ):
         records.read_attributes(output)
     (output.store / "zarr.json").write_text("{")
-    with pytest.raises(PipelineError, match=r"zarr\.json is damaged \(Invalid JSON: .*\); restore it"):
+    with pytest.raises(PipelineError, match=r"zarr\.json is damaged \(Invalid JSON: .*\); delete it"):
         records.read_attributes(output)
 
 

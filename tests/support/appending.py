@@ -38,6 +38,7 @@ def write(corpus: Path, name: str, seconds: float) -> Path:
 
 def run(corpus: Path, out: Path, *stages: str, prune: bool = False, config: PipelineConfig = CONFIG) -> RunRecord:
     """Run stages, scan and extract where none is named; return the state of the output folder."""
+    out.mkdir(exist_ok=True)
     output = OutputFolder.at(str(out))
     if output.compacted.complete.exists():
         compact.swap(output)
