@@ -25,6 +25,7 @@ from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
 from pipeline.runtime.executor import Executor, Lost, lost_for_good, surviving
 from pipeline.storage import write_atomically
+from pipeline.store import records
 
 MAX_FRUITLESS: Final = 2
 """Tasks that end their workers, though none of their recordings does alone, are tried again so many times."""
@@ -101,16 +102,17 @@ def extract(
     """
     started_s = time.perf_counter()
     plan = Plan(manifest, config)
-    pending = lifecycle.pending_shards(output, plan, filter_silent=filter_silent)
-    if len(pending):
+    if records.read_attributes(output) is None:
         check_memory(executor, config)  # before a store is begun, which would bind the folder to these settings
     lifecycle.open_store(output, manifest, plan)
+    pending = lifecycle.pending_shards(output, plan, filter_silent=filter_silent)
     finished = len(plan) - len(pending)
     if finished:
         log.info("extract: %d of %s are finished already", finished, counted(len(plan), "shard"))
     account = _Account()
     with ExitStack() as stack:
         if len(pending):
+            check_memory(executor, config)
             preflight.check(executor, output, AudioSources(manifest))
             stack.enter_context(executor.monitor.performance_report(output.performance))
             work = partial(run_task, out=str(output.root), config=config, filter_silent=filter_silent)
