@@ -1,17 +1,17 @@
 """Ctrl-C, SIGTERM and SIGHUP: they end a run at any point, with the right exit code."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, util
 from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
@@ -56,23 +56,26 @@ def arrived() -> bool:
 
 
 def settled() -> None:
-    """Make sure that the run ends with its exit code, whatever signal arrives from now on.
-
-    A resent Ctrl-C may arrive after the one that ends the run. Besides, CPython (3.11) remembers a Ctrl-C that
-    arrived in code compiled from text, such as a dataclass, and ends `python -m` by the signal instead of the exit
-    code; running any such code clears that memory (run_eval_code_obj in pythonrun.c).
-    """
-    for signum in (signal.SIGINT, signal.SIGHUP):
+    """Ignore all further signals: the run has ended, and its last line is to be written."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
-    # Python and asyncio report the coroutines, tasks and finalisers that the interrupted work leaves unfinished
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
-    warnings.simplefilter("ignore")
-    sys.unraisablehook = _ignore
-    exec("")  # noqa: S102
 
 
-def _ignore(_: object) -> None:
-    """Report nothing."""
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code at once, and child processes with it.
+
+    Python's own end takes seconds: it waits for threads, for clusters that are half started, and for TensorFlow. It
+    also reports what the interrupted work leaves unfinished, and may replace the exit code by the signal (CPython 3.11
+    after a Ctrl-C in code compiled from text, such as a dataclass).
+    """
+    settled()
+    logging.shutdown()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    for process in multiprocessing.active_children():
+        process.kill()
+    util._exit_function()  # type: ignore[attr-defined] # at Python's end, too: deletes semaphores, or they are reported
+    os._exit(code)
 
 
 def _raise_outside_imports(signum: int, frame: FrameType | None) -> None:

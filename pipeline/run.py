@@ -214,11 +214,11 @@ def command_line() -> None:
     except (KeyboardInterrupt, click.Abort):
         interrupts.settled()
         log.error("interrupted; the same command continues")
-        code = interrupts.EXIT_INTERRUPTED
+        interrupts.leave(interrupts.EXIT_INTERRUPTED)
     except interrupts.Terminated as ended:
         interrupts.settled()
         log.error("ended by %s; the same command continues", ended.signal_name)
-        code = ended.code
+        interrupts.leave(ended.code)
     except file_errors() as error:
         place = getattr(error, "filename", None)
         what = f"{place}: {cause_of(error)}" if place else cause_of(error)

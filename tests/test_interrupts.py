@@ -134,28 +134,33 @@ def test_other_errors_of_a_finaliser_are_still_told() -> None:
     assert "ValueError: told" in errors
 
 
-def test_what_an_interrupted_run_leaves_unfinished_is_not_reported() -> None:
+def test_an_interrupted_command_ends_at_once_and_reports_nothing_that_is_unfinished() -> None:
     script = (
+        "import multiprocessing, sys, threading, time\n"
         "from pipeline import interrupts\n"
         "async def unfinished(): pass\n"
         "class Finalised:\n"
         "    def __del__(self): raise ValueError\n"
         "left = unfinished(), Finalised()\n"
-        "interrupts.settled()\n"
-        "del left\n"
+        "threading.Thread(target=time.sleep, args=(10**6,)).start()\n"
+        "spawn = multiprocessing.get_context('spawn')\n"
+        "child, queue = spawn.Process(target=time.sleep, args=(10**6,)), spawn.Queue()\n"
+        "child.start()\n"
+        "print(child.pid, file=sys.stderr)\n"
+        "interrupts.leave(130)\n"
     )
-    assert run(script) == (0, "")
+    code, pid = run(script)
+    assert code == 130
+    assert not Path("/proc", pid.strip()).exists()
 
 
 def test_ctrl_c_in_code_made_from_text_leaves_the_exit_code(tmp_path: Path) -> None:
     (tmp_path / "made.py").write_text(
-        "import sys\n"
         "from pipeline import interrupts\n"
         "try:\n"
         "    exec('raise KeyboardInterrupt')\n"
         "except KeyboardInterrupt:\n"
-        "    interrupts.settled()\n"
-        "    sys.exit(interrupts.EXIT_INTERRUPTED)\n"
+        "    interrupts.leave(interrupts.EXIT_INTERRUPTED)\n"
     )
     result = subprocess.run([sys.executable, "-m", "made"], cwd=tmp_path, timeout=DEADLINE_S, check=False)
     assert result.returncode == interrupts.EXIT_INTERRUPTED
