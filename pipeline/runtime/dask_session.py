@@ -91,6 +91,7 @@ def _start(profile: ClusterProfile, workers: int | None) -> Any | None:
     if not profile.runs_already:
         security = security_of(profile.security)
         arguments = {"security": security} if security else {}
+        profile.load_class()  # in the main thread, see there
         return shielded(lambda: profile.start(workers, **arguments), lambda cluster: _stop(profile, cluster))
     if workers is not None:
         raise UsageError(f"--workers {workers}: the cluster runs already, with the workers that it has")

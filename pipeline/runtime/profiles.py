@@ -4,6 +4,7 @@ import errno
 import importlib
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -100,7 +101,7 @@ class ClusterProfile(Settings):
         `workers` is the number of workers, None for the profile's number. `arguments` are added to the profile's
         `kwargs`. Raises UsageError for arguments that the class refuses, PipelineError where the start fails.
         """
-        start, needs = self._class(), self._needs
+        start, needs = self.load_class(), self._needs
         takes_workers = "n_workers" in inspect.signature(start).parameters
         if workers is not None and not takes_workers:
             raise UsageError(
@@ -151,7 +152,13 @@ class ClusterProfile(Settings):
     def _needs(self) -> ClusterClass:
         return class_named(self.module, self.class_)
 
-    def _class(self) -> Callable[..., Any]:
+    def load_class(self) -> Callable[..., Any]:
+        """Import and return the class; raises UsageError if that is impossible.
+
+        It is first called in the main thread: when dask-jobqueue is imported, it replaces the handler of Ctrl-C, which
+        is put back.
+        """
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
         try:
             found: Callable[..., Any] = getattr(importlib.import_module(self.module), self.class_)
         except ImportError as error:
@@ -160,6 +167,9 @@ class ClusterProfile(Settings):
             raise UsageError(
                 f"--cluster: the package {self.module} has no {self.class_}; correct the profile"
             ) from None
+        finally:
+            if signal.getsignal(signal.SIGINT) is not on_ctrl_c:
+                signal.signal(signal.SIGINT, on_ctrl_c)
         return found
 
     def _start_error(self, error: BaseException) -> PipelineError:

@@ -80,11 +80,15 @@ class Workers:
 
     def _warn(self, outlook: Outlook) -> None:
         known = f" ({outlook})" if str(outlook) else ""
-        limit = "" if outlook.limit_s is None else f" or after {duration(outlook.limit_s)} without one"
+        limit = (
+            "Ctrl-C ends it" if outlook.limit_s is None else f"it ends after {duration(outlook.limit_s)} without one"
+        )
         log.warning(
-            "the scheduler at %s has no worker%s; the run continues when one connects, Ctrl-C%s ends it",
-            self._scheduler, known, limit,
-        )  # fmt: skip
+            "the scheduler at %s has no worker%s; the run continues when one connects, %s",
+            self._scheduler,
+            known,
+            limit,
+        )
 
     def _none(self, outlook: Outlook) -> PipelineError:
         known = f": {outlook}" if str(outlook) else ""

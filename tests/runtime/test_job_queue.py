@@ -1,16 +1,19 @@
 """Queues that refuse jobs or keep them waiting: a fake sbatch, and otherwise dask-jobqueue and Dask as they are."""
 
 import logging
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.errors import PipelineError, UsageError
 from pipeline.runtime import workers
 from pipeline.runtime.dask_executor import DaskExecutor
 from pipeline.runtime.executor import completed
 from pipeline.runtime.profiles import ClusterProfile
+from tests.support.whole_system import run_until, write_corpus
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +87,18 @@ def test_jobs_that_wait_are_named_with_their_logs_until_the_limit(
     jobs = f"2 jobs submitted: 1234, 1234; logs in {tmp_path}/logs"
     assert f"has had no worker for 2 s: {jobs}; see why none starts, or make worker_timeout_s in the" in message
     assert any(f"has no worker ({jobs}); the run continues when one" in line for line in caplog.messages)
+
+
+@pytest.mark.long
+def test_ctrl_c_ends_a_command_that_waits_for_jobs(queue: Callable[[str], None], tmp_path: Path) -> None:
+    queue(ACCEPTS)
+    corpus, file = write_corpus(tmp_path / "corpus", speakers=1, recordings=1), tmp_path / "cluster.yaml"
+    file.write_text(yaml.safe_dump({"mine": profile(tmp_path).model_dump(by_alias=True, exclude_unset=True)}))
+    arguments = ("scan", "--corpus", corpus, "--out", tmp_path / "out", "--cluster-file", file, "--cluster", "mine")
+    result = run_until(lambda log: "has no worker (" in log, signal.SIGINT, *arguments, "--workers", "2")
+    assert result.returncode == 130, result.stderr
+    assert result.stderr.splitlines()[-1].endswith("interrupted; the same command continues")
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.long

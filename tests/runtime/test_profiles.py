@@ -1,5 +1,6 @@
 """Cluster profiles: the file that comes with the project, and what is said of files that cannot be used."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,19 @@ def test_module_that_is_missing_is_named_with_the_extra_that_installs_it(
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     with pytest.raises(UsageError, match=rf"pip install 'spoken-language-pipeline\[{extra}\]'$"):
         ClusterProfile.model_validate({"module": module, "class": "Cluster"}).start(None)
+
+
+def test_a_package_of_a_cluster_does_not_replace_the_handler_of_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "exits_on_ctrl_c.py").write_text(
+        "import signal; signal.signal(2, lambda *_: None)\nclass Cluster: pass"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = signal.getsignal(signal.SIGINT)
+    ClusterProfile.model_validate({"module": "exits_on_ctrl_c", "class": "Cluster"}).load_class()
+    assert "exits_on_ctrl_c" in sys.modules
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_profile_is_frozen() -> None:
