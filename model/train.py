@@ -18,7 +18,7 @@ from model.data.store_reader import Store
 from model.loader import reason, sequence_dataset
 from model.networks import build
 from model.step_clock import Advance, StepClock
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
 from pipeline.storage import is_local
 
@@ -48,8 +48,9 @@ def train(
     an uninterrupted one. `key` identifies data and settings. A model of another key stays until the first epoch with a
     finite loss, which replaces it; `replacing` is called just before. `progress` shows the steps of each epoch.
 
-    Raises PipelineError if fewer than two languages have valid training sequences, if the store is damaged, if memory
-    is too small, or if no epoch has a finite loss.
+    Raises UsageError for a network that needs more memory than this machine has, and PipelineError if fewer than two
+    languages have valid training sequences, if the store is damaged, if memory runs out, or if no epoch has a finite
+    loss.
     """
     store = Store(str(output.store))
     _check_languages(store)
@@ -145,7 +146,7 @@ def _check_memory(name: str, config: ModelConfig, store: Store) -> None:
     parameters = build.parameters(config, store.timesteps, store.n_features, len(store.labels))
     needed, there = parameters * BYTES_PER_PARAMETER, machine_memory_bytes()
     if needed > there:
-        raise PipelineError(
+        raise UsageError(
             f"train {name}: {parameters:.3g} parameters need {needed / 2**30:,.0f} GiB, this machine has "
             f"{there / 2**30:,.0f} GiB; lower the sizes of the layers in models.{name}"
         )

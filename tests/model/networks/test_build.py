@@ -60,7 +60,7 @@ def test_parameters_are_counted_without_building_the_network(config: ModelConfig
 
 
 def test_parameters_beyond_all_memory_are_counted() -> None:
-    units = 10**12
+    units = 10**9
     assert build.parameters(Ann(hidden_units=(units, units)), TIMESTEPS, COEFFICIENTS, 2) == (
         (COEFFICIENTS + 1) * units + (units + 1) * units + units + 1
     )
