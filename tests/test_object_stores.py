@@ -11,6 +11,8 @@ import pytest
 import xarray as xr
 from upath import UPath
 
+from model.data.array_reader import Stored
+from model.data.store_reader import Store
 from pipeline import storage
 from pipeline.corpus.listing import list_recordings
 from pipeline.errors import PipelineError, UsageError
@@ -81,6 +83,9 @@ def test_store_is_extracted_into_a_new_folder_at_a_file_url(tmp_path: Path) -> N
     assert run("extract", "--out", out, *SERIAL) == 0
     with xr.open_zarr(tmp_path / "new" / "out" / "features.zarr") as dataset:
         assert bool(dataset["valid"].all())
+    store = Store(f"{out}/features.zarr")
+    assert store._arrays["features"]._stored is Stored.RAW  # not read through a URL
+    assert sum(map(len, store.blocks("train"))) > 0
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:/bucket/out", "s3:bucket/out", "gs:///out"])

@@ -14,6 +14,7 @@ from upath import UPath
 from model.data.array_reader import open_arrays
 from pipeline.errors import PipelineError, UsageError
 from pipeline.schema import SCHEMA_VERSION, SPLITS, flag_names, version_mismatch
+from pipeline.storage import folder_at
 
 POOL_CHUNKS = 16
 """Chunks that are mixed at a time. Recordings are stored in random order, so a pool of chunks drawn at random is a
@@ -105,7 +106,7 @@ class Store:
                 raise UsageError(f"{uri} has no variable {name} over sequence; it has {', '.join(there)}")
         self.uri = uri
         self._extra = tuple(extra)
-        self._arrays = open_arrays(uri, UPath(uri), ("features", "label", "recording", "valid", *extra))
+        self._arrays = open_arrays(uri, folder_at(uri), ("features", "label", "recording", "valid", *extra))
         self.sequences_per_chunk = self._arrays["features"].chunk_size
         self._index, self._of = 0, 1
         self._rest: Rest = "keep"

@@ -90,7 +90,7 @@ def _read_error(recording: AudioSource) -> str:
     try:
         with UPath(recording.container).open("rb") as file:
             file.read(1)
-    except file_errors() as error:
+    except file_errors(ImportError, ValueError) as error:
         return f"cannot read {recording.container}: {cause_of(error)}"
     return ""
 
