@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from model.data.array_reader import open_arrays
-from pipeline.errors import PipelineError, UsageError
+from pipeline.errors import PipelineError, UsageError, in_one_line
 from pipeline.schema import SCHEMA_VERSION, SPLITS, flag_names, version_mismatch
 from pipeline.storage import folder_at
 
@@ -74,6 +74,10 @@ def _open(uri: str) -> xr.Dataset:
         inside = UPath(uri) / "features.zarr"
         place = inside if inside.exists() else "features.zarr in the output folder of a run"
         raise ValueError(f"{uri} is no feature store; give {place}") from None
+    except ValueError as error:  # xarray opens no store in which the lengths of a dimension differ
+        raise PipelineError(
+            f"{uri} cannot be opened: {in_one_line(error)}; delete variables of another length that were added to it"
+        ) from None
     mismatch = version_mismatch(uri, dataset.attrs.get("schema_version", SCHEMA_VERSION))
     if mismatch:
         raise UsageError(mismatch)

@@ -78,17 +78,14 @@ strategy = tf.distribute.MultiWorkerMirroredStrategy()
 part = Store(sys.argv[1]).part(index, of=2, rest=os.environ["REST"])
 seen = [n for features, _ in sequence_dataset(part, "train", 17, seed=1)
         for n in features.numpy()[:, 0, 0].astype(int).tolist()]
-options = tf.data.Options()
-options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-with strategy.scope():
-    weight = tf.Variable(0.0)
+
+@tf.function(reduce_retracing=True)
+def step(features):
+    return strategy.reduce("SUM", strategy.run(tf.reduce_sum, args=(features,)), axis=None)
+
 steps = 0
-for features, _ in sequence_dataset(part, "train", 17, seed=1).with_options(options):
-    @tf.function
-    def step(value):
-        context = tf.distribute.get_replica_context()
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-    strategy.run(step, args=(tf.reduce_sum(features),))
+for features, _ in sequence_dataset(part, "train", 17, seed=1):
+    step(features)  # waits for the other worker
     steps += 1
 print(json.dumps({"seen": seen, "steps": steps}))
 """

@@ -288,6 +288,16 @@ def test_a_store_without_its_attributes_is_one_line(
         Store(str(output.store))
 
 
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part:zarr.errors.ZarrUserWarning")
+def test_a_store_with_a_variable_of_another_length_is_one_line(tmp_path: Path) -> None:
+    output = model_stores.write(tmp_path, {"train": [(0, 4)]}, [0, 1, 2, 0])
+    group = zarr.open_group(str(output.store), mode="r+", use_consolidated=False)
+    group.create_array("energy", data=np.zeros(3), dimension_names=("sequence",))
+    zarr.consolidate_metadata(str(output.store))
+    with pytest.raises(PipelineError, match=r"cannot be opened: conflicting sizes for dimension 'sequence'.*'energy'"):
+        Store(str(output.store))
+
+
 @given(st.integers(0, 50), st.integers(1, 9))
 def test_parts_of_one_size_cover_the_items_and_differ_by_less_than_their_number(count: int, of: int) -> None:
     parts = {
