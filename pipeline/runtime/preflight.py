@@ -17,7 +17,7 @@ from pipeline.object_stores import cause_of, file_errors
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.code_upload import REMEDY, code_digest, versions
 from pipeline.runtime.executor import THIS_PROCESS, Executor
-from pipeline.storage import partial_path
+from pipeline.storage import make_parent, partial_path
 
 MAX_RECORDINGS_TRIED: Final = 16
 
@@ -44,6 +44,7 @@ def check(
     shared = _new_file(output) if writes else output.manifest
     token = shared.name if writes else None
     if writes:
+        make_parent(shared)
         shared.write_bytes(b"")
     try:
         reports = executor.on_each_worker(partial(inspect_worker, str(output.root), token, recording))
