@@ -1,5 +1,6 @@
 """The task: real recordings into a real store, good ones and bad ones, and the same bytes whoever does it."""
 
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -381,6 +382,7 @@ def test_store_that_cannot_be_written_raises_and_is_not_marked(work: Work, tmp_p
 
 
 def test_record_that_cannot_be_written_raises(work: Work, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "out/shards")
     (tmp_path / "out/shards").write_text("a file where a folder has to be")
     with pytest.raises(PipelineError, match=r"shard 0 .* cannot be written to .*: (File exists|Not a directory)"):
         work.extract(0)
