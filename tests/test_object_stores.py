@@ -19,6 +19,7 @@ from pipeline.errors import PipelineError, UsageError
 from pipeline.features.audio import AudioError
 from pipeline.features.audio_file import open_audio
 from pipeline.features.audio_source import AudioSource
+from pipeline.object_stores import failure
 from pipeline.outputs import OutputFolder
 from pipeline.run import main
 from pipeline.runtime import preflight
@@ -179,6 +180,24 @@ def test_server_that_stays_busy_ends_the_command_with_its_words(s3: S3Server, mo
     finally:
         s3.busy = 0
     assert "cannot be used: Service Unavailable; run the same command again later" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "advice"),
+    [
+        (PermissionError("Access Denied"), UsageError, "check AWS_ACCESS_KEY_ID"),
+        (OSError("Forbidden: https://storage.googleapis.com/b"), UsageError, "check AWS_ACCESS_KEY_ID"),
+        (FileNotFoundError("The specified bucket does not exist."), UsageError, "create the bucket first"),
+        (TimeoutError(), PipelineError, "run the same command again later, or check AWS_ACCESS_KEY_ID"),
+        (OSError("Internal\nServer Error"), PipelineError, "run the same command again later, or check AWS_ACCESS"),
+    ],
+)
+def test_remedy_depends_on_the_error(error: OSError, kind: type[PipelineError], advice: str) -> None:
+    found = failure("--out X cannot be used", "s3://b/X", error)
+    assert type(found) is kind
+    cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    assert str(found).startswith(f"--out X cannot be used: {cause}; {advice}")
+    assert str(failure("--out X cannot be used", "/X", error)) == f"--out X cannot be used: {cause}"
 
 
 @pytest.mark.slow
