@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from fsspec.config import conf
+
 from pipeline.errors import PipelineError, UsageError, in_one_line
 
 
@@ -44,6 +46,8 @@ PACKAGE_ERRORS: Final = (
 )
 """Errors, by module and name, that fsspec's file systems let through although they are no OSError."""
 
+for scheme in OBJECT_STORES:  # a listing that is kept lacks what workers write in the meantime
+    conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
 for name in ("azure", "gcsfs"):  # they also log each error that they raise, with its traceback
     logging.getLogger(name).addHandler(logging.NullHandler())
 

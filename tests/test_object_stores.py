@@ -172,6 +172,15 @@ def test_store_is_made_in_an_object_store_whose_server_is_busy_now_and_then(s3: 
     assert len(found) == 6
 
 
+def test_what_other_processes_write_is_seen_at_once(s3: S3Server) -> None:
+    folder = storage.folder_at(f"s3://{BUCKET}/shared")
+    storage.write_atomically(folder / "own", b"1")
+    assert [path.name for path in folder.iterdir()] == ["own"]
+    s3.files.pipe(f"{BUCKET}/shared/other", b"2")
+    assert (folder / "other").read_bytes() == b"2"
+    assert sorted(path.name for path in folder.iterdir()) == ["other", "own"]
+
+
 def test_server_that_stays_busy_ends_the_command_with_its_words(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3.busy = 1000
