@@ -4,7 +4,7 @@ import io
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 
 import keras
@@ -146,7 +146,8 @@ class CheckpointFolder:
         """Remove what an earlier training left beside the files of this one, such as its events for TensorBoard."""
         for path in list(self.folder.iterdir()):
             if path.name not in (*FILES, HISTORY, self._key.parent.name):
-                path.fs.rm(path.path, recursive=True)
+                with suppress(FileNotFoundError):  # object stores may list the folder itself
+                    path.fs.rm(path.path, recursive=True)
 
 
 class EpochEnd(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no types
