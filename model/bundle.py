@@ -9,6 +9,8 @@ Only loading or using a network needs TensorFlow, which takes seconds to load.
 import io
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -105,13 +107,14 @@ class Bundle:
         """Return log posteriors (sequence, step, label) float64 for features (sequence, timestep, feature).
 
         A network of frames has one step per timestep, a network of sequences has one step. Raises PipelineError if the
-        network's weights are not finite.
+        network's weights are not finite, or if memory runs out.
         """
         from model.networks import build  # noqa: PLC0415 loads TensorFlow
 
         frames = self.description.level == "frame"
         inputs = features.reshape(-1, features.shape[2]) if frames else features
-        posteriors = build.probabilities(self.network, inputs)
+        with _memory_errors(f"the network {self.network.name}"):
+            posteriors = build.probabilities(self.network, inputs)
         if not np.isfinite(posteriors).all():
             raise PipelineError(
                 f"the network {self.network.name} answers NaN, its training diverged; run train again with a lower "
@@ -141,6 +144,19 @@ def version_of(folder: UPath) -> str:
     return state.hexdigest()[:16]
 
 
+@contextmanager
+def _memory_errors(what: str) -> Iterator[None]:
+    """Raise TensorFlow's error for a lack of memory as a PipelineError of one line."""
+    import tensorflow as tf  # noqa: PLC0415
+
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError:
+        raise PipelineError(
+            f"{what}: TensorFlow ran out of memory; use a machine with more, or a smaller model"
+        ) from None
+
+
 def model_bytes(model: "keras.Model") -> bytes:
     """Return a model as the content of a .keras file."""
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +168,7 @@ def model_bytes(model: "keras.Model") -> bytes:
 def load_model(path: UPath) -> "keras.Model":
     """Load a .keras file from a path or URL, with its LSTM layers accelerated as `build` does.
 
-    Raises PipelineError if the file is missing or damaged.
+    Raises PipelineError if the file is missing or damaged, or if memory runs out.
     """
     import keras  # noqa: PLC0415 loads TensorFlow
 
@@ -162,7 +178,8 @@ def load_model(path: UPath) -> "keras.Model":
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / NETWORK
             local.write_bytes(path.read_bytes())
-            model = keras.saving.load_model(local)
+            with _memory_errors(str(path)):
+                model = keras.saving.load_model(local)
     except FileNotFoundError:
         raise PipelineError(f"{path} is missing; run train again") from None
     except (ValueError, OSError) as error:

@@ -145,6 +145,17 @@ def test_a_network_that_answers_nan_is_refused() -> None:
         bundle(network).log_posteriors(np.ones((1, TIMESTEPS, 3), np.float32))
 
 
+@pytest.mark.long  # TensorFlow waits ten seconds for memory
+def test_running_out_of_memory_is_one_line() -> None:
+    # activations of 2 TB
+    layers = [keras.Input((3,)), keras.layers.RepeatVector(2**31 - 1), keras.layers.GlobalAveragePooling1D()]
+    with pytest.raises(PipelineError) as error:
+        bundle(keras.Sequential(layers, name="ann")).log_posteriors(np.ones((20, TIMESTEPS, 3), np.float32))
+    assert str(error.value) == (
+        "the network ann: TensorFlow ran out of memory; use a machine with more, or a smaller model"
+    )
+
+
 def test_sequences_of_one_timestep_have_one_step() -> None:
     features = np.random.default_rng(0).normal(size=(5, 1, 3)).astype(np.float32)
     for network in (frame_network(), sequence_network(timesteps=1)):
