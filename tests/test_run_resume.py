@@ -140,6 +140,18 @@ def test_ctrl_c_ends_any_stage_with_one_line_and_the_same_command_continues(
     assert ("continuing after epoch 1" in result.stderr) == (stage == "train")
 
 
+@pytest.mark.long
+def test_ctrl_c_in_the_first_epoch_of_other_settings_keeps_the_model(uninterrupted: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(uninterrupted, tmp_path / "out"))
+    before = {path: path.read_bytes() for path in (out / "models").rglob("*") if path.is_file()}
+    arguments = ("train", "--out", out, *SMALL, "--set=models.ann=null", "--set=models.lstm.units=9")
+    interrupted = run_until(lambda log: "the present model stays" in log, signal.SIGINT, *arguments)
+    assert interrupted.returncode == 130, interrupted.stderr
+    assert "epoch 1" not in interrupted.stderr
+    assert {path: path.read_bytes() for path in (out / "models").rglob("*") if path.is_file()} == before
+    assert "train/lstm" in json.loads((out / "run.json").read_text())["stages"]
+
+
 def test_ctrl_c_ends_the_demo_and_the_same_command_goes_on_with_its_corpus(tmp_path: Path) -> None:
     arguments = ("demo", "--out", tmp_path, "--executor", "serial", *SMALL, "--set=models.lstm=null")
     arguments += ("--set=demo.utterances_per_speaker=1", "--set=demo.speakers_per_language=8")
