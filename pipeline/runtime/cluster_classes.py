@@ -43,7 +43,7 @@ def class_named(module: str, name: str) -> ClusterClass:
 def _refuse_threads(arguments: Mapping[str, Any]) -> None:
     if arguments.get("processes") is False:
         raise UsageError(
-            "--cluster: kwargs.processes = False: workers must be processes, so that one that crashes is replaced; "
+            "--cluster: kwargs.processes = false: workers must be processes, so that one that crashes is replaced; "
             "remove the key, or use --executor serial"
         )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pipeline.errors import UsageError
+from pipeline.settings import shown
 
 KEYS: Final = ("dashboard_address", "worker_dashboard_address")
 OPTIONS: Final = ("scheduler_options", "worker_options", "scheduler_kwargs")
@@ -20,8 +21,8 @@ def check_dashboard_addresses(arguments: Mapping[str, Any]) -> None:
             ports = [-1]
         if not all(0 <= port < 2**16 for port in ports):
             raise UsageError(
-                f"--cluster: kwargs.{place} = {value!r}: no address of web pages; write HOST:PORT, or null for no "
-                "pages (for IPv6, [[ADDRESS, PORT]])"
+                f"--cluster: kwargs.{place} = {shown(value)}: no address of web pages; write HOST:PORT, or null for "
+                "no pages (for IPv6, [[ADDRESS, PORT]])"
             )
 
 

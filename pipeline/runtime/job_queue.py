@@ -63,4 +63,6 @@ def outlook(cluster: Any) -> Outlook:
         logs = next(job.log_directory for job in jobs.values() if job.job_id)
         queued = f"{counted(len(ids), 'job')} submitted: {few(ids)}"
         return Outlook(refusal, f"{queued}; logs in {logs}" if logs else queued)
-    return Outlook(refusal, "no job is in the queue", 0.0 if refusal and not unsent else START_LIMIT_S)
+    if refusal and not unsent:
+        return Outlook(refusal, limit_s=0.0)
+    return Outlook(refusal, "no job is in the queue", START_LIMIT_S)

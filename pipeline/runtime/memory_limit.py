@@ -8,6 +8,7 @@ import dask.config
 from dask.utils import format_bytes, parse_bytes
 
 from pipeline.errors import UsageError
+from pipeline.settings import shown
 
 IDLE_WORKER_BYTES: Final = 140 * 2**20
 """What a worker uses before its first task: Python, Dask, and the modules that it is sent."""
@@ -21,7 +22,7 @@ def check_memory_limit(key: tuple[str, ...], arguments: Mapping[str, Any]) -> No
     fraction = dask.config.get("distributed.worker.memory.terminate")
     if not key or value is None or not fraction:
         return
-    place = f"--cluster: kwargs.{'.'.join(key)} = {value!r}"
+    place = f"--cluster: kwargs.{'.'.join(key)} = {shown(value)}"
     try:
         limit = _bytes_per_worker(key[-1], value, arguments)
     except (ValueError, TypeError, AttributeError) as error:
@@ -29,10 +30,13 @@ def check_memory_limit(key: tuple[str, ...], arguments: Mapping[str, Any]) -> No
     if limit is None or limit * fraction >= IDLE_WORKER_BYTES:
         return
     unit = "" if any(letter.isalpha() for letter in str(value)) else ", and a number without a unit counts bytes"
+    remedy = "write for example 1GiB"
+    if limit >= IDLE_WORKER_BYTES:
+        remedy = "make it larger, or Dask's setting distributed.worker.memory.terminate"
     raise UsageError(
         f"{place}: a worker is ended when it uses {fraction:.0%} of its limit, which are "
-        f"{format_bytes(int(limit * fraction))}, but an idle one takes {format_bytes(IDLE_WORKER_BYTES)}{unit}; write "
-        "for example 1GiB"
+        f"{format_bytes(int(limit * fraction))}, but an idle one takes {format_bytes(IDLE_WORKER_BYTES)}{unit}; "
+        f"{remedy}"
     )
 
 

@@ -18,7 +18,7 @@ from pipeline.runtime.cluster_classes import ClusterClass, class_named
 from pipeline.runtime.dashboard_address import check_dashboard_addresses, stop_unwanted_server
 from pipeline.runtime.memory_limit import check_memory_limit
 from pipeline.runtime.outlook import Outlook
-from pipeline.settings import Settings, reason
+from pipeline.settings import Settings, reason, shown
 from pipeline.yaml_file import read_yaml
 
 WORKING_FILE: Final = Path("cluster.yaml")
@@ -77,7 +77,9 @@ class ClusterProfile(Settings):
     def _first_worker(self) -> Self:
         for key, value in (self.adaptive or {}).items():
             if key.startswith("minimum") and not value:
-                raise ValueError(f"adaptive.{key} = {value!r}: work is given out once there is a worker; at least 1")
+                raise ValueError(
+                    f"adaptive.{key} = {shown(value)}: work is given out once there is a worker; at least 1"
+                )
         return self
 
     @property
@@ -181,7 +183,10 @@ class ClusterProfile(Settings):
         if isinstance(error, TypeError):
             return UsageError(f"--cluster: {self} refuses its kwargs: {reason}")
         if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
-            reason = f"{reason}; host and dashboard_address in its kwargs must be addresses of this machine"
+            return UsageError(
+                f"--cluster: {self} did not start: {reason}; host and dashboard_address in its kwargs must be "
+                "addresses of this machine"
+            )
         return PipelineError(f"--cluster: {self} did not start: {reason}")
 
     def _missing(self, error: ImportError) -> UsageError:
@@ -213,8 +218,8 @@ def _read_profiles(path: Path) -> dict[str, ClusterProfile]:
         first = error.errors()[0]
         if first["loc"][-1:] == ("[key]",):
             raise UsageError(
-                f"--cluster-file {path}: {first['input']!r} is no name of a profile: quote it; without quotes YAML "
-                "reads on, off, yes, no and numbers as other values"
+                f"--cluster-file {path}: {shown(first['input'])} is no name of a profile: quote the name; without "
+                "quotes YAML reads on, off, yes, no and numbers as other values"
             ) from None
         key = ".".join(str(part) for part in first["loc"])
         allowed = ", ".join(field.alias or key for key, field in ClusterProfile.model_fields.items())

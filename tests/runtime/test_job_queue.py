@@ -67,7 +67,7 @@ def test_answer_of_a_queue_that_refuses_all_jobs_ends_the_command(
     assert message.startswith("--cluster: the scheduler at tcp://127.0.0.1:")
     assert message.endswith(
         "can get no worker: sbatch refused a job: sbatch: error: Invalid account or account/partition combination "
-        "specified; no job is in the queue; correct the profile and run the same command again: finished shards are "
+        "specified; correct the profile and run the same command again: finished shards are "
         "kept"
     )
 

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.errors import PipelineError, UsageError
 from pipeline.runtime.profiles import ADDRESS_VARIABLE, DEFAULT_FILE, UNATTENDED_LIMIT_S, ClusterProfile, load_profile
+from pipeline.settings import shown
 
 MINE = """
 mine:
@@ -141,17 +142,19 @@ def test_dashboard_address_that_dask_cannot_read_is_named(place: str, address: o
     profile = here(Counted, kwargs={"scheduler_options": options} if place else options)
     with pytest.raises(UsageError) as error:
         profile.start(None)
-    assert str(error.value).startswith(f"--cluster: kwargs.{place}dashboard_address = {address!r}: no address of web")
+    assert str(error.value).startswith(
+        f"--cluster: kwargs.{place}dashboard_address = {shown(address)}: no address of web"
+    )
 
 
 def test_address_of_another_machine_is_explained() -> None:
     kwargs = {"host": "192.0.2.1", "dashboard_address": "127.0.0.1:0", "silence_logs": "CRITICAL"}
-    with pytest.raises(PipelineError, match=r"Cannot assign requested address; host and dashboard_address in its kwa"):
+    with pytest.raises(UsageError, match=r"Cannot assign requested address; host and dashboard_address in its kwa"):
         ClusterProfile(kwargs=kwargs).start(1)
 
 
 def test_workers_that_are_threads_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"^--cluster: kwargs.processes = False: workers must be processes"):
+    with pytest.raises(UsageError, match=r"^--cluster: kwargs.processes = false: workers must be processes"):
         ClusterProfile(kwargs={"processes": False}).start(1)
 
 
@@ -300,12 +303,12 @@ def test_wrong_type_is_named_by_its_key(tmp_path: Path, text: str, message: str)
     assert refusal("mine", file).startswith(f"--cluster-file {file}: {message}; allowed: ")
 
 
-@pytest.mark.parametrize(("name", "read"), [("off", "False"), ("yes", "True"), ("1", "1"), ("null", "None")])
+@pytest.mark.parametrize(("name", "read"), [("off", "false"), ("yes", "true"), ("1", "1"), ("null", "null")])
 def test_name_of_a_profile_that_yaml_reads_as_another_value_is_to_be_quoted(
     tmp_path: Path, name: str, read: str
 ) -> None:
     message = refusal(name, written(tmp_path, f"{name}: {{}}"))
-    assert f": {read} is no name of a profile: quote it; without quotes YAML reads on, off, yes, no" in message
+    assert f": {read} is no name of a profile: quote the name; without quotes YAML reads on, off, yes, no" in message
     assert load_profile(name, written(tmp_path, f'"{name}": {{}}')).kwargs == {}
 
 

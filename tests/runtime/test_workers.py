@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dask
 import psutil
 import pytest
 
@@ -14,6 +15,7 @@ from pipeline.errors import PipelineError, UsageError
 from pipeline.runtime import cluster_classes, dask_session, memory_limit, workers
 from pipeline.runtime.dask_executor import DaskExecutor
 from pipeline.runtime.profiles import ClusterProfile
+from pipeline.settings import shown
 
 LOCAL = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None, "silence_logs": "CRITICAL"}
 
@@ -32,15 +34,22 @@ def refusal(profile: ClusterProfile) -> str:
 @pytest.mark.parametrize("limit", [2, 1024, "100MB", "2", 0.0001, "1 kiB", -1])
 def test_memory_limit_below_an_idle_worker_is_refused(limit: object) -> None:
     message = refusal(local(memory_limit=limit))
-    assert message.startswith(f"--cluster: kwargs.memory_limit = {limit!r}: a worker is ended when it uses 95% of its")
+    assert message.startswith(
+        f"--cluster: kwargs.memory_limit = {shown(limit)}: a worker is ended when it uses 95% of its"
+    )
     assert message.endswith("write for example 1GiB")
     assert ("a number without a unit counts bytes" in message) == (limit not in ("100MB", "1 kiB"))
 
 
+def test_memory_limit_of_which_little_may_be_used_is_refused() -> None:
+    with dask.config.set({"distributed.worker.memory.terminate": 0.1}):
+        message = refusal(local(memory_limit="1GiB"))
+    assert message.startswith("--cluster: kwargs.memory_limit = 1GiB: a worker is ended when it uses 10% of its limit")
+    assert message.endswith("; make it larger, or Dask's setting distributed.worker.memory.terminate")
+
+
 def test_memory_limit_that_is_no_size_is_refused() -> None:
-    assert refusal(local(memory_limit="much")).startswith(
-        "--cluster: kwargs.memory_limit = 'much': Could not interpret"
-    )
+    assert refusal(local(memory_limit="much")).startswith("--cluster: kwargs.memory_limit = much: Could not interpret")
 
 
 @pytest.mark.parametrize(
