@@ -54,12 +54,14 @@ def _local_defaults(_: Any) -> dict[str, Any]:
 
     from pipeline.runtime.nanny import RestartingNanny  # noqa: PLC0415
 
+    RestartingNanny.last_death = ""
     return {"n_workers": cpu_count(), "worker_class": RestartingNanny}
 
 
-def _local_outlook(cluster: Any) -> Outlook:
-    deaths = [nanny.last_death for nanny in list(cluster.workers.values()) if nanny.last_death]
-    return Outlook(news=deaths[-1] if deaths else "", limit_s=START_LIMIT_S)
+def _local_outlook(_: Any) -> Outlook:
+    from pipeline.runtime.nanny import RestartingNanny  # noqa: PLC0415
+
+    return Outlook(news=RestartingNanny.last_death, limit_s=START_LIMIT_S)
 
 
 def _kill_local_workers(cluster: Any) -> None:

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from dask.utils import format_bytes
 from distributed import Nanny
@@ -21,9 +21,9 @@ class RestartingNanny(Nanny):
     The memory monitor logs the event "worker-restart-memory" before it ends a process.
     """
 
-    last_death = ""
-    """Why the last worker process ended, for a message; empty if none has."""
-    _memory_used = 0
+    last_death: ClassVar[str] = ""
+    """Why the last worker process of any nanny ended, for a message: Dask forgets nannies whose worker is away."""
+    _memory_was_full = False
 
     def close_gracefully(self, reason: str = "nanny-close-gracefully") -> None:
         """Close when the worker has ended, unless the scheduler has merely lost it."""
@@ -48,16 +48,16 @@ class RestartingNanny(Nanny):
     def log_event(self, topic: str | list[str], msg: Any) -> None:
         """Log an event at the scheduler; note how much memory a worker used that is ended for it."""
         if topic == "worker-restart-memory" and isinstance(msg, Mapping):
-            self._memory_used = msg["rss"]
+            used, limit = format_bytes(msg["rss"]), format_bytes(self.memory_manager.memory_limit or 0)
+            RestartingNanny.last_death = f"a worker process used {used} of its {limit} of memory and was ended"
+            self._memory_was_full = True
         super().log_event(topic, msg)  # type: ignore[no-untyped-call]
 
     def _on_worker_exit_sync(self, exitcode: int) -> None:
-        if self._memory_used:
-            limit = format_bytes(self.memory_manager.memory_limit or 0)
-            used, self._memory_used = format_bytes(self._memory_used), 0
-            self.last_death = f"a worker process used {used} of its {limit} of memory and was ended"
+        if self._memory_was_full:
+            self._memory_was_full = False
         elif exitcode < 0:
-            self.last_death = f"a worker process was killed by {signal.Signals(-exitcode).name}"
+            RestartingNanny.last_death = f"a worker process was killed by {signal.Signals(-exitcode).name}"
         else:
-            self.last_death = f"a worker process ended with exit code {exitcode}"
+            RestartingNanny.last_death = f"a worker process ended with exit code {exitcode}"
         super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
-from pipeline.runtime import overdue
+from pipeline.runtime import nanny, overdue
 from pipeline.runtime.dask_executor import TASKS_PER_THREAD, DaskExecutor
 from pipeline.runtime.executor import THIS_PROCESS, Done, Executor, Lost, SerialExecutor, completed, tried_alone
 from pipeline.runtime.profiles import ClusterProfile
@@ -315,6 +316,9 @@ def test_overdue_task_is_lost_and_tasks_that_waited_for_a_worker_are_done(
 def test_task_whose_workers_run_out_of_memory_is_told_from_a_crash(cluster: DaskExecutor) -> None:
     (lost,) = cluster.run(fills_memory_at_two, [2], lambda _: 600.0)
     assert lost == Lost(2, "memory", workers_lost=2)
+    assert re.fullmatch(
+        r"a worker process used .* of its 1\.00 GiB of memory and was ended", nanny.RestartingNanny.last_death
+    )
 
 
 @given(guilty=st.sets(st.integers(0, 19), max_size=5), beside=st.integers(1, 30), backwards=st.booleans())
