@@ -44,7 +44,7 @@ def profile(folder: Path, **keys: object) -> ClusterProfile:
     kwargs = {
         "cores": 1, "processes": 1, "memory": "1GiB", "log_directory": str(folder / "logs"),
         "worker_extra_args": ["--no-dashboard", "--host", "127.0.0.1"],
-        "scheduler_options": {"host": "127.0.0.1", "dashboard_address": None},
+        "scheduler_options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"},
     }  # fmt: skip
     return ClusterProfile.model_validate(
         {"module": "dask_jobqueue", "class": "SLURMCluster", "kwargs": kwargs, **keys}

@@ -20,7 +20,7 @@ from pipeline.runtime.executor import completed
 from pipeline.runtime.profiles import ClusterProfile
 from pipeline.settings import shown
 
-LOCAL = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None, "silence_logs": "CRITICAL"}
+LOCAL = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": "CRITICAL"}
 
 
 def local(**kwargs: Any) -> ClusterProfile:
@@ -130,13 +130,13 @@ def hangs(running: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket")  # Dask was connecting to the killed worker
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket")  # Dask leaves one if port 8787 is taken
 def test_workers_of_an_interrupted_run_are_killed_and_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed, running, preload = tmp_path / "closed", tmp_path / "running", tmp_path / "preload.py"
     preload.write_text(f"from pathlib import Path\ndef dask_teardown(worker): Path({str(closed)!r}).touch()")
-    with DaskExecutor(local(preload=str(preload)), 1) as executor:
+    with DaskExecutor(local(preload=str(preload), dashboard_address=None), 1) as executor:
         assert executor.monitor.dashboard is None
         (pid,) = executor.on_each_worker(os.getpid).values()
         executor.session.client.submit(partial(hangs, running))
