@@ -45,8 +45,8 @@ class OutputFolder:
 
     @property
     def metadata(self) -> UPath:
-        """The copy of the metadata of the store."""
-        return self.shards / "metadata.json"
+        """The copy of the metadata of the store, as JSON; the files *.json beside it are the records of shards."""
+        return self.shards / "_metadata"
 
     def model(self, name: str) -> UPath:
         """Return the folder of the model `name`."""

@@ -29,7 +29,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="u
 
 MODELS: dict[str, type[BaseModel]] = {
     "Attributes": StoreAttributes,
-    "shards/metadata.json": Metadata,
+    "shards/_metadata": Metadata,
     "shards/NNNNNNNN.json": ShardRecord,
     "Outcomes": RecordingOutcome,
     "models/NAME": Description,

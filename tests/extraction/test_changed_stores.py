@@ -191,7 +191,7 @@ def test_compaction_names_what_it_cannot_move_and_leaves_everything(
 
 def test_a_store_without_attributes_and_without_their_copy_is_left_as_it_is(corpus: Path, out: Path) -> None:
     add_energy(out, keeps_attributes=False)
-    (out / "shards" / "metadata.json").unlink()
+    (out / "shards" / "_metadata").unlink()
     before = store_bytes(out)
     for stage in ("scan", "extract"):
         with pytest.raises(
@@ -203,7 +203,7 @@ def test_a_store_without_attributes_and_without_their_copy_is_left_as_it_is(corp
 
 def test_a_copy_that_is_missing_is_written_by_the_next_extraction(corpus: Path, out: Path) -> None:
     before = store_bytes(out)
-    (out / "shards" / "metadata.json").unlink()
+    (out / "shards" / "_metadata").unlink()
     run(corpus, out, "extract")
     assert store_bytes(out) == before
 
