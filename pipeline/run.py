@@ -10,7 +10,7 @@ from pipeline.errors import PipelineError, UsageError
 from pipeline.monitoring.progress import set_up_logging
 
 try:
-    from pipeline import stages
+    from pipeline import model_stages, stages
 except ModuleNotFoundError as missing:
     if (missing.name or "").partition(".")[0] != "model":
         raise
@@ -119,7 +119,7 @@ def evaluate(options: Options, as_of: str | None) -> int:
     if as_of is None:
         return _execute(options, "evaluate", only_reads=True)
     with prepared(options, only_reads=True) as run:
-        stages.evaluate_as_of(run, as_of)
+        model_stages.evaluate_as_of(run, as_of)
     return _exit_code(run, options)
 
 
@@ -144,7 +144,7 @@ def compact(options: Options) -> int:
 def promote(options: Options, run_key: str | None, kept_exit_code: int) -> int:
     """Put the trained model into service if it is better than the champion."""
     with prepared(options) as run:
-        promoted = stages.promote(run, run_key)
+        promoted = model_stages.promote(run, run_key)
     return _exit_code(run, options) or (0 if promoted else kept_exit_code)
 
 
