@@ -82,9 +82,8 @@ def test_run_add_run_prune_compact(tmp_path: Path) -> None:
     assert "data or settings have changed, training starts again" in log
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param("scan", marks=pytest.mark.long), "extract", pytest.param("compact", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("stage", ["scan", "extract", "compact"])
 def test_a_growth_killed_in_any_stage_continues(tmp_path: Path, stage: str) -> None:
     corpus, out = write_corpus(tmp_path / "corpus", recordings=8), tmp_path / "out"
     arguments = ("--corpus", corpus, "--out", out, "--executor", "serial", *SMALL)

@@ -34,6 +34,7 @@ def _write_tones(root: Path) -> Path:
     return root
 
 
+@pytest.mark.long
 def test_three_lstms_are_trained_compared_and_promoted(tmp_path: Path) -> None:
     corpus, out = _write_tones(tmp_path / "corpus"), tmp_path / "out"
     result = run("all", "--corpus", corpus, "--out", out, *SETTINGS)

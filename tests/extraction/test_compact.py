@@ -13,8 +13,9 @@ from tests.conftest import Killed, make_corpus
 from tests.support.appending import (
     CONFIG,
     check_contract,
+    each_first_step,
     features_by_place,
-    killed_at_each_step,
+    killed_at_steps,
     manifest_of,
     run,
     split_of_speaker,
@@ -147,8 +148,9 @@ def test_what_an_interrupted_compaction_wrote_is_kept_unless_the_store_changed_s
     assert {name: (out / "shards" / name).stat().st_mtime_ns for name in written} == written
 
 
+@each_first_step
 def test_a_compaction_that_is_killed_at_any_write_or_move_continues_to_the_same_bytes(
-    tmp_path: Path, kill_at: list[int]
+    tmp_path: Path, kill_at: list[int], first: int
 ) -> None:
     corpus, out, expected = tmp_path / "corpus", tmp_path / "out", tmp_path / "expected"
     make_corpus(corpus, {"de": {"anna": 1}, "en": {"dave": 1}}, seconds=0.75)
@@ -156,7 +158,7 @@ def test_a_compaction_that_is_killed_at_any_write_or_move_continues_to_the_same_
     make_corpus(corpus, {"de": {"bert": 1}}, seconds=0.75)
     run(corpus, out, "scan", "extract", "verify")
     held = features_by_place(out)
-    for there in killed_at_each_step(lambda where: run(corpus, where, "compact"), out, expected, kill_at):
+    for there in killed_at_steps(lambda where: run(corpus, where, "compact"), out, expected, kill_at, first):
         if not (there / "compacted" / "complete").exists():
             assert features_by_place(there) == held
         run(corpus, there, "compact", "extract", "scan")

@@ -127,7 +127,7 @@ def test_features_equal_the_call_that_the_contract_names(samples: int) -> None:
 
 @pytest.mark.filterwarnings(SHORT)
 @pytest.mark.filterwarnings(EMPTY)
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(configs(), st.one_of(st.integers(1, 40), st.integers(41, 9000)), st.sampled_from([1.0, 1e-2, 1e-4]))
 def test_features_equal_librosa_for_any_parameters(config: Mfcc, samples: int, gain: float) -> None:
     y = signal("any", samples) * np.float32(gain)
@@ -173,7 +173,7 @@ def test_features_across_block_boundaries_equal_librosa() -> None:
 
 @pytest.mark.filterwarnings(SHORT)
 @pytest.mark.filterwarnings(EMPTY)
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(configs(), st.integers(0, 5000))
 def test_frames_are_as_many_as_the_configuration_computes(config: Mfcc, samples: int) -> None:
     found = config.extract([signal("frames", samples)])
@@ -191,7 +191,7 @@ def test_features_of_a_loud_tone_in_faint_noise_equal_librosa(frequency_hz: int,
 
 
 @pytest.mark.parametrize("name", CUT_CONFIGS)
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_cut_into_blocks_gives_the_same_bits(name: str, data: st.DataObject) -> None:
     config = CUT_CONFIGS[name]
@@ -221,7 +221,7 @@ EDGES = [0, 1, *(k * FRAMES_PER_BLOCK + d for k in (1, 2, 3) for d in (-1, 0, 1)
 positions = st.one_of(st.sampled_from(EDGES), st.integers(0, len(SLICED_FEATURES) + 2 * FRAMES_PER_BLOCK))
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(positions, st.one_of(st.none(), positions))
 def test_any_slice_equals_the_slice_of_the_whole(start: int, stop: int | None) -> None:
     if stop is not None:

@@ -244,7 +244,7 @@ class PowerCutError(BaseException):
     """Ends a training where nothing can catch it."""
 
 
-@pytest.mark.parametrize("writes", [6, 7])
+@pytest.mark.parametrize("writes", [6, pytest.param(7, marks=pytest.mark.long)])
 def test_a_training_cut_short_between_two_writes_repeats_that_epoch_alone(
     output: OutputFolder, uninterrupted: OutputFolder, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:

@@ -146,7 +146,15 @@ def test_the_store_has_the_bytes_of_the_serial_one(
 
 
 @pytest.mark.parametrize(
-    "unfit", ["no package", "other code", "other library", "no output folder", "no corpus", "little memory"]
+    "unfit",
+    [
+        "no package",
+        "no output folder",
+        *(
+            pytest.param(unfit, marks=pytest.mark.long)
+            for unfit in ("other code", "other library", "no corpus", "little memory")
+        ),
+    ],
 )
 def test_a_worker_that_does_not_fit_is_refused_by_name(
     network: Network, tcp: Scheduler, corpus: Path, out: Path, tmp_path: Path, unfit: str,
@@ -222,7 +230,10 @@ def test_over_tls_the_store_has_the_bytes_of_the_serial_one(
     assert same_store(tmp_path, serial)
 
 
-@pytest.mark.parametrize("wrong", ["another authority", "no certificate", "tcp"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["another authority", *(pytest.param(wrong, marks=pytest.mark.long) for wrong in ("no certificate", "tcp"))],
+)
 def test_what_the_scheduler_does_not_trust_is_one_line_within_seconds(
     network: Network, tls: Scheduler, certificates: Certificates, out: Path, tmp_path: Path, wrong: str
 ) -> None:
@@ -326,7 +337,7 @@ def test_all_workers_may_leave_and_others_come(
     assert same_store(out, serial)
 
 
-@pytest.mark.parametrize("lacks", ["code", "package"])
+@pytest.mark.parametrize("lacks", ["code", pytest.param("package", marks=pytest.mark.long)])
 def test_a_worker_that_comes_later_and_does_not_fit_writes_nothing(
     network: Network, scheduler: Scheduler, serial: Path, out: Path, tmp_path: Path, gate: Gate,
     no_package: Mapping[str, str], lacks: str,

@@ -172,7 +172,12 @@ def test_a_killed_driver_leaves_nothing_running_beyond_the_idle_timeout(
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("port", "Connect call failed"), ("key", "Permission denied"), ("host", "not trusted")]
+    ("name", "reason"),
+    [
+        ("key", "Permission denied"),
+        pytest.param("port", "Connect call failed", marks=pytest.mark.long),
+        pytest.param("host", "not trusted", marks=pytest.mark.long),
+    ],
 )
 def test_a_host_that_lets_nobody_in_is_one_line(
     server: Server, local: Local, tmp_path: Path, name: str, reason: str

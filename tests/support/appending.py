@@ -58,10 +58,17 @@ def extracted(record: RunRecord) -> ExtractRecord:
     return found
 
 
-def killed_at_each_step(
-    work: Callable[[Path], object], out: Path, expected: Path, kill_at: list[int]
+STRIDE = 4
+"""See `killed_at_steps`."""
+each_first_step = pytest.mark.parametrize(
+    "first", [0, *(pytest.param(first, marks=pytest.mark.long) for first in range(1, STRIDE))]
+)
+
+
+def killed_at_steps(
+    work: Callable[[Path], object], out: Path, expected: Path, kill_at: list[int], first: int
 ) -> Iterator[Path]:
-    """Yield copies of `out` in which `work` was killed: at its first write or move, its second, and so on to its last.
+    """Yield copies of `out` in which `work` was killed: at the write or move `first`, and at every STRIDE-th after it.
 
     `expected` becomes a copy in which it was not.
     """
@@ -70,7 +77,7 @@ def killed_at_each_step(
     work(expected)
     steps = before - kill_at[0]
     assert steps > 30
-    for number in range(steps):
+    for number in range(first, steps, STRIDE):
         there = out.with_name(f"killed {number}")
         shutil.copytree(out, there)
         kill_at[0] = number
