@@ -257,7 +257,7 @@ def languages_without(manifest: pd.DataFrame, split: str, ledger: pd.DataFrame |
     else:
         usable = ledger["sequences_written"].reindex(manifest.index, fill_value=0) > 0
     present = manifest["label"][(manifest["split"] == split) & usable]
-    return sorted(set(manifest["label"]) - set(present))
+    return sorted(set(manifest["label"].unique()) - set(present.unique()))
 
 
 def as_codes(values: pd.Series, names: Sequence[str]) -> NDArray[np.int64]:

@@ -4,7 +4,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Final
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,8 +45,24 @@ LIMIT_PER_FILE_S: Final = 1.0
 MIN_BYTES_PER_S: Final = 1e6
 """A task may take LIMIT_S, LIMIT_PER_FILE_S for each file, and the time to read all of the files at this speed."""
 
-Files = tuple[pd.Index, Sequence[AudioSource]]
-"""The index of some rows of a listing, and the sources of their files."""
+
+class Files(NamedTuple):
+    """Files of a listing."""
+
+    rows: pd.Index
+    """The index of their rows in the listing."""
+    sources: Sequence[AudioSource]
+    size_bytes: NDArray[np.int64]
+
+    def part(self, start: int, stop: int) -> "Files":
+        """Return the files [start, stop)."""
+        return Files(self.rows[start:stop], self.sources[start:stop], self.size_bytes[start:stop])
+
+    @property
+    def limit_s(self) -> float:
+        """How long reading their headers may take."""
+        return LIMIT_S + LIMIT_PER_FILE_S * len(self.rows) + int(self.size_bytes.sum()) / MIN_BYTES_PER_S
+
 
 log = logging.getLogger(__name__)
 
@@ -149,11 +166,11 @@ def _read_headers(
         files = files.drop_duplicates(file)
     sources = AudioSources(files)
     preflight.check(executor, output, sources)
-    starts = range(0, len(files), HEADERS_PER_TASK)
-    batches = ((files.index[i : i + HEADERS_PER_TASK], sources[i : i + HEADERS_PER_TASK]) for i in starts)
+    whole = Files(files.index, sources, files["size_bytes"].to_numpy())
+    batches = (whole.part(start, start + HEADERS_PER_TASK) for start in range(0, len(files), HEADERS_PER_TASK))
     found = [_without_header(recordings.index[known], recordings["unusable"][known])]
     with track("scan", len(files), "headers", executor.monitor.dashboard) as progress:
-        for headers in _headers(executor, partial(read_headers, corpus=corpus), batches, files["size_bytes"]):
+        for headers in _headers(executor, partial(read_headers, corpus=corpus), batches):
             found.append(headers)
             progress.advance(len(headers), failed=int(headers["error"].notna().sum()))
     headers = pd.concat(found)
@@ -164,23 +181,20 @@ def _read_headers(
 
 
 def _headers(
-    executor: Executor, read: Callable[[Files], pd.DataFrame], batches: Iterable[Files], size_bytes: pd.Series
+    executor: Executor, read: Callable[[Files], pd.DataFrame], batches: Iterable[Files]
 ) -> Iterator[pd.DataFrame]:
     """Yield the headers of each batch. A file that ends the process that reads it has the reason as its error."""
-
-    def limit_s(files: Files) -> float:
-        return LIMIT_S + LIMIT_PER_FILE_S * len(files[0]) + float(size_bytes.loc[files[0]].sum()) / MIN_BYTES_PER_S
-
+    limit_s = attrgetter("limit_s")
     lost: list[Files] = []
     for outcome in surviving(executor, read, batches, limit_s):
         if isinstance(outcome, Lost):
             lost.append(outcome.item)
         else:
             yield outcome.result
-    files = [(index[i : i + 1], sources[i : i + 1]) for index, sources in lost for i in range(len(index))]
+    files = [batch.part(i, i + 1) for batch in lost for i in range(len(batch.rows))]
     for outcome in tried_alone(executor, read, files, limit_s):
         if isinstance(outcome, Lost):
-            yield _without_header(outcome.item[0], [outcome.failure(limit_s(outcome.item))])
+            yield _without_header(outcome.item.rows, [outcome.failure(outcome.item.limit_s)])
         else:
             yield outcome.result
 
@@ -192,13 +206,12 @@ def _without_header(index: pd.Index, reasons: Iterable[str]) -> pd.DataFrame:
 
 
 def read_headers(files: Files, *, corpus: CorpusConfig) -> pd.DataFrame:
-    """Return the headers of audio files, given as (index, sources): one row per file, the columns HEADER_TYPES.
+    """Return the headers of audio files: one row per file, the columns HEADER_TYPES.
 
     A file that cannot be used has the reason in the column `error`.
     """
-    index, sources = files
-    rows = [_header_row(source.whole, corpus) for source in sources]
-    return pd.DataFrame(rows, index, list(HEADER_TYPES)).astype(HEADER_TYPES)
+    rows = [_header_row(source.whole, corpus) for source in files.sources]
+    return pd.DataFrame(rows, files.rows, list(HEADER_TYPES)).astype(HEADER_TYPES)
 
 
 def _header_row(source: AudioSource, corpus: CorpusConfig) -> tuple[int, int, int, str | None, bool]:

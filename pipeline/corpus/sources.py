@@ -1,6 +1,7 @@
 """Where the samples of the rows of a listing or manifest are, and which rows share a recording or a container."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Final, overload
 
 import numpy as np
@@ -30,11 +31,14 @@ class AudioSources(Sequence[AudioSource]):
     def __getitem__(self, index: int) -> AudioSource: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[AudioSource]: ...
+    def __getitem__(self, index: slice) -> "AudioSources": ...
 
-    def __getitem__(self, index: int | slice) -> AudioSource | list[AudioSource]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: "int | slice") -> "AudioSource | AudioSources":
+        if isinstance(index, slice):  # columns: as objects they would take longer to pickle than a header to read
+            part = copy(self)
+            part._container, part._is_part = self._container[index], self._is_part[index]
+            part._parts = None if self._parts is None else self._parts[index]
+            return part
         if self._parts is None:
             return AudioSource(self._container[index])
         member, start_s, stop_s = self._parts[index]

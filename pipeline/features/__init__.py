@@ -2,7 +2,8 @@
 
 - `audio_source`: where the samples of a recording are
 - `audio`: headers, and recordings as blocks: downmixed and resampled
-- `audio_file`: opening and decoding files, and proving their lengths
+- `audio_file`: opening files, and proving their lengths
+- `sound_stream`: decoding an open file to blocks of samples
 - `audio_parts`: where the audio is in files that libsndfile does not read as they are
 - `spliced_file`: spans of a file read as one file
 - `decoder_messages`: keeps libmpg123 from writing on the terminal

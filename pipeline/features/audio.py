@@ -1,5 +1,6 @@
 """Audio files: reading headers, and decoding to mono float32 blocks at one sample rate."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,10 +10,11 @@ from typing import Self
 import numpy as np
 import soxr
 
-from pipeline.features.audio_file import AudioFile, Block, DecodersDisagreeError, audio_errors, open_audio
+from pipeline.features.audio_file import AudioFile, audio_errors, open_audio
 from pipeline.features.audio_source import AudioError, AudioSource
 from pipeline.features.framing import Samples
 from pipeline.features.silence import SampleRange
+from pipeline.features.sound_stream import Block, DecodersDisagreeError
 
 __all__ = [
     "AudioError",
@@ -61,7 +63,7 @@ def read_header(source: AudioSource, min_sample_rate_hz: int = 1) -> Header:
 
 def resampled_length(samples: int, source_hz: int, target_hz: int) -> int:
     """Return how many samples librosa.resample makes of `samples` (same float expression, same rounding)."""
-    return samples if source_hz == target_hz else int(np.ceil(samples * (float(target_hz) / source_hz)))
+    return samples if source_hz == target_hz else math.ceil(samples * (float(target_hz) / source_hz))
 
 
 class Blocks(Iterator[Samples]):

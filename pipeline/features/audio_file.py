@@ -4,13 +4,10 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any, BinaryIO
 
-import miniaudio
-import numpy as np
 import soundfile
-from numpy.typing import NDArray
 from upath import UPath
 
 from pipeline.features import ogg_pages
@@ -26,13 +23,10 @@ from pipeline.features.audio_parts import (
 )
 from pipeline.features.audio_source import AudioError, AudioSource
 from pipeline.features.decoder_messages import without_decoder_messages
+from pipeline.features.sound_stream import Block, SoundStream, decoded, flac_blocks
 from pipeline.object_stores import cause_of, file_errors
 from pipeline.storage import is_local
 
-BLOCK_S = 10.0
-"""Seconds of audio that are decoded at a time."""
-MAX_BLOCK_VALUES = 2**20
-"""Values, samples × channels, that are decoded at a time: a header that names a large rate allocates no more."""
 MAX_SAMPLE_RATE_HZ = 1_000_000
 MAX_SOUNDLESS_BYTES = 2**14
 """A larger file of which libsndfile reads no samples has a wrong header."""
@@ -44,16 +38,6 @@ MAX_SAMPLES_PER_BYTE = 2**13
 """More than any codec makes of a byte: FLAC 6,000 samples of silence, Opus 2,880, Vorbis 2,048."""
 
 WAV_FORMATS = ("WAV", "WAVEX", "RF64")
-_SAMPLE_BYTES = {
-    "PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8,
-}  # fmt: skip
-
-Block = NDArray[np.float32]
-"""(sample, channel)"""
-
-
-class DecodersDisagreeError(Exception):
-    """The fast decoder of FLAC skipped damage, or decodes a file wrongly: it has to be decoded by libsndfile."""
 
 
 class AudioFile:
@@ -62,7 +46,7 @@ class AudioFile:
     `loss` is why audio is missing although everything was decoded, or empty.
     """
 
-    def __init__(self, stream: BinaryIO, path: str | None, name: str, stack: ExitStack) -> None:
+    def __init__(self, stream: BinaryIO, path: str | None, name: str) -> None:
         self._stream, self._path = stream, path
         self._head = stream.read(22)
         if not self._head:
@@ -70,7 +54,7 @@ class AudioFile:
         self._size_bytes = stream.seek(0, io.SEEK_END)
         is_mp3_in_wav = self._head[20:22] == b"\x55\x00"
         self._may_be_mp3 = is_mp3_in_wav or not self._head.startswith((b"OggS", b"fLaC", b"RIFF"))
-        self._first, parts = self._open(name, stack)
+        self._first, parts = self._open(name)
         self._parts, self.loss, self._decoded = parts.parts, parts.loss, 0
         self.sample_rate_hz: int = self._first.samplerate
         self.channels: int = self._first.channels
@@ -79,29 +63,39 @@ class AudioFile:
                 f"its header names a sample rate of {self.sample_rate_hz} Hz, above {MAX_SAMPLE_RATE_HZ:,} Hz"
             )
 
-    def _open(self, name: str, stack: ExitStack) -> tuple["_Stream", Parts]:
+    def close(self) -> None:
+        """Close the file for libsndfile; the stream stays open."""
+        self._first.close()
+
+    def _open(self, name: str) -> tuple[SoundStream, Parts]:
         """Open the first part, and return it with all parts."""
         is_ogg = self._head.startswith(b"OggS")
         try:
-            first = stack.enter_context(self._sound(Part()))
+            first = self._sound(Part())
         except soundfile.LibsndfileError as error:
             found = self._parts_of_unopened(name, is_ogg)
             if found is None:
                 reason = why_unreadable(self._stream, name, _words(error))
                 raise AudioError(f"not readable as audio: {reason}") from error
-            return stack.enter_context(self._sound(found.parts[0])), found
-        parts, position = Parts(), self._stream.tell()
-        if is_ogg:
-            parts = ogg_parts(self._stream, first.frames) or parts
-        elif first.format == "MP3":
-            parts = mp3_parts(self._stream, first.frames) or parts
-        elif first.format in WAV_FORMATS and first.subtype in _SAMPLE_BYTES:
-            sample_bytes = _SAMPLE_BYTES[first.subtype] * first.channels
-            parts = wav_parts(self._stream, first.frames * sample_bytes, self._size_bytes) or parts
+            return self._sound(found.parts[0]), found
+        if first.container == "FLAC" and not is_ogg:
+            return first, Parts()
+        position = self._stream.tell()
+        parts = self._parts_of(first, is_ogg) or Parts()
         if parts.parts[0].file is None:
             self._stream.seek(position)  # libsndfile goes on there
             return first, parts
-        return stack.enter_context(self._sound(parts.parts[0])), parts
+        first.close()
+        return self._sound(parts.parts[0]), parts
+
+    def _parts_of(self, first: SoundStream, is_ogg: bool) -> Parts | None:
+        if is_ogg:
+            return ogg_parts(self._stream, first.frames)
+        if first.container == "MP3":
+            return mp3_parts(self._stream, first.frames)
+        if first.sample_bytes and first.container in WAV_FORMATS:
+            return wav_parts(self._stream, first.frames * first.sample_bytes * first.channels, self._size_bytes)
+        return None
 
     def _parts_of_unopened(self, name: str, is_ogg: bool) -> Parts | None:
         """Return the parts of a file that libsndfile does not open as it is; like libsndfile, look at the name."""
@@ -110,12 +104,12 @@ class AudioFile:
         looks_like_mp3 = re.match(rb"ID3|\xff[\xe0-\xff]", self._head)
         return mp3_parts(self._stream, None) if looks_like_mp3 or name.lower().endswith(".mp3") else None
 
-    def _sound(self, part: Part) -> "_Stream":
+    def _sound(self, part: Part) -> SoundStream:
         """Open a part, from its beginning. A whole file on this machine is read by its descriptor."""
         target = part.file or self._stream
         target.seek(0)
         with without_decoder_messages() if self._may_be_mp3 else nullcontext():
-            return _Stream(self._stream.fileno() if part.file is None and self._path else target, closefd=False)
+            return SoundStream(self._stream.fileno() if part.file is None and self._path else target)
 
     def samples(self) -> int:
         """Return the number of samples per channel that can be decoded: as the headers name it where that is possible.
@@ -142,12 +136,12 @@ class AudioFile:
         them, which stops at damage.
         """
         first = self._first
-        is_plain_flac = first.format == "FLAC" and self._path is not None and self._parts[0].file is None
+        is_plain_flac = first.container == "FLAC" and self._path is not None and self._parts[0].file is None
         if is_plain_flac and not careful and self._is_possible(first, Part()):
-            yield from _flac_blocks(first, str(self._path))
+            yield from flac_blocks(first, str(self._path))
             return
         for sound, _ in self._sounds():
-            for block in _decoded(sound):
+            for block in decoded(sound):
                 self._decoded += len(block)
                 yield block
         if len(self._parts) == 1 and self._parts[0].samples is None:
@@ -160,13 +154,13 @@ class AudioFile:
 
     def _named_samples(self) -> int:
         """Return the samples that the header names; libsndfile names those of a WAV file that are there."""
-        first: _Stream = self._first
-        if first.format not in WAV_FORMATS or first.subtype not in _SAMPLE_BYTES or self._parts[0].file is not None:
+        first: SoundStream = self._first
+        if first.container not in WAV_FORMATS or not first.sample_bytes or self._parts[0].file is not None:
             return int(first.frames)
-        named: int = named_wav_bytes(self._stream) // (_SAMPLE_BYTES[first.subtype] * first.channels)
+        named: int = named_wav_bytes(self._stream) // (first.sample_bytes * first.channels)
         return max(int(first.frames), named)
 
-    def _sounds(self) -> Iterator[tuple["_Stream", Part]]:
+    def _sounds(self) -> Iterator[tuple[SoundStream, Part]]:
         """Yield the parts, opened; up to one with another sample rate or number of channels."""
         yield self._first, self._parts[0]
         for part in self._parts[1:]:
@@ -179,47 +173,35 @@ class AudioFile:
                     return
                 yield sound, part
 
-    def _length(self, sound: "_Stream", part: Part) -> int:
+    def _length(self, sound: SoundStream, part: Part) -> int:
         if part.samples is not None:
             return part.samples
         frames: int = sound.frames
-        if sound.subtype in _SAMPLE_BYTES and sound.format not in ("FLAC", "OGG"):
-            most = self._size_bytes // (_SAMPLE_BYTES[sound.subtype] * sound.channels)
+        if sound.sample_bytes:
+            most = self._size_bytes // (sound.sample_bytes * sound.channels)
             return frames if part.file is not None else min(frames, most)
         if self._is_possible(sound, part):
             return frames
         most = MAX_SAMPLES_PER_BYTE * self._size_bytes
-        decoded = 0
+        samples = 0
         try:
-            for block in _decoded(sound):
-                decoded += len(block)
-                if decoded > most:
+            for block in decoded(sound):
+                samples += len(block)
+                if samples > most:
                     raise AudioError(f"not readable as audio: its {self._size_bytes} bytes decode without an end")
         except (AudioError, soundfile.LibsndfileError):
-            if not 0 < decoded <= most:
+            if not 0 < samples <= most:
                 raise
-        return decoded
+        return samples
 
-    def _is_possible(self, sound: "_Stream", part: Part) -> bool:
+    def _is_possible(self, sound: SoundStream, part: Part) -> bool:
         """Whether the bytes can hold the length that libsndfile returns, and are not very few for it."""
-        if part.max_samples is not None and sound.format != "FLAC":
+        if part.max_samples is not None and sound.container != "FLAC":
             # a length of Opus counts at the rate of the encoder's input, its packets at 48 kHz
-            rate_hz = ogg_pages.OPUS_RATE_HZ if sound.subtype == "OPUS" else sound.samplerate
+            rate_hz = ogg_pages.OPUS_RATE_HZ if sound.codec == "OPUS" else sound.samplerate
             return bool(0 < sound.frames * rate_hz <= part.max_samples * sound.samplerate)
-        sample_bytes = 2 if sound.format == "FLAC" else 1
+        sample_bytes = 2 if sound.container == "FLAC" else 1
         return bool(0 < sound.frames * sound.channels * sample_bytes <= MAX_COMPRESSION * self._size_bytes)
-
-
-class _Stream(soundfile.SoundFile):  # type: ignore[misc] # the library has no types
-    """A file that is read from its beginning to its end.
-
-    A SoundFile that can seek does so after every read, to the place where it already is. An Opus decoder that starts
-    anew there returns other samples, an MP3 decoder slightly other ones.
-    """
-
-    def seekable(self) -> bool:
-        """Return False."""
-        return False
 
 
 @contextmanager
@@ -230,10 +212,10 @@ def open_audio(source: AudioSource) -> Iterator[AudioFile]:
     path = _local_path(source.container)
     # Python opens the file because libsndfile gives no cause when a path cannot be opened. Unbuffered, because
     # libsndfile continues where the descriptor stands.
-    with audio_errors(), ExitStack() as stack:
-        opened = io.FileIO(path) if path else io.BytesIO(UPath(source.container).read_bytes())
-        stream: BinaryIO = stack.enter_context(opened)  # type: ignore[assignment] # a FileIO reads like a BinaryIO
-        yield AudioFile(stream, path, source.container, stack)
+    with audio_errors():
+        stream: Any = io.FileIO(path) if path else io.BytesIO(UPath(source.container).read_bytes())
+        with stream, closing(AudioFile(stream, path, source.container)) as file:
+            yield file
 
 
 @contextmanager
@@ -263,53 +245,3 @@ def _local_path(container: str) -> str | None:
         return container
     path = UPath(container)
     return str(path) if is_local(path) else None
-
-
-def _block_samples(sample_rate_hz: int, channels: int) -> int:
-    return max(1, min(int(BLOCK_S * sample_rate_hz), MAX_BLOCK_VALUES // channels))
-
-
-def _decoded(sound: _Stream) -> Iterator[Block]:
-    """Yield (sample, channel) float32 blocks, decoded by libsndfile; raises its errors after the samples before."""
-    shape = _block_samples(sound.samplerate, sound.channels), sound.channels
-    # libsndfile takes ten times as long as NumPy to convert 16-bit samples
-    dtype = "int16" if sound.format in ("WAV", "WAVEX") and sound.subtype == "PCM_16" else "float32"
-    is_mp3 = sound.format == "MP3" or sound.subtype == "MPEG_LAYER_III"
-    while True:
-        # zeros, because libsndfile counts samples of a damaged file that it did not write
-        block = np.zeros(shape, dtype)
-        try:
-            with without_decoder_messages() if is_mp3 else nullcontext():
-                count = len(sound.read(out=block))
-        except soundfile.LibsndfileError:
-            # how many samples there are is not returned: those up to the last that is not zero
-            count = int(np.flatnonzero(block.any(axis=1))[-1]) + 1 if block.any() else 0
-            if count:
-                yield _scaled(block[:count])
-            raise
-        if not count:
-            return
-        yield _scaled(block[:count])
-
-
-def _scaled(block: NDArray[Any]) -> Block:
-    return block if block.dtype == np.float32 else np.multiply(block, np.float32(2**-15), dtype=np.float32)
-
-
-def _flac_blocks(sound: _Stream, path: str) -> Iterator[Block]:
-    """Yield (sample, channel) float32 blocks, decoded by dr_flac.
-
-    dr_flac skips damaged parts silently, so the number of decoded samples is compared with the header.
-    """
-    decoded = 0
-    count = _block_samples(sound.samplerate, sound.channels)
-    try:
-        stream = miniaudio.stream_file(path, miniaudio.SampleFormat.FLOAT32, sound.channels, sound.samplerate, count)
-        for samples in stream:
-            block = np.frombuffer(samples, np.float32).reshape(-1, sound.channels)
-            decoded += len(block)
-            yield block
-    except miniaudio.DecodeError:
-        raise DecodersDisagreeError from None
-    if decoded != sound.frames:
-        raise DecodersDisagreeError

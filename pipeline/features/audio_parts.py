@@ -15,7 +15,6 @@ from pipeline.features.mp3_frames import Mp3
 from pipeline.features.ogg_pages import OggStream
 from pipeline.features.spliced_file import SplicedFile
 
-READ_AT_ONCE_BYTES = 2**17
 UNREAD_FACTOR = 64
 """See `_frames_alone`: no estimate from a frame's bit rate is wrong by more."""
 LENGTH_TOLERANCE = 4096
@@ -61,7 +60,7 @@ def mp3_parts(file: BinaryIO, frames: int | None) -> Parts | None:
     mp3 = mp3_frames.find(file)
     if mp3 is None:
         return None
-    if frames is not None and mp3.second_begin is None and _is_trusted(file, mp3):
+    if frames is not None and mp3.second_begin is None and _is_trusted(mp3):
         named = _named_samples(mp3)
         if named is not None and abs(named - frames) <= LENGTH_TOLERANCE:
             return Parts((Part(max_samples=mp3.max_samples),))
@@ -78,9 +77,9 @@ def mp3_parts(file: BinaryIO, frames: int | None) -> Parts | None:
 
 
 def _mp3_part(file: BinaryIO, mp3: Mp3) -> tuple[Part, str]:
-    if _is_trusted(file, mp3):
+    if _is_trusted(mp3):
         return Part(SplicedFile(file, [range(mp3.begin, mp3.end)]), None, mp3.max_samples), ""
-    if not _has_xing(file, mp3):  # libmpg123 decodes a header that it does not know, to a frame of silence
+    if not _has_xing(mp3):  # libmpg123 decodes a header that it does not know, to a frame of silence
         mp3 = replace(mp3, sound_begin=mp3.begin)
     found = mp3_frames.count_samples(file, mp3)
     loss = ""
@@ -106,22 +105,19 @@ def _frames_alone(file: BinaryIO, spans: tuple[tuple[int, int], ...]) -> Spliced
     return SplicedFile(file, [*(range(*span) for span in spans), unreadable, b"TAG".ljust(128, b"\0")])
 
 
-def _is_trusted(file: BinaryIO, mp3: Mp3) -> bool:
+def _is_trusted(mp3: Mp3) -> bool:
     """Whether an MP3 has a length header that libmpg123 knows and that can be true.
 
     Its frames have to fit into the file, and hold its delay and padding.
     """
     header, named = mp3.length_header, _named_samples(mp3)
-    if header is None or named is None or not _has_xing(file, mp3):
+    if header is None or named is None or not _has_xing(mp3):
         return False
     return (header.delay or 0) + (header.padding or 0) < named <= mp3.max_samples + mp3.samples_per_frame
 
 
-def _has_xing(file: BinaryIO, mp3: Mp3) -> bool:
-    """Whether the length header is a Xing header; the other kind is VBRI."""
-    file.seek(mp3.begin)
-    head = file.read(min(64, mp3.sound_begin - mp3.begin))
-    return b"Xing" in head or b"Info" in head
+def _has_xing(mp3: Mp3) -> bool:
+    return mp3.length_header is not None and mp3.length_header.is_xing
 
 
 def _named_samples(mp3: Mp3) -> int | None:
@@ -135,10 +131,7 @@ def ogg_parts(file: BinaryIO, frames: int | None) -> Parts | None:
     `frames` is None where libsndfile does not open the file as it is. Returns None for a file without streams; raises
     AudioError for codecs that are not read.
     """
-    size_bytes = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    in_memory = size_bytes <= READ_AT_ONCE_BYTES  # one system call, where the walk takes two per page
-    streams = ogg_pages.streams(io.BytesIO(file.read()) if in_memory else file)
+    streams = ogg_pages.streams(file)
     links = [list(link) for _, link in groupby(streams, attrgetter("begin"))]
     if not links:
         return None

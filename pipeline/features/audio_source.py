@@ -36,7 +36,11 @@ class AudioSource:
     @property
     def whole(self) -> "AudioSource":
         """The audio that a segment is cut from."""
-        return replace(self, start_s=0.0, stop_s=None)
+        return replace(self, start_s=0.0, stop_s=None) if self.is_segment else self
+
+    def __reduce__(self) -> tuple[type["AudioSource"], tuple[str, str | None, float, float | None]]:
+        """Pickle by the arguments: what dataclasses do by default takes as long as reading a header."""
+        return AudioSource, (self.container, self.member, self.start_s, self.stop_s)
 
     def sample_range(self, sample_rate_hz: int) -> tuple[int, int | None]:
         """Return the samples [start, stop) of the audio at `sample_rate_hz`; `stop` is None for its end.

@@ -44,6 +44,8 @@ _KBITS = {  # by MPEG 1 or not, and layer
 class LengthHeader:
     """What the first frame of an MP3 names in place of sound, true or not; None for what it does not name."""
 
+    is_xing: bool
+    """Whether it is a Xing header; the other kind is VBRI."""
     frames: int | None
     """Frames after this one."""
     size_bytes: int | None
@@ -95,13 +97,17 @@ class Mp3Frames:
 
 @dataclass(frozen=True)
 class _Kind:
-    """Frames of one version, layer and sample rate; `sizes` holds the bytes of a frame by its first three bytes."""
+    """Frames of one version, layer and sample rate; `sizes` holds the bytes of a frame by its first three bytes.
+
+    `shortest_bytes` is the smallest of these.
+    """
 
     mpeg_1: bool
     layer: int
     sample_rate_hz: int
     samples_per_frame: int
     sizes: dict[bytes, int]
+    shortest_bytes: int
 
 
 def find(file: BinaryIO, start: int = 0) -> Mp3 | None:
@@ -111,18 +117,17 @@ def find(file: BinaryIO, start: int = 0) -> Mp3 | None:
     all there is. Frames of free format are not found.
     """
     end = _end_without_tags(file)
-    begin = _first_frame(file, _skip_tags(file, start, end), end)
-    if begin is None:
+    first = _first_frame(file, _skip_tags(file, start, end), end)
+    if first is None:
         return None
-    file.seek(begin)
-    frame = file.read(_LARGEST_FRAME)
+    begin, frame = first
     kind = _kinds()[frame[:3]]
     channels = 1 if frame[3] >= _MONO else 2
     size = kind.sizes[frame[:3]]
-    header = _length_header(frame[:size], kind, channels)
+    header = _length_header(frame, kind, channels)
     return Mp3(
         begin, begin + size if header else begin, end, kind.sample_rate_hz, channels, kind.layer,
-        kind.samples_per_frame, min(kind.sizes.values()), header, _second_begin(file, begin, end, header),
+        kind.samples_per_frame, kind.shortest_bytes, header, _second_begin(file, begin, end, header),
     )  # fmt: skip
 
 
@@ -187,11 +192,11 @@ def _make_kind(version: int, layer_bits: int, rate_bits: int) -> _Kind:
         third = index << 4 | rate_bits << 2 | padding << 1 | private
         slots = samples // 8 // slot_bytes * kbits * 1000 // rate_hz + padding
         sizes[bytes((0xFF, second, third))] = slots * slot_bytes
-    return _Kind(mpeg_1, layer, rate_hz, samples, sizes)
+    return _Kind(mpeg_1, layer, rate_hz, samples, sizes, min(sizes.values()))
 
 
-def _first_frame(file: BinaryIO, begin: int, end: int) -> int | None:
-    """Return where the first frame at or behind `begin` is."""
+def _first_frame(file: BinaryIO, begin: int, end: int) -> tuple[int, bytes] | None:
+    """Return where the first frame at or behind `begin` is, and its bytes."""
     kinds = _kinds()
     position, count = begin, _FIRST_BLOCK_BYTES
     while position < min(end, begin + MAX_JUNK_BYTES):
@@ -205,7 +210,7 @@ def _first_frame(file: BinaryIO, begin: int, end: int) -> int | None:
                 following = offset + kind.sizes[block[offset : offset + 3]]
                 is_alone = position + offset == begin and position + following == end
                 if is_alone or block[following : following + 3] in kind.sizes:
-                    return position + offset
+                    return position + offset, block[offset:following]
         if is_last:
             return None
         position += searched
@@ -219,13 +224,14 @@ def _second_begin(file: BinaryIO, begin: int, end: int, header: LengthHeader | N
     first_end = begin + header.size_bytes
     if first_end + _UNNAMED_BYTES > end:
         return None
-    return _first_frame(file, _skip_tags(file, first_end, end), end)
+    second = _first_frame(file, _skip_tags(file, first_end, end), end)
+    return None if second is None else second[0]
 
 
 def _length_header(frame: bytes, kind: _Kind, channels: int) -> LengthHeader | None:
     vbri = _VBRI.match(frame, _VBRI_BEGIN)
     if vbri:
-        return LengthHeader(_number(vbri[2]), _number(vbri[1]), None, None)
+        return LengthHeader(False, _number(vbri[2]), _number(vbri[1]), None, None)
     side_information_bytes = {(True, 2): 32, (True, 1): 17, (False, 2): 17, (False, 1): 9}[kind.mpeg_1, channels]
     begin = 4 + side_information_bytes
     xing = _XING.match(frame, begin) or _XING.match(frame, begin + 2)  # behind a checksum
@@ -240,8 +246,8 @@ def _length_header(frame: bytes, kind: _Kind, channels: int) -> LengthHeader | N
     position += 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)  # table of contents, quality
     if lame := _LAME.match(frame, position):
         delay_and_padding = _number(lame[1])
-        return LengthHeader(frames, size_bytes, delay_and_padding >> 12, delay_and_padding & 0xFFF)
-    return LengthHeader(frames, size_bytes, None, None)
+        return LengthHeader(True, frames, size_bytes, delay_and_padding >> 12, delay_and_padding & 0xFFF)
+    return LengthHeader(True, frames, size_bytes, None, None)
 
 
 def _number(digits: bytes) -> int:

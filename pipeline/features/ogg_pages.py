@@ -13,6 +13,10 @@ from typing import BinaryIO
 
 MAX_STREAMS = 4096
 """Streams that are returned. Pages of later ones are not counted."""
+BLOCK_BYTES = 2**16
+"""Bytes that are read at a time: the pages of a second or more."""
+FIRST_BYTES = 255
+"""Bytes of a page's content that are looked at."""
 MAX_SEARCHED = 2**16
 """Bytes that are searched for a page at a time."""
 _PAGE_HEADER = struct.Struct(
@@ -94,26 +98,29 @@ def _counted(link: dict[int, OggStream], counts: dict[int, list[int]], end: int)
 def _pages(file: BinaryIO) -> Iterator[tuple[int, int, int, int, int, int, bytes]]:
     """Yield begin, end, flags, granule position, serial number, packets and first bytes of each complete page."""
     size = file.seek(0, io.SEEK_END)
-    begin = 0
+    begin, block, block_begin = 0, b"", 0
     while True:
-        file.seek(begin)
-        head = file.read(_LARGEST_PAGE_HEADER)
-        if not _CAPTURE.match(head):
+        at = begin - block_begin
+        if at + _LARGEST_PAGE_HEADER > len(block) and block_begin + len(block) < size:
+            file.seek(begin)
+            block, block_begin, at = file.read(BLOCK_BYTES), begin, 0
+        if not _CAPTURE.match(block, at):
             found = _find_page(file, begin)
             if found is None:
                 return
             begin = found
             continue
-        if len(head) < _PAGE_HEADER.size:
+        table_begin = at + _PAGE_HEADER.size
+        if table_begin > len(block):
             return
-        flags, granule, serial, segments = _PAGE_HEADER.unpack_from(head)
-        table = head[_PAGE_HEADER.size : _PAGE_HEADER.size + segments]
-        body = _PAGE_HEADER.size + segments
-        end = begin + body + sum(table)
+        flags, granule, serial, segments = _PAGE_HEADER.unpack_from(block, at)
+        body = table_begin + segments
+        table = block[table_begin:body]
+        end = block_begin + body + sum(table)
         if len(table) < segments or end > size:  # cut, or not a page: a complete one may still follow
             begin += 1
             continue
-        yield begin, end, flags, granule, serial, segments - table.count(255), head[body:]
+        yield begin, end, flags, granule, serial, segments - table.count(255), block[body : body + FIRST_BYTES]
         begin = end
 
 

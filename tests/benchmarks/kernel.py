@@ -80,8 +80,8 @@ def _per_frame(mfcc: Callable[[], NDArray[np.floating]]) -> Callable[[], float]:
 @contextmanager
 def ours(path: Path) -> Iterator[Callable[[], float]]:
     """The kernel of `pipeline.features`, given blocks as when a file is read."""
-    from pipeline.features.audio_file import BLOCK_S
     from pipeline.features.mfcc import Mfcc
+    from pipeline.features.sound_stream import BLOCK_S
 
     samples, config = _minute(path), Mfcc()
     blocks = np.split(samples, range(int(BLOCK_S * 16_000), len(samples), int(BLOCK_S * 16_000)))

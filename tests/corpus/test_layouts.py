@@ -1,5 +1,6 @@
 """Layouts: which one a folder has, and the listing of one that names segments."""
 
+import pickle
 from pathlib import Path
 
 import pandas as pd
@@ -77,11 +78,9 @@ def test_segments_are_listed_with_their_file_and_span(tmp_path: Path, monkeypatc
     assert recordings["member"].isna().all()
     assert recordings["speaker"].isna().tolist() == [False, False, True]
     sources = AudioSources(recordings)
-    assert (
-        list(sources)
-        == sources[:]
-        == [AudioSource(str(tmp_path / row.file), None, row.start_s, row.stop_s) for row in ROWS]
-    )
+    expected = [AudioSource(str(tmp_path / row.file), None, row.start_s, row.stop_s) for row in ROWS]
+    assert list(sources) == expected
+    assert list(sources[1:]) == list(pickle.loads(pickle.dumps(sources[1:]))) == expected[1:]
     assert sources.begins_container().tolist() == [True, False, True]
 
 

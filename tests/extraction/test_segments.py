@@ -20,7 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.extraction import lifecycle
 from pipeline.extraction.plan import MIN_SHARDS_OF_A_LONG_FILE, Plan, Task
 from pipeline.extraction.task import ShardSummary, run_task
-from pipeline.features import audio, audio_file
+from pipeline.features import audio, sound_stream
 from pipeline.features.audio_source import AudioSource
 from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
@@ -151,7 +151,7 @@ def test_bytes_do_not_depend_on_tasks_workers_or_interruptions(corpus: Path, tmp
 def test_damage_in_a_file_fails_the_same_segments_however_they_are_grouped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audio_file, "BLOCK_S", 1.0)
+    monkeypatch.setattr(sound_stream, "BLOCK_S", 1.0)
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     rows = []
@@ -188,7 +188,7 @@ def test_segments_of_a_file_without_a_speaker_are_in_one_split(tmp_path: Path) -
 def test_long_segments_that_overlap_by_more_than_is_held_have_their_own_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audio_file, "BLOCK_S", 1.0)
+    monkeypatch.setattr(sound_stream, "BLOCK_S", 1.0)
     monkeypatch.setattr(audio, "HELD_SAMPLES", 16_000)
     write_long_file(tmp_path / "a.wav", 60, 16_000)
     write_long_file(tmp_path / "b.wav", 60, 16_000)

@@ -15,7 +15,7 @@ import xarray as xr
 from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
 from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.manifest import build_manifest, label_names
-from pipeline.corpus.scan import read_headers
+from pipeline.corpus.scan import Files, read_headers
 from pipeline.corpus.sources import AudioSources
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import lifecycle, task
@@ -85,7 +85,12 @@ def prepared(corpus: Path, out: Path | str, config: PipelineConfig | None = None
     settings = config or configuration()
     recordings = list_recordings(str(corpus)).recordings
     table = build_manifest(
-        recordings, read_headers((recordings.index, AudioSources(recordings)), corpus=CorpusConfig()), settings
+        recordings,
+        read_headers(
+            Files(recordings.index, AudioSources(recordings), recordings["size_bytes"].to_numpy()),
+            corpus=CorpusConfig(),
+        ),
+        settings,
     )
     work = Work(OutputFolder.at(str(out)), table, Plan(table, settings))
     lifecycle.open_store(work.output, table, work.plan)

@@ -20,7 +20,7 @@ from pipeline.config import CorpusConfig, PipelineConfig
 from pipeline.corpus.manifest import build_manifest
 from pipeline.corpus.sources import AudioSources
 from pipeline.corpus.listing import list_recordings
-from pipeline.corpus.scan import read_headers
+from pipeline.corpus.scan import Files, read_headers
 from pipeline.extraction import lifecycle, plan, task
 from pipeline.outputs import OutputFolder
 
@@ -35,7 +35,9 @@ if sys.argv[3] == "segments":
     recordings["start_s"] = 6.0 * (numpy.arange(200) % 100)
     recordings["stop_s"] = recordings["start_s"] + 10
     recordings["recording_id"] += "#" + recordings["start_s"].astype("string")
-headers = read_headers((recordings.index, AudioSources(recordings)), corpus=CorpusConfig())
+headers = read_headers(
+    Files(recordings.index, AudioSources(recordings), recordings["size_bytes"].to_numpy()), corpus=CorpusConfig()
+)
 table = build_manifest(recordings, headers, config)
 shards = plan.Plan(table, config)
 lifecycle.open_store(output, table, shards)
@@ -47,7 +49,7 @@ print(peak_bytes() - idle, plan.projected_bytes(config))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is in other units")
-@pytest.mark.parametrize("cut", ["whole", "segments"])
+@pytest.mark.parametrize("cut", ["whole", pytest.param("segments", marks=pytest.mark.long)])
 def test_a_task_keeps_to_the_memory_that_the_plan_declares(tmp_path: Path, cut: str) -> None:
     random = np.random.default_rng(0)
     for language, minutes in (("aa", 25), ("bb", 1)):

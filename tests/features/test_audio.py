@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.features import audio, audio_file
+from pipeline.features import audio, sound_stream
 from pipeline.features.audio import (
     AudioError,
     DecodersDisagreeError,
@@ -73,7 +73,7 @@ def test_samples_equal_those_of_librosa(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rate: int, channels: int
 ) -> None:
     # several blocks, cut where no codec has a boundary
-    monkeypatch.setattr(audio_file, "BLOCK_S", 0.13)
+    monkeypatch.setattr(sound_stream, "BLOCK_S", 0.13)
     path = tmp_path / name
     write(path, name, rate=rate, channels=channels)
     expected, _ = librosa.load(path, sr=16_000)
@@ -87,7 +87,7 @@ def test_samples_equal_those_of_librosa(
 
 @pytest.mark.parametrize("name", ["x.opus", "vorbis.ogg", "x.mp3", "x.flac"])
 def test_samples_across_blocks_of_the_usual_length_equal_those_of_librosa(tmp_path: Path, name: str) -> None:
-    write(tmp_path / name, name, seconds=2.2 * audio_file.BLOCK_S, rate=8000)
+    write(tmp_path / name, name, seconds=2.2 * sound_stream.BLOCK_S, rate=8000)
     expected, _ = librosa.load(tmp_path / name, sr=16_000)
     np.testing.assert_array_equal(read(at(tmp_path / name), 16_000), expected)
 
@@ -127,11 +127,11 @@ def test_tone_keeps_its_frequency_and_level_when_resampled(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("rate", [8000, 16_000, 48_000])
 def test_blocks_are_bounded_whatever_the_length(tmp_path: Path, rate: int) -> None:
-    seconds = 3.5 * audio_file.BLOCK_S
+    seconds = 3.5 * sound_stream.BLOCK_S
     soundfile.write(tmp_path / "x.wav", noise("long", int(seconds * rate)), rate)
     lengths = [len(block) for block in read_blocks(at(tmp_path / "x.wav"), 16_000)]
     assert sum(lengths) == int(seconds * 16_000)
-    assert max(lengths) <= 1.01 * audio_file.BLOCK_S * 16_000
+    assert max(lengths) <= 1.01 * sound_stream.BLOCK_S * 16_000
     assert len(lengths) >= 4
 
 
@@ -357,7 +357,7 @@ SPANS = [(0.0, 1.0), (0.1, 0.3), (1.1, 1.9), (0.7, 2.5), (2.999, None), (0.0, 99
 def test_segment_has_the_samples_of_librosa(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rate: int, span: tuple[float, float | None]
 ) -> None:
-    monkeypatch.setattr(audio_file, "BLOCK_S", 0.13)
+    monkeypatch.setattr(sound_stream, "BLOCK_S", 0.13)
     write(tmp_path / name, name, seconds=3, rate=rate, channels=2)
     found = read(segment(tmp_path / name, *span), 16_000)
     np.testing.assert_array_equal(found, librosa_segment(tmp_path / name, *span))
@@ -381,7 +381,7 @@ def test_segment_past_the_end_is_empty(tmp_path: Path) -> None:
 @pytest.fixture
 def long_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Twenty seconds in blocks of half a second, of which two seconds are held."""
-    monkeypatch.setattr(audio_file, "BLOCK_S", 0.5)
+    monkeypatch.setattr(sound_stream, "BLOCK_S", 0.5)
     monkeypatch.setattr(audio, "HELD_SAMPLES", 2 * 22_050)
     write(tmp_path / "x.flac", "x.flac", seconds=20, rate=22_050, channels=2)
     return tmp_path / "x.flac"

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline.features import audio_file, mp3_frames
+from pipeline.features import audio_file, mp3_frames, sound_stream
 from pipeline.features.audio import AudioError, read, read_blocks, read_header
 from pipeline.features.audio_source import AudioSource
 from pipeline.features.decoder_messages import without_decoder_messages
@@ -293,7 +293,7 @@ def test_ogg_with_a_codec_that_is_not_read_is_named(tmp_path: Path) -> None:
 def test_blocks_are_bounded_in_values_whatever_the_header_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int
 ) -> None:
-    monkeypatch.setattr(audio_file, "MAX_BLOCK_VALUES", 5000)
+    monkeypatch.setattr(sound_stream, "MAX_BLOCK_VALUES", 5000)
     samples = noise("wide", 24_000).reshape(-1, channels)
     soundfile.write(tmp_path / "x.wav", samples, 900_000)
     with audio_file.open_audio(AudioSource(str(tmp_path / "x.wav"))) as file:

@@ -141,7 +141,7 @@ def test_fields_that_a_length_header_lacks() -> None:
     for flags, expected in ((1, (5, None)), (2, (None, 5)), (3, (5, 6)), (0, (None, None))):
         named = b"Info" + struct.pack(">III", flags, 5, 6)
         header = found(MP3[:tag] + named + bytes(120) + MP3[tag + len(named) + 120 :]).length_header
-        assert header == LengthHeader(*expected, None, None)
+        assert header == LengthHeader(True, *expected, None, None)
 
 
 def test_the_header_of_fraunhofers_encoder() -> None:
@@ -149,7 +149,7 @@ def test_the_header_of_fraunhofers_encoder() -> None:
     vbri = b"VBRI" + struct.pack(">HHHII", 1, 0, 75, len(MP3), FRAMES)
     header = first[:4].ljust(36, b"\0") + vbri.ljust(len(first) - 36, b"\0")
     mp3 = found(header + rest)
-    assert mp3.length_header == LengthHeader(FRAMES, len(MP3), None, None)
+    assert mp3.length_header == LengthHeader(False, FRAMES, len(MP3), None, None)
     assert mp3.sound_begin == len(first)
 
 
