@@ -28,8 +28,11 @@ from pipeline.schema import label_of_folder
 settings.register_profile("pipeline", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.load_profile("pipeline")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has what it starts with & ignore Ctrl-C
+# what a shell starts with & ignores Ctrl-C, what nohup starts ignores SIGHUP, and so does what these start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 with warnings.catch_warnings():
     # librosa.load asks for these, and they import modules that Python is about to drop

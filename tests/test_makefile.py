@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+SET_BY_MAKE = ("CORPUS", "OUT", "ARGS", "PYTHON", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
 ODD = '/data/it\'s $HOME `x` $(y) "q" a,b #z 100%'
 
 
 def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if name not in ("CORPUS", "OUT", "ARGS", "PYTHON")}
+    inherited = {name: value for name, value in os.environ.items() if name not in SET_BY_MAKE}
     return subprocess.run(
         ["make", "--silent", "--no-print-directory", *arguments],
         cwd=ROOT, env=inherited | variables, capture_output=True, text=True, check=False,
