@@ -1,7 +1,6 @@
 """Ctrl-C, SIGTERM and SIGHUP: they end a run at any point, with the right exit code."""
 
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,9 +12,12 @@ from multiprocessing import resource_tracker, util
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+import psutil
+
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 RESEND_AFTER_S = 0.05
+STDERR = 2
 GRACE_S = 2.0
 
 T = TypeVar("T")
@@ -72,10 +74,20 @@ def leave(code: int) -> NoReturn:
     logging.shutdown()
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-    for process in multiprocessing.active_children():
-        process.kill()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR)  # the last line is out
+    _kill_children()
     util._exit_function()  # type: ignore[attr-defined] # at Python's end, too: deletes semaphores, or they are reported
+    _kill_children()  # a thread may have started one since, which would report the deleted semaphores
     os._exit(code)
+
+
+def _kill_children() -> None:
+    """Kill the child processes, also one that is just being started; only the resource tracker ends by itself."""
+    tracker = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
+    for process in psutil.Process().children():
+        if process.pid != tracker:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _raise_outside_imports(signum: int, frame: FrameType | None) -> None:

@@ -44,7 +44,7 @@ def _refuse(constant: str) -> None:
     raise AssertionError(f"{constant} is not JSON")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_the_store_has_the_same_bytes_with_any_number_of_workers(
     corpus: Path, uninterrupted: Path, tmp_path: Path, workers: int
 ) -> None:
@@ -54,7 +54,7 @@ def test_the_store_has_the_same_bytes_with_any_number_of_workers(
     assert store_bytes(tmp_path) == store_bytes(uninterrupted)
 
 
-@pytest.mark.parametrize("executor", ["serial", "dask"])
+@pytest.mark.parametrize("executor", [pytest.param("serial", marks=pytest.mark.long), "dask"])
 def test_a_run_killed_in_extraction_continues_to_the_same_bytes(
     corpus: Path, uninterrupted: Path, tmp_path: Path, executor: str
 ) -> None:

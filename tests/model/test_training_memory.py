@@ -123,6 +123,7 @@ print(*peak_kib(sys.argv[1], 2), *peak_kib(sys.argv[2], 1))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the reading of a process's memory is Linux's")
+@pytest.mark.long
 def test_the_loaders_memory_is_the_same_for_a_store_a_hundred_times_larger(tmp_path: Path) -> None:
     small, large = _write(tmp_path / "small", 1, 1), _write(tmp_path / "large", 100, 1)
     command = [sys.executable, "-c", LOADER, str(small.store), str(large.store)]

@@ -361,6 +361,7 @@ def test_a_worker_that_comes_later_and_does_not_fit_writes_nothing(
     assert "Traceback" not in driver.text()
 
 
+@pytest.mark.long
 def test_a_scheduler_that_is_killed_ends_the_run_and_another_one_continues_it(
     network: Network, scheduler: Scheduler, serial: Path, out: Path, gate: Gate
 ) -> None:
