@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP: they end a run at any point, with the right exit code."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -8,16 +9,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from multiprocessing import resource_tracker, util
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import NoReturn, TypeVar
-
-import psutil
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 RESEND_AFTER_S = 0.05
-STDERR = 2
 GRACE_S = 2.0
 
 T = TypeVar("T")
@@ -74,20 +72,9 @@ def leave(code: int) -> NoReturn:
     logging.shutdown()
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR)  # the last line is out
-    _kill_children()
-    util._exit_function()  # type: ignore[attr-defined] # at Python's end, too: deletes semaphores, or they are reported
-    _kill_children()  # a thread may have started one since, which would report the deleted semaphores
+    for process in multiprocessing.active_children():
+        process.kill()
     os._exit(code)
-
-
-def _kill_children() -> None:
-    """Kill the child processes, also one that is just being started; only the resource tracker ends by itself."""
-    tracker = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
-    for process in psutil.Process().children():
-        if process.pid != tracker:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
 
 
 def _raise_outside_imports(signum: int, frame: FrameType | None) -> None:
@@ -142,11 +129,24 @@ def shielded(start: Callable[[], T], abandon: Callable[[T], None]) -> T:
 def _start_shielded(thread: threading.Thread) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
-        resource_tracker.ensure_running()  # if started later, it would unblock SIGINT
+        _start_resource_tracker()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         thread.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_resource_tracker() -> None:
+    """Start the process that deletes the semaphores of this one and of its children when all of them have ended.
+
+    If it is started later, it unblocks SIGINT. `leave` leaves the semaphores to it: children that are just being
+    started still need them. It would warn about that; Python passes on its own options for warnings.
+    """
+    sys.warnoptions.append("ignore:resource_tracker")
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.pop()
 
 
 def _fulfil(future: Future[T], function: Callable[[], T]) -> None:
