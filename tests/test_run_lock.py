@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,13 +70,10 @@ def test_of_many_at_once_one_is_at_work_at_a_time(output: OutputFolder) -> None:
 
     def work() -> None:
         while len(finished) < 50:
-            try:
-                with run_lock.held(output):
-                    inside[0] += 1
-                    finished.append(inside[0])
-                    inside[0] -= 1
-            except run_lock.BusyError:
-                pass
+            with suppress(run_lock.BusyError), run_lock.held(output):
+                inside[0] += 1
+                finished.append(inside[0])
+                inside[0] -= 1
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

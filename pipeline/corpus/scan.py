@@ -54,6 +54,11 @@ class Files(NamedTuple):
     sources: Sequence[AudioSource]
     size_bytes: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, listed: pd.DataFrame) -> "Files":
+        """Return the files of the rows of a listing."""
+        return cls(listed.index, AudioSources(listed), listed["size_bytes"].to_numpy())
+
     def part(self, start: int, stop: int) -> "Files":
         """Return the files [start, stop)."""
         return Files(self.rows[start:stop], self.sources[start:stop], self.size_bytes[start:stop])
@@ -164,9 +169,8 @@ def _read_headers(
     files = recordings[~known]
     if files["start_s"].notna().any():
         files = files.drop_duplicates(file)
-    sources = AudioSources(files)
-    preflight.check(executor, output, sources)
-    whole = Files(files.index, sources, files["size_bytes"].to_numpy())
+    whole = Files.of(files)
+    preflight.check(executor, output, whole.sources)
     batches = (whole.part(start, start + HEADERS_PER_TASK) for start in range(0, len(files), HEADERS_PER_TASK))
     found = [_without_header(recordings.index[known], recordings["unusable"][known])]
     with track("scan", len(files), "headers", executor.monitor.dashboard) as progress:

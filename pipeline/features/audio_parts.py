@@ -79,7 +79,9 @@ def mp3_parts(file: BinaryIO, frames: int | None) -> Parts | None:
 def _mp3_part(file: BinaryIO, mp3: Mp3) -> tuple[Part, str]:
     if _is_trusted(mp3):
         return Part(SplicedFile(file, [range(mp3.begin, mp3.end)]), None, mp3.max_samples), ""
-    if not _has_xing(mp3):  # libmpg123 decodes a header that it does not know, to a frame of silence
+    if (
+        mp3.length_header is None or not mp3.length_header.is_xing
+    ):  # libmpg123 decodes a header that it does not know, to a frame of silence
         mp3 = replace(mp3, sound_begin=mp3.begin)
     found = mp3_frames.count_samples(file, mp3)
     loss = ""
@@ -111,13 +113,9 @@ def _is_trusted(mp3: Mp3) -> bool:
     Its frames have to fit into the file, and hold its delay and padding.
     """
     header, named = mp3.length_header, _named_samples(mp3)
-    if header is None or named is None or not _has_xing(mp3):
+    if header is None or named is None or not header.is_xing:
         return False
     return (header.delay or 0) + (header.padding or 0) < named <= mp3.max_samples + mp3.samples_per_frame
-
-
-def _has_xing(mp3: Mp3) -> bool:
-    return mp3.length_header is not None and mp3.length_header.is_xing
 
 
 def _named_samples(mp3: Mp3) -> int | None:

@@ -84,15 +84,15 @@ def flac_blocks(sound: SoundStream, path: str) -> Iterator[Block]:
 
     dr_flac skips damaged parts silently, so the number of decoded samples is compared with the header.
     """
-    decoded = 0
+    samples = 0
     count = _block_samples(sound.samplerate, sound.channels)
     try:
         stream = miniaudio.stream_file(path, miniaudio.SampleFormat.FLOAT32, sound.channels, sound.samplerate, count)
-        for samples in stream:
-            block = np.frombuffer(samples, np.float32).reshape(-1, sound.channels)
-            decoded += len(block)
+        for values in stream:
+            block = np.frombuffer(values, np.float32).reshape(-1, sound.channels)
+            samples += len(block)
             yield block
     except miniaudio.DecodeError:
         raise DecodersDisagreeError from None
-    if decoded != sound.frames:
+    if samples != sound.frames:
         raise DecodersDisagreeError

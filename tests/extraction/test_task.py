@@ -16,7 +16,6 @@ from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
 from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.manifest import build_manifest, label_names
 from pipeline.corpus.scan import Files, read_headers
-from pipeline.corpus.sources import AudioSources
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import lifecycle, task
 from pipeline.extraction.plan import Plan, Task
@@ -87,7 +86,7 @@ def prepared(corpus: Path, out: Path | str, config: PipelineConfig | None = None
     table = build_manifest(
         recordings,
         read_headers(
-            Files(recordings.index, AudioSources(recordings), recordings["size_bytes"].to_numpy()),
+            Files.of(recordings),
             corpus=CorpusConfig(),
         ),
         settings,

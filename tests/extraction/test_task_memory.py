@@ -18,7 +18,6 @@ import resource, sys
 import numpy, scipy.signal
 from pipeline.config import CorpusConfig, PipelineConfig
 from pipeline.corpus.manifest import build_manifest
-from pipeline.corpus.sources import AudioSources
 from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.scan import Files, read_headers
 from pipeline.extraction import lifecycle, plan, task
@@ -36,7 +35,7 @@ if sys.argv[3] == "segments":
     recordings["stop_s"] = recordings["start_s"] + 10
     recordings["recording_id"] += "#" + recordings["start_s"].astype("string")
 headers = read_headers(
-    Files(recordings.index, AudioSources(recordings), recordings["size_bytes"].to_numpy()), corpus=CorpusConfig()
+    Files.of(recordings), corpus=CorpusConfig()
 )
 table = build_manifest(recordings, headers, config)
 shards = plan.Plan(table, config)
