@@ -20,7 +20,7 @@ from pipeline.run_context import LazyExecutor, Run
 from pipeline.run_record import RunRecord
 from pipeline.runtime.executor import Executor, SerialExecutor
 from pipeline.runtime.profiles import ClusterProfile, load_profile
-from pipeline.storage import folder_at, is_local, reaching
+from pipeline.storage import folder_at, is_local, nearest_existing, reaching
 from pipeline.store import records
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def output_of(options: Options) -> OutputFolder:
     output = OutputFolder.at(options.out)
     if is_local(output.root):
         root = Path(str(output.root))
-        existing = next(place for place in (root, *root.parents) if os.path.exists(place))  # noqa: PTH110
+        existing = nearest_existing(root)
         if not existing.is_dir():
             raise UsageError(f"--out {root}: {existing} is not a folder; name another place")
         if not os.access(existing, os.X_OK, effective_ids=True):

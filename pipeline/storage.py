@@ -65,6 +65,11 @@ def reaching(folder: UPath, name: str) -> Iterator[None]:
         raise failure(f"{name} {folder} cannot be used", str(folder), error) from None
 
 
+def nearest_existing(path: Path) -> Path:
+    """Return an absolute path if it exists, or else the nearest folder above it that does."""
+    return next(place for place in (path, *path.parents) if os.path.exists(place))  # noqa: PTH110 Path may raise
+
+
 def is_local(path: UPath) -> bool:
     """Whether `path` is on a file system of this machine."""
     return isinstance(path, PosixUPath | WindowsUPath)

@@ -79,9 +79,8 @@ def mp3_parts(file: BinaryIO, frames: int | None) -> Parts | None:
 def _mp3_part(file: BinaryIO, mp3: Mp3) -> tuple[Part, str]:
     if _is_trusted(mp3):
         return Part(SplicedFile(file, [range(mp3.begin, mp3.end)]), None, mp3.max_samples), ""
-    if (
-        mp3.length_header is None or not mp3.length_header.is_xing
-    ):  # libmpg123 decodes a header that it does not know, to a frame of silence
+    # libmpg123 decodes a header that it does not know, to a frame of silence
+    if mp3.length_header is None or not mp3.length_header.is_xing:
         mp3 = replace(mp3, sound_begin=mp3.begin)
     found = mp3_frames.count_samples(file, mp3)
     loss = ""

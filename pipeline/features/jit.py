@@ -16,6 +16,8 @@ from pathlib import Path
 from numba import njit
 from numba.core import config
 
+from pipeline.storage import nearest_existing
+
 __all__ = ["njit"]
 
 VARIABLE = "NUMBA_CACHE_DIR"
@@ -35,8 +37,7 @@ def ensure_cache_folder() -> None:
 
 def _can_be_written(folder: Path) -> bool:
     """Whether files can be created in `folder`, which may not exist yet; a relative path depends on the command."""
-    existing = next((place for place in (folder, *folder.parents) if os.path.exists(place)), folder)  # noqa: PTH110
-    return folder.is_absolute() and os.access(existing, os.W_OK | os.X_OK)
+    return folder.is_absolute() and os.access(nearest_existing(folder), os.W_OK | os.X_OK)
 
 
 def private_folder() -> Path:
