@@ -2,6 +2,7 @@
 
 - `audio_source`: where the samples of a recording are
 - `audio`: headers, and recordings as blocks: downmixed and resampled
+- `header`: headers of common MP3 and Opus files, without libsndfile
 - `audio_file`: opening files, and proving their lengths
 - `sound_stream`: decoding an open file to blocks of samples
 - `audio_parts`: where the audio is in files that libsndfile does not read as they are

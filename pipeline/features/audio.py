@@ -3,16 +3,16 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
 from typing import Self
 
 import numpy as np
 import soxr
 
-from pipeline.features.audio_file import AudioFile, audio_errors, open_audio
+from pipeline.features.audio_file import AudioFile, audio_errors, open_audio, open_stream
 from pipeline.features.audio_source import AudioError, AudioSource
 from pipeline.features.framing import Samples
+from pipeline.features.header import Header, quick_header
 from pipeline.features.silence import SampleRange
 from pipeline.features.sound_stream import Block, DecodersDisagreeError
 
@@ -36,29 +36,24 @@ MAX_SAMPLE = 1e9
 """Full scale is 1, or 32,768 where a program forgot to scale. Larger values are damage, and their power overflows."""
 
 
-@dataclass(frozen=True)
-class Header:
-    """Samples per channel, sample rate and channels of a recording."""
-
-    samples: int
-    sample_rate_hz: int
-    channels: int
-
-    @property
-    def duration_s(self) -> float:
-        """Length in seconds."""
-        return self.samples / self.sample_rate_hz
-
-
 def read_header(source: AudioSource, min_sample_rate_hz: int = 1) -> Header:
     """Read the header of a recording; raises AudioError if the file has none, or a sample rate below the minimum."""
-    with open_audio(source) as file:
-        if file.sample_rate_hz < min_sample_rate_hz:
-            raise AudioError(
-                f"its header names a sample rate of {file.sample_rate_hz} Hz, below corpus.min_sample_rate_hz = "
-                f"{min_sample_rate_hz}"
-            )
-        return Header(source.length(file.samples(), file.sample_rate_hz), file.sample_rate_hz, file.channels)
+    with open_stream(source) as (stream, path):
+        header = quick_header(stream)
+        if header is None:
+            stream.seek(0)
+            with closing(AudioFile(stream, path, source.container)) as file:
+                _check_rate(file.sample_rate_hz, min_sample_rate_hz)
+                header = Header(file.samples(), file.sample_rate_hz, file.channels)
+    _check_rate(header.sample_rate_hz, min_sample_rate_hz)
+    return Header(source.length(header.samples, header.sample_rate_hz), header.sample_rate_hz, header.channels)
+
+
+def _check_rate(sample_rate_hz: int, minimum_hz: int) -> None:
+    if sample_rate_hz < minimum_hz:
+        raise AudioError(
+            f"its header names a sample rate of {sample_rate_hz} Hz, below corpus.min_sample_rate_hz = {minimum_hz}"
+        )
 
 
 def resampled_length(samples: int, source_hz: int, target_hz: int) -> int:

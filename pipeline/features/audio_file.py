@@ -205,8 +205,8 @@ class AudioFile:
 
 
 @contextmanager
-def open_audio(source: AudioSource) -> Iterator[AudioFile]:
-    """Open an audio file on this machine or behind a URL; raises AudioError for one that is not read."""
+def open_stream(source: AudioSource) -> Iterator[tuple[BinaryIO, str | None]]:
+    """Open the file of a recording; its path is None for one behind a URL. Raises AudioError for one that fails."""
     if source.member is not None:
         raise AudioError(f"cannot be opened: reading {source.member} inside {source.container} is not supported")
     path = _local_path(source.container)
@@ -214,8 +214,15 @@ def open_audio(source: AudioSource) -> Iterator[AudioFile]:
     # libsndfile continues where the descriptor stands.
     with audio_errors():
         stream: Any = io.FileIO(path) if path else io.BytesIO(UPath(source.container).read_bytes())
-        with stream, closing(AudioFile(stream, path, source.container)) as file:
-            yield file
+        with stream:
+            yield stream, path
+
+
+@contextmanager
+def open_audio(source: AudioSource) -> Iterator[AudioFile]:
+    """Open an audio file on this machine or behind a URL; raises AudioError for one that is not read."""
+    with open_stream(source) as (stream, path), closing(AudioFile(stream, path, source.container)) as file:
+        yield file
 
 
 @contextmanager

@@ -60,8 +60,8 @@ def mp3_parts(file: BinaryIO, frames: int | None) -> Parts | None:
     mp3 = mp3_frames.find(file)
     if mp3 is None:
         return None
-    if frames is not None and mp3.second_begin is None and _is_trusted(mp3):
-        named = _named_samples(mp3)
+    if frames is not None and mp3.second_begin is None and mp3.is_length_trusted:
+        named = mp3.named_samples
         if named is not None and abs(named - frames) <= LENGTH_TOLERANCE:
             return Parts((Part(max_samples=mp3.max_samples),))
     parts, losses = [], []
@@ -77,7 +77,7 @@ def mp3_parts(file: BinaryIO, frames: int | None) -> Parts | None:
 
 
 def _mp3_part(file: BinaryIO, mp3: Mp3) -> tuple[Part, str]:
-    if _is_trusted(mp3):
+    if mp3.is_length_trusted:
         return Part(SplicedFile(file, [range(mp3.begin, mp3.end)]), None, mp3.max_samples), ""
     # libmpg123 decodes a header that it does not know, to a frame of silence
     if mp3.length_header is None or not mp3.length_header.is_xing:
@@ -104,22 +104,6 @@ def _frames_alone(file: BinaryIO, spans: tuple[tuple[int, int], ...]) -> Spliced
     end = file.seek(0, io.SEEK_END)
     unreadable = range(end, end + UNREAD_FACTOR * size)
     return SplicedFile(file, [*(range(*span) for span in spans), unreadable, b"TAG".ljust(128, b"\0")])
-
-
-def _is_trusted(mp3: Mp3) -> bool:
-    """Whether an MP3 has a length header that libmpg123 knows and that can be true.
-
-    Its frames have to fit into the file, and hold its delay and padding.
-    """
-    header, named = mp3.length_header, _named_samples(mp3)
-    if header is None or named is None or not header.is_xing:
-        return False
-    return (header.delay or 0) + (header.padding or 0) < named <= mp3.max_samples + mp3.samples_per_frame
-
-
-def _named_samples(mp3: Mp3) -> int | None:
-    header = mp3.length_header
-    return None if header is None or header.frames is None else header.frames * mp3.samples_per_frame
 
 
 def ogg_parts(file: BinaryIO, frames: int | None) -> Parts | None:

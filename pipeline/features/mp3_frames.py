@@ -11,6 +11,8 @@ from functools import cache
 from itertools import product
 from typing import BinaryIO
 
+DECODER_DELAY = 529
+"""Samples by which decoding layer III delays the sound."""
 MAX_JUNK_BYTES = 2**20
 """Bytes, tags apart, that are searched for the first frame."""
 BLOCK_BYTES = 2**16
@@ -28,8 +30,10 @@ _LAME = re.compile(rb"[^\x00].{20}(...)", re.DOTALL)  # the encoder's name and s
 _SYNC = re.compile(rb"\xff(?=[\xe2-\xff][^\xff])")
 _RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _MPEG_1 = 3  # version bits; 2 is MPEG 2, 0 is MPEG 2.5
+_CHECKSUM_END = 6  # of a frame that has one; side information follows
 _MONO = 0xC0  # in the fourth byte of a frame
-_LAYERS = {3: 1, 2: 2, 1: 3}  # by layer bits
+LAYER_3 = 3
+_LAYERS = {3: 1, 2: 2, 1: LAYER_3}  # by layer bits
 _KBITS = {  # by MPEG 1 or not, and layer
     (True, 1): tuple(range(32, 449, 32)),
     (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -76,6 +80,34 @@ class Mp3:
     def max_samples(self) -> int:
         """The most samples per channel that this number of bytes holds."""
         return -(-(self.end - self.sound_begin) // self.shortest_frame_bytes) * self.samples_per_frame
+
+    @property
+    def named_samples(self) -> int | None:
+        """The samples per channel that the length header names, with the encoder's delay and padding."""
+        header = self.length_header
+        return None if header is None or header.frames is None else header.frames * self.samples_per_frame
+
+    @property
+    def sound_samples(self) -> int | None:
+        """`named_samples` without delay and padding, as libmpg123 returns them; None where the header lacks these.
+
+        libmpg123 removes at least DECODER_DELAY samples at the end.
+        """
+        header, named = self.length_header, self.named_samples
+        if header is None or named is None or header.delay is None or header.padding is None:
+            return None
+        return named - header.delay - max(header.padding, DECODER_DELAY)
+
+    @property
+    def is_length_trusted(self) -> bool:
+        """Whether there is a length header that libmpg123 knows and that can be true.
+
+        Its frames have to fit into the file, and hold its delay and padding.
+        """
+        header, named = self.length_header, self.named_samples
+        if header is None or named is None or not header.is_xing:
+            return False
+        return (header.delay or 0) + (header.padding or 0) < named <= self.max_samples + self.samples_per_frame
 
 
 @dataclass(frozen=True)
@@ -235,7 +267,7 @@ def _length_header(frame: bytes, kind: _Kind, channels: int) -> LengthHeader | N
     side_information_bytes = {(True, 2): 32, (True, 1): 17, (False, 2): 17, (False, 1): 9}[kind.mpeg_1, channels]
     begin = 4 + side_information_bytes
     xing = _XING.match(frame, begin) or _XING.match(frame, begin + 2)  # behind a checksum
-    if not xing:
+    if not xing or any(frame[_CHECKSUM_END : xing.start()]):  # libmpg123 requires side information of zeros
         return None
     flags, position = _number(xing[1]), xing.end()
     frames = size_bytes = None

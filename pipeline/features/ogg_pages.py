@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 MAX_STREAMS = 4096
 """Streams that are returned. Pages of later ones are not counted."""
@@ -19,6 +19,8 @@ FIRST_BYTES = 255
 """Bytes of a page's content that are looked at."""
 MAX_SEARCHED = 2**16
 """Bytes that are searched for a page at a time."""
+FULL_SEGMENT = 255
+"""Size of a segment that the next one continues."""
 _PAGE_HEADER = struct.Struct(
     "<5xBqI8xB"
 )  # flags, granule position, serial number, segments; 27 bytes with the capture
@@ -27,7 +29,8 @@ _LARGEST_PAGE_HEADER = 27 + 255
 _BEGINS_STREAM = 2
 OPUS_RATE_HZ = 48_000
 """Opus counts its samples at this rate, whatever rate the input had (RFC 7845, section 4)."""
-_LONGEST_OPUS_PACKET = OPUS_RATE_HZ * 120 // 1000
+LONGEST_OPUS_PACKET = OPUS_RATE_HZ * 120 // 1000
+"""Samples."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,38 @@ class OggStream:
     def max_samples(self) -> int:
         """The most samples per channel that this number of packets holds."""
         return self.packets * self.samples_per_packet
+
+
+class Page(NamedTuple):
+    """A page in memory: where its content is, and the sizes of the content's segments, a byte each."""
+
+    flags: int
+    granule: int
+    serial: int
+    table: bytes
+    body: int
+
+    @property
+    def begins_stream(self) -> bool:
+        """Whether this is the first page of a stream."""
+        return self.flags & _BEGINS_STREAM != 0
+
+    @property
+    def packets(self) -> int:
+        """Packets that end in this page."""
+        return len(self.table) - self.table.count(FULL_SEGMENT)
+
+
+def contiguous_pages(data: bytes) -> list[Page]:
+    """Return the pages of a file that consists of complete pages one after the other; none for all other files."""
+    pages, position, size = [], 0, len(data)
+    while position + _PAGE_HEADER.size <= size and _CAPTURE.match(data, position):
+        flags, granule, serial, segments = _PAGE_HEADER.unpack_from(data, position)
+        body = position + _PAGE_HEADER.size + segments
+        table = data[body - segments : body]
+        pages.append(Page(flags, granule, serial, table, body))
+        position = body + sum(table)
+    return pages if position == size else []
 
 
 def streams(file: BinaryIO) -> tuple[OggStream, ...]:
@@ -120,7 +155,15 @@ def _pages(file: BinaryIO) -> Iterator[tuple[int, int, int, int, int, int, bytes
         if len(table) < segments or end > size:  # cut, or not a page: a complete one may still follow
             begin += 1
             continue
-        yield begin, end, flags, granule, serial, segments - table.count(255), block[body : body + FIRST_BYTES]
+        yield (
+            begin,
+            end,
+            flags,
+            granule,
+            serial,
+            segments - table.count(FULL_SEGMENT),
+            block[body : body + FIRST_BYTES],
+        )
         begin = end
 
 
@@ -147,7 +190,7 @@ def _stream(packet: bytes, begin: int) -> OggStream:
             channels, rate_hz, block_sizes = struct.unpack_from("<11xBI12xB", packet)
             samples_per_packet = (1 << (block_sizes >> 4)) // 2  # two neighbours overlap by half
         elif packet.startswith(b"OpusHead"):
-            codec, rate_hz, samples_per_packet = "Opus", OPUS_RATE_HZ, _LONGEST_OPUS_PACKET
+            codec, rate_hz, samples_per_packet = "Opus", OPUS_RATE_HZ, LONGEST_OPUS_PACKET
             channels, pre_skip = struct.unpack_from("<9xBH", packet)
         elif packet.startswith((b"\x7fFLAC", b"fLaC")):
             codec = "FLAC"
