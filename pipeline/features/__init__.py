@@ -9,6 +9,7 @@
 - `spliced_file`: spans of a file read as one file
 - `decoder_messages`: keeps libmpg123 from writing on the terminal
 - `ogg_pages`: the streams of an Ogg file, by a walk over its pages
+- `opus_pitfalls`: where libsndfile would return samples that it never decoded
 - `mp3_frames`: the frames and the length header of an MP3 file
 - `riff`: the header of a WAV file
 - `file_kind`: what a file is that is not read as audio

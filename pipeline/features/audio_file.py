@@ -4,7 +4,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from typing import Any, BinaryIO
 
 import soundfile
@@ -23,7 +23,9 @@ from pipeline.features.audio_parts import (
 )
 from pipeline.features.audio_source import AudioError, AudioSource
 from pipeline.features.decoder_messages import without_decoder_messages
+from pipeline.features.opus_pitfalls import first_pitfall
 from pipeline.features.sound_stream import Block, SoundStream, decoded, flac_blocks
+from pipeline.features.spliced_file import SplicedFile
 from pipeline.object_stores import cause_of, file_errors
 from pipeline.storage import is_local
 
@@ -140,8 +142,8 @@ class AudioFile:
         if is_plain_flac and not careful and self._is_possible(first, Part()):
             yield from flac_blocks(first, str(self._path))
             return
-        for sound, _ in self._sounds():
-            for block in decoded(sound):
+        for sound, part in self._sounds():
+            for block in self._decode(sound, part):
                 self._decoded += len(block)
                 yield block
         if len(self._parts) == 1 and self._parts[0].samples is None:
@@ -151,6 +153,18 @@ class AudioFile:
                     f"ends at {self._decoded / self.sample_rate_hz:.3f} s, its header names "
                     f"{named / self.sample_rate_hz:,.3f} s"
                 )
+
+    def _decode(self, sound: SoundStream, part: Part) -> Iterator[Block]:
+        """Yield the blocks of a part; raises AudioError where libsndfile would return samples it never decoded."""
+        file: Any = part.file or self._stream
+        end = first_pitfall(file) if sound.codec == "OPUS" else None
+        if end is None:
+            yield from decoded(sound)
+            return
+        before = Part(SplicedFile(file, [range(end)]))
+        with suppress(soundfile.LibsndfileError), self._sound(before) as cut:
+            yield from decoded(cut)
+        raise AudioError("a page of Opus is missing or damaged, and the next one contradicts those before")
 
     def _named_samples(self) -> int:
         """Return the samples that the header names; libsndfile names those of a WAV file that are there."""
@@ -185,7 +199,7 @@ class AudioFile:
         most = MAX_SAMPLES_PER_BYTE * self._size_bytes
         samples = 0
         try:
-            for block in decoded(sound):
+            for block in self._decode(sound, part):
                 samples += len(block)
                 if samples > most:
                     raise AudioError(f"not readable as audio: its {self._size_bytes} bytes decode without an end")
