@@ -1,14 +1,15 @@
 """A model's folder: the network, and the description of its input and output.
 
-    model.keras    the network, as Keras saves it
+    model.keras    the network, as Keras saves it, with a copy of labels.json
     labels.json    a `Description`
+
+The copy shows whether both files are of the same training.
 
 Only loading or using a network needs TensorFlow, which takes seconds to load.
 """
 
-import io
 import tempfile
-import zipfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from upath import UPath
 
+from model import archive
 from pipeline.errors import PipelineError, counted, in_one_line
-from pipeline.storage import read_json, write_atomically
+from pipeline.storage import refusing_damage, write_atomically
 
 if TYPE_CHECKING:
     import keras
@@ -32,6 +34,15 @@ if TYPE_CHECKING:
 NETWORK, DESCRIPTION = "model.keras", "labels.json"
 FILES = (NETWORK, DESCRIPTION)
 """The files that a usable model consists of."""
+
+CHECKPOINTS = "checkpoints"
+"""The folder of the states of a training, in the folder of its model."""
+
+TRAIN_AGAIN = "run train again"
+"""The remedy for a damaged model."""
+
+MAX_REASON = 300
+"""Characters of an error message of Keras, which may hold the whole configuration of a network."""
 
 LOG_FLOOR = 1e-7
 """Smallest probability with a logarithm of its own. Next to 1, float32 has no finer steps: with this floor, a sigmoid
@@ -55,15 +66,22 @@ class Description(BaseModel):
     @classmethod
     def read(cls, folder: UPath) -> Self:
         """Read labels.json; raises PipelineError if it is missing or damaged."""
-        path = folder / DESCRIPTION
-        try:
-            return read_json(path, cls, "run train again")
-        except FileNotFoundError:
-            raise PipelineError(f"{path} is missing; run train again") from None
+        return cls.parse(_content(folder / DESCRIPTION, TRAIN_AGAIN), folder)
+
+    @classmethod
+    def parse(cls, content: bytes, folder: UPath) -> Self:
+        """Return the description in the labels.json of `folder`; raises PipelineError if it is damaged."""
+        with refusing_damage(folder / DESCRIPTION, TRAIN_AGAIN):
+            return cls.model_validate_json(content)
+
+    @property
+    def content(self) -> bytes:
+        """The content of labels.json."""
+        return self.model_dump_json(indent=1).encode()
 
     def write(self, folder: UPath) -> None:
         """Write labels.json."""
-        write_atomically(folder / DESCRIPTION, self.model_dump_json(indent=1).encode())
+        write_atomically(folder / DESCRIPTION, self.content)
 
     def misfit(self, store: "Store") -> str | None:
         """Return why the network cannot be used on a store, or None if it can.
@@ -80,6 +98,29 @@ class Description(BaseModel):
 
 
 @dataclass(frozen=True)
+class ModelFiles:
+    """The content of the files of a model, which are whole and of the same training.
+
+    `members` are those of model.keras.
+    """
+
+    folder: UPath
+    members: archive.Members
+    description: Description
+
+    @classmethod
+    def read(cls, folder: UPath) -> Self:
+        """Read a model's folder; raises PipelineError if a file is missing, damaged or of another training."""
+        content = _content(folder / DESCRIPTION, TRAIN_AGAIN)
+        members = archive.read(folder / NETWORK, TRAIN_AGAIN)
+        if members.get(archive.LABELS, content) != content:
+            raise PipelineError(
+                f"{folder / DESCRIPTION} is not what training wrote together with {NETWORK}; {TRAIN_AGAIN}"
+            )
+        return cls(folder, members, Description.parse(content, folder))
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A network with its description."""
 
@@ -89,18 +130,24 @@ class Bundle:
     @classmethod
     def load(cls, folder: UPath) -> Self:
         """Load a model's folder; raises PipelineError if it is incomplete or damaged."""
-        description, network = Description.read(folder), load_model(folder / NETWORK)
+        return cls.of(ModelFiles.read(folder))
+
+    @classmethod
+    def of(cls, files: ModelFiles) -> Self:
+        """Load a model; raises PipelineError if Keras cannot load it."""
+        description, network = files.description, load_members(files.members, files.folder / NETWORK)
         labels, outputs = len(description.labels), network.output_shape[-1]
         if outputs != labels and (outputs, labels) != (1, 2):
             raise PipelineError(
-                f"{folder}: {NETWORK} and {DESCRIPTION} are of different trainings ({counted(outputs, 'output')}, "
-                f"{counted(labels, 'label')}); run train again"
+                f"{files.folder}: {NETWORK} and {DESCRIPTION} are of different trainings "
+                f"({counted(outputs, 'output')}, {counted(labels, 'label')}); run train again"
             )
         return cls(network, description)
 
     def save(self, folder: UPath) -> None:
         """Write model.keras and labels.json."""
-        write_atomically(folder / NETWORK, model_bytes(self.network))
+        labels = self.description.content
+        write_atomically(folder / NETWORK, archive.pack({**saved_members(self.network), archive.LABELS: labels}))
         self.description.write(folder)
 
     def log_posteriors(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -124,24 +171,25 @@ class Bundle:
         return np.log(np.maximum(posteriors, LOG_FLOOR)).reshape(len(features), steps, -1)
 
 
-def version_of(folder: UPath) -> str:
+def version_of(folder: UPath, remedy: str = TRAIN_AGAIN) -> str:
     """Return the version of the model in `folder`: a digest of its weights and its description, 16 hex digits.
 
-    The rest of model.keras, such as the time of saving, is left out: training again to the same weights gives the
-    same version. Raises PipelineError if a file is missing or damaged.
+    The rest of model.keras is left out: training again to the same weights gives the same version. Raises
+    PipelineError, with the remedy, if a file is missing or damaged.
     """
-    state = xxhash.xxh3_128()
-    try:
-        with zipfile.ZipFile(io.BytesIO((folder / NETWORK).read_bytes())) as archive:
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile
-            state.update(archive.read("model.weights.h5"))
-        state.update((folder / DESCRIPTION).read_bytes())
-    except FileNotFoundError as error:
-        raise PipelineError(f"{folder} is not a complete model: {error.filename or error} is missing") from None
-    except (zipfile.BadZipFile, KeyError):
-        raise PipelineError(f"{folder / NETWORK} is damaged") from None
+    weights = archive.read(folder / NETWORK, remedy).get(archive.WEIGHTS)
+    if weights is None:
+        raise PipelineError(f"{folder / NETWORK} is damaged; {remedy}")
+    state = xxhash.xxh3_128(weights)
+    state.update(_content(folder / DESCRIPTION, remedy))
     return state.hexdigest()[:16]
+
+
+def _content(path: UPath, remedy: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise PipelineError(f"{path} is missing; {remedy}") from None
 
 
 @contextmanager
@@ -157,18 +205,29 @@ def _memory_errors(what: str) -> Iterator[None]:
         ) from None
 
 
-def model_bytes(model: "keras.Model") -> bytes:
-    """Return a model as the content of a .keras file."""
+def saved_members(model: "keras.Model") -> dict[str, bytes]:
+    """Return a model as Keras saves it: the members of a .keras file, equal for equal models."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / NETWORK
         model.save(path)
-        return path.read_bytes()
+        return archive.reproducible(archive.unpack(path.read_bytes()))
+
+
+def model_bytes(model: "keras.Model") -> bytes:
+    """Return a model as the content of a .keras file."""
+    return archive.pack(saved_members(model))
 
 
 def load_model(path: UPath) -> "keras.Model":
-    """Load a .keras file from a path or URL, with its LSTM layers accelerated as `build` does.
+    """Load a .keras file from a path or URL; see `load_members`. Raises PipelineError if it is missing or damaged."""
+    return load_members(archive.read(path, TRAIN_AGAIN), path)
 
-    Raises PipelineError if the file is missing or damaged, or if memory runs out.
+
+def load_members(members: archive.Members, path: UPath) -> "keras.Model":
+    """Load the network in the members of a .keras file, with its LSTM layers accelerated as `build` does.
+
+    `path` is the place of the file, for messages. Keras's safe mode loads no code from it. Raises PipelineError if
+    Keras cannot load it, or if memory runs out.
     """
     import keras  # noqa: PLC0415 loads TensorFlow
 
@@ -177,12 +236,14 @@ def load_model(path: UPath) -> "keras.Model":
     try:
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / NETWORK
-            local.write_bytes(path.read_bytes())
+            # Keras unpacks an archive with further members onto the disk
+            local.write_bytes(archive.pack(archive.of_keras(members)))
             with _memory_errors(str(path)):
-                model = keras.saving.load_model(local)
-    except FileNotFoundError:
-        raise PipelineError(f"{path} is missing; run train again") from None
-    except (ValueError, OSError) as error:
-        raise PipelineError(f"{path} is not a Keras model: {in_one_line(error)}") from None
+                model = keras.saving.load_model(local, safe_mode=True)
+    except PipelineError:
+        raise
+    except Exception as error:  # noqa: BLE001 Keras passes on whatever its parsing meets
+        reason = textwrap.shorten(in_one_line(error), MAX_REASON, placeholder=" …")
+        raise PipelineError(f"{path} is not a Keras model: {reason}") from None
     accelerate(model)
     return model

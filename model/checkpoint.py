@@ -1,22 +1,21 @@
 """The state of a training after each epoch, from which an interrupted training continues."""
 
-import io
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
-import pandas as pd
 from upath import UPath
 
-from model.bundle import FILES, NETWORK, Description, load_model, model_bytes
+from model import archive
+from model.bundle import CHECKPOINTS, FILES, NETWORK, Description, load_members, saved_members
 from model.step_clock import Advance, StepClock
+from model.training_history import HISTORY, TrainingHistory
+from pipeline.errors import few
 from pipeline.storage import write_atomically
-
-HISTORY = "history.csv"
 
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
 """Shows the progress of a title in a number of steps, while its context is open."""
@@ -25,53 +24,31 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TrainingHistory:
-    """The finished epochs of a training: one row per epoch, with the columns of history.csv."""
+class SavedEpoch:
+    """The state of a training after the last epoch of `history`, as it is saved in `file`.
 
-    rows: tuple[Mapping[str, float], ...] = ()
+    `members` are those that Keras saves of the network and its optimiser.
+    """
 
-    @classmethod
-    def read(cls, file: UPath) -> "TrainingHistory":
-        """Read history.csv; a missing file has no epochs."""
-        if not file.exists():
-            return cls()
-        records = pd.read_csv(io.BytesIO(file.read_bytes())).to_dict("records")
-        return cls(tuple({str(name): value for name, value in row.items()} for row in records))
+    file: UPath
+    members: archive.Members
+    history: TrainingHistory
 
-    def write(self, file: UPath) -> None:
-        """Write history.csv."""
-        write_atomically(file, pd.DataFrame(self.rows).to_csv(index=False).encode())
-
-    @property
-    def epochs(self) -> int:
-        """The number of finished epochs."""
-        return len(self.rows)
-
-    @property
-    def best_epoch(self) -> int | None:
-        """The epoch, from 1, with the smallest finite validation loss; the training loss where nothing validates."""
-        losses = np.array([row.get("val_loss", row["loss"]) for row in self.rows])
-        if not np.isfinite(losses).any():
-            return None
-        return 1 + int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))
-
-    def stalled(self, patience: int) -> bool:
-        """Whether no epoch was better than the best (without one: than the first) for `patience` epochs."""
-        return self.epochs - (self.best_epoch or 1) >= patience
-
-    def mean(self, column: str) -> float:
-        """Return the mean of a column over the epochs."""
-        return float(np.mean([row[column] for row in self.rows]))
+    def load(self) -> keras.Model:
+        """Return the network and its optimiser; raises PipelineError if Keras cannot load them."""
+        return load_members(self.members, self.file)
 
 
 @dataclass(frozen=True)
 class CheckpointFolder:
     """The files of one training in the folder of its model.
 
+    checkpoints/epoch-NNNN.keras is the state after the last finished epoch, with the key of the training, its
+    description and its history: the epoch is finished once this file is written. model.keras is the same of the best
+    epoch, without the time that epochs took. labels.json and history.csv are written from these files.
+
     A model of other data or settings stays in the folder until the first epoch with a finite loss is saved. Its files
-    are then replaced one by one. Meanwhile key.txt is missing, so that neither training continues from a mixture.
-    Later, history.csv is written last and determines which epochs are finished: a kill between two writes repeats one
-    epoch.
+    are then replaced one by one. As each checkpoint names its training, none continues from a mixture.
 
     `key` identifies data and settings. `replacing` is called before the first file of another training is replaced.
     """
@@ -82,36 +59,74 @@ class CheckpointFolder:
     replacing: Callable[[], None]
 
     @property
-    def _key(self) -> UPath:
-        return self.folder / "checkpoints" / "key.txt"
-
-    @property
-    def _history(self) -> UPath:
-        return self.folder / HISTORY
+    def _states(self) -> UPath:
+        return self.folder / CHECKPOINTS
 
     def _state(self, epoch: int) -> UPath:
-        """Return the file of the model and its optimiser after `epoch` epochs."""
-        return self.folder / "checkpoints" / f"epoch-{epoch:04d}.keras"
+        """Return the file of the state after `epoch` epochs."""
+        return self._states / f"epoch-{epoch:04d}.keras"
 
-    def finished(self) -> TrainingHistory:
-        """Return the finished epochs of the training with this key; none if a file of it is missing."""
-        if not self._key.exists() or self._key.read_text() != self.key:
-            return TrainingHistory()
-        history = TrainingHistory.read(self._history)
-        needed = [*(self.folder / name for name in FILES), self._state(history.epochs)]
-        return history if all(path.exists() for path in needed) else TrainingHistory()
+    def resumed(self) -> SavedEpoch | None:
+        """Return the state from which the training with this key continues, or None; log which.
 
-    def load(self, history: TrainingHistory) -> keras.Model | None:
-        """Return the model and its optimiser after the last finished epoch, or None before the first."""
-        if history.epochs:
-            log.info("train %s: continuing after epoch %d", self.folder.name, history.epochs)
-            return load_model(self._state(history.epochs))
-        if self.has_model():
+        The files that belong to it are written anew, as some may be missing or damaged.
+        """
+        saved, lost = self.newest()
+        name, reason = self.folder.name, f"{few(lost)} missing or damaged; " if lost else ""
+        if saved:
+            log.log(logging.WARNING if lost else logging.INFO, "train %s: %scontinuing after epoch %d", name, reason,
+                    saved.history.epochs)  # fmt: skip
+            if saved.file.name == NETWORK:
+                saved = replace(saved, history=self._with_timings(saved.history))
+            self._write(saved)
+        elif lost:
+            log.warning("train %s: %straining starts again", name, reason)
+        elif self.has_model():
             log.info(
                 "train %s: data or settings have changed, training starts again; the present model stays until the "
-                "first epoch is finished", self.folder.name,
+                "first epoch is finished", name,
             )  # fmt: skip
-        return None
+        return saved
+
+    def newest(self) -> tuple[SavedEpoch | None, list[str]]:
+        """Return the last saved epoch of this training that can be continued from, and the files that are damaged.
+
+        The network of the best epoch must be there, too.
+        """
+        lost: list[str] = []
+        network = self._read(self.folder / NETWORK, lost)
+        states = [self._read(file, lost) for file in self._states.glob("epoch-*.keras")]
+        found = [saved for saved in (network, *states) if saved]
+        found.sort(key=lambda saved: saved.history.epochs, reverse=True)
+        for saved in found:
+            if saved.history.best_epoch in (saved.history.epochs, network and network.history.epochs):
+                return saved, lost
+        if found and network is None and str(self.folder / NETWORK) not in lost:
+            lost.append(str(self.folder / NETWORK))
+        return None, lost
+
+    def _read(self, file: UPath, lost: list[str]) -> SavedEpoch | None:
+        """Return what a file has of this training, None if it is of another one; a damaged file is added to `lost`."""
+        try:
+            members = archive.unpack(file.read_bytes())
+            if members.get(archive.KEY) != self.key.encode():
+                return None
+            history = TrainingHistory.parse(members[archive.HISTORY])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError):
+            lost.append(str(file))
+            return None
+        return SavedEpoch(file, archive.of_keras(members), history)
+
+    def _with_timings(self, history: TrainingHistory) -> TrainingHistory:
+        """Return the same epochs with the times in history.csv, unless it has other epochs or is damaged."""
+        try:
+            found = TrainingHistory.parse((self.folder / HISTORY).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return history
+        same = TrainingHistory(found.rows[: history.epochs])
+        return same if same.without_timings() == history else history
 
     def has_model(self) -> bool:
         """Whether there is a model, of this training or of an earlier one."""
@@ -124,28 +139,33 @@ class CheckpointFolder:
         """
         if history.best_epoch is None:
             return
-        content, first = model_bytes(model), not self.finished().epochs
-        if first:
+        if TrainingHistory(history.rows[:-1]).best_epoch is None:
             self.replacing()
-            self._key.unlink(missing_ok=True)
-        current = self._state(history.epochs)
-        write_atomically(current, content)
-        if first:
-            self.description.write(self.folder)
-        if history.epochs == history.best_epoch:
-            write_atomically(self.folder / NETWORK, content)
-        history.write(self._history)
-        for state in current.parent.glob("epoch-*.keras"):
-            if state.name != current.name:
-                state.unlink()
-        if first:
             self._remove_others()
-            write_atomically(self._key, self.key.encode())
+        self._write(SavedEpoch(self._state(history.epochs), saved_members(model), history))
+
+    def _write(self, saved: SavedEpoch) -> None:
+        """Write the state after the last epoch, and the files that follow from it; remove other states."""
+        history, last = saved.history, self._state(saved.history.epochs)
+        write_atomically(last, self._content(saved.members, history))
+        if history.epochs == history.best_epoch:
+            # before labels.json: a network of other languages names its own, and is refused until they are written
+            write_atomically(self.folder / NETWORK, self._content(saved.members, history.without_timings()))
+        self.description.write(self.folder)
+        write_atomically(self.folder / HISTORY, history.content)
+        for state in list(self._states.glob("*")):
+            if state.name not in (last.name, self._states.name):  # object stores may list the folder itself
+                state.unlink()
+
+    def _content(self, members: archive.Members, history: TrainingHistory) -> bytes:
+        added = {archive.LABELS: self.description.content, archive.HISTORY: history.content,
+                 archive.KEY: self.key.encode()}  # fmt: skip
+        return archive.pack({**members, **added})
 
     def _remove_others(self) -> None:
         """Remove what an earlier training left beside the files of this one, such as its events for TensorBoard."""
-        for path in list(self.folder.iterdir()):
-            if path.name not in (*FILES, HISTORY, self._key.parent.name):
+        for path in list(self.folder.iterdir()) if self.folder.exists() else ():
+            if path.name not in (*FILES, HISTORY, self._states.name):
                 with suppress(FileNotFoundError):  # object stores may list the folder itself
                     path.fs.rm(path.path, recursive=True)
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from upath import UPath
 
-from model.bundle import DESCRIPTION, FILES, NETWORK, Bundle, Description
+from model.bundle import DESCRIPTION, FILES, NETWORK, Bundle, ModelFiles
 from model.registry import registry
 from model.tensorflow_setup import load_tensorflow
 from pipeline import environment
@@ -45,26 +45,29 @@ class Classifier:
         `model` is a path or a URL. Raises UsageError if there is no complete model.
         """
         place = folder_at(os.fspath(model))
-        with reaching(place, "MODEL"):
-            folder = _folder_of(place)
-            for file in FILES:
-                if not (folder / file).exists():
-                    raise UsageError(f"MODEL {folder / file} is missing; give a folder like OUT/models/lstm")
-            return cls._read(folder)
+        try:
+            with reaching(place, "MODEL"):
+                return cls._read(_folder_of(place))
+        except UsageError:
+            raise
+        except PipelineError as error:
+            raise UsageError(f"MODEL {error}") from None
 
     @classmethod
     def _read(cls, folder: UPath) -> Self:
         """Load a complete model from its folder."""
+        for file in FILES:
+            if not (folder / file).exists():
+                raise UsageError(f"MODEL {folder / file} is missing; give a folder like OUT/models/lstm")
+        files = ModelFiles.read(folder)
         try:
-            features = BY_KIND.validate(Description.read(folder).features)
-            load_tensorflow()
-            return cls(Bundle.load(folder), features)
+            features = BY_KIND.validate(files.description.features)
         except ValidationError:
             raise UsageError(
                 f"MODEL {folder / DESCRIPTION}: its features are not those of this version; run train again"
             ) from None
-        except PipelineError as error:
-            raise UsageError(f"MODEL {error}") from None
+        load_tensorflow()
+        return cls(Bundle.of(files), features)
 
     def probabilities(self, uri: str) -> NDArray[np.float64]:
         """Return the probability of each label for one recording: (label,) float64, with sum 1; see `predict`."""

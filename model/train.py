@@ -12,12 +12,13 @@ import tensorflow as tf
 from upath import UPath
 
 from model.bundle import Description
-from model.checkpoint import CheckpointFolder, EpochEnd, Events, Progress, TrainingHistory
+from model.checkpoint import CheckpointFolder, EpochEnd, Events, Progress
 from model.config import ModelConfig
 from model.data.store_reader import Store
 from model.loader import reason, sequence_dataset
 from model.networks import build
 from model.step_clock import Advance, StepClock
+from model.training_history import TrainingHistory
 from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
 from pipeline.storage import is_local
@@ -45,8 +46,11 @@ def train(
 
     `models/NAME/` receives model.keras (the best epoch), labels.json, history.csv and checkpoints/. After an
     interruption the same call continues after the last finished epoch and ends with the same history and weights as
-    an uninterrupted one. `key` identifies data and settings. A model of another key stays until the first epoch with a
-    finite loss, which replaces it; `replacing` is called just before. `progress` shows the steps of each epoch.
+    an uninterrupted one. If the last epoch is damaged, it continues from an earlier one, or starts again. Other files
+    that are missing or damaged are written again.
+
+    `key` identifies data and settings. A model of another key stays until the first epoch with a finite loss, which
+    replaces it; `replacing` is called just before. `progress` shows the steps of each epoch.
 
     Raises UsageError for a network that needs more memory than this machine has, and PipelineError if fewer than two
     languages have valid training sequences, if the store is damaged, if memory runs out, or if no epoch has a finite
@@ -59,10 +63,13 @@ def train(
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     files = CheckpointFolder(output.model(name), key, _description(store, config), replacing)
-    history = files.finished()
+    saved = files.resumed()
+    history = saved.history if saved else TrainingHistory()
     try:
-        model = files.load(history) or build.build(
-            config, store.timesteps, store.train_mean, store.train_std, len(store.labels)
+        model = (
+            saved.load()
+            if saved
+            else build.build(config, store.timesteps, store.train_mean, store.train_std, len(store.labels))
         )
         if history.epochs < config.max_epochs and not history.stalled(config.patience):
             history = _fit(model, store, config, seed, files, history, progress)
@@ -89,7 +96,7 @@ def train(
 
 def _kept(files: CheckpointFolder) -> str:
     """Return the part of an error message that concerns the model of an earlier training."""
-    unchanged = files.has_model() and not files.finished().epochs
+    unchanged = files.has_model() and files.newest()[0] is None
     return f"; the model in {files.folder} is unchanged" if unchanged else ""
 
 

@@ -8,13 +8,14 @@ from functools import partial
 
 from upath import UPath
 
-from model.bundle import FILES, version_of
+from model.bundle import CHECKPOINTS, FILES, version_of
 from model.config import ModelConfig
 from model.metrics.metrics_file import Metrics
 from model.metrics.scores import METRICS
 from model.registry import registry
 from model.registry.history import Comparison, Moment, PromotionRequest
 from model.tensorflow_setup import load_tensorflow
+from model.training_history import HISTORY
 from pipeline.digests import value_digest
 from pipeline.errors import UsageError
 from pipeline.monitoring.progress import track
@@ -29,8 +30,13 @@ def train_stage(run: Run) -> None:
     """Store → models."""
     for name, config in run.config.models.items():
         key = value_digest([run.store_key(), name, config.model_dump(mode="json"), run.config.seed])
-        outputs = [run.output.model(name) / file for file in (*FILES, "history.csv")]
-        run.perform(f"train/{name}", key, outputs, partial(_train, run, name, config, key))
+        run.perform(f"train/{name}", key, _trained(run.output.model(name)), partial(_train, run, name, config, key))
+
+
+def _trained(folder: UPath) -> Iterator[UPath]:
+    """Yield the files of a training: the model, its history and its last state."""
+    yield from (folder / file for file in (*FILES, HISTORY))
+    yield from sorted((folder / CHECKPOINTS).glob("*.keras"))
 
 
 def _train(run: Run, name: str, config: ModelConfig, key: str) -> Facts:
@@ -56,19 +62,26 @@ def evaluate_stage(run: Run) -> None:
         trained = run.record.stages.get(f"train/{name}")
         if trained is None:
             raise UsageError(f"--out {run.output.root}: the model {name} is not trained yet; run train first")
-        key = value_digest([run.store_key(), dict(trained.outputs), list(METRICS)])
+        run.require_outputs(f"train/{name}")
+        used = {file: digest for file, digest in trained.outputs.items() if f"/{CHECKPOINTS}/" not in file}
+        key = value_digest([run.store_key(), used, list(METRICS)])
         run.perform(
-            f"evaluate/{name}", key, [run.output.metrics(name)], partial(_accuracies, run, name),
-            complete=run.output.scores(name).exists(),
+            f"evaluate/{name}", key, [run.output.metrics(name), run.output.scores(name)],
+            partial(_accuracies, run, name), complete=run.output.scores(name).exists(),
         )  # fmt: skip
 
 
 def _accuracies(run: Run, name: str) -> Facts:
     facts = {"model": name, "config_hash": value_digest(run.config.model_dump(mode="json"))}
     metrics = _evaluate(run, name, run.output.model(name), facts)
-    accuracies = {f"{name}_accuracy": level.accuracy for name, level in metrics.levels.items()}
+    accuracies = _accuracies_of(metrics)
     log.info("evaluate %s: %s", name, ", ".join(f"{k} {v:.2%}" for k, v in accuracies.items()))
     return accuracies
+
+
+def _accuracies_of(metrics: Metrics) -> dict[str, float]:
+    """Return the facts of an evaluation."""
+    return {f"{name}_accuracy": level.accuracy for name, level in metrics.levels.items()}
 
 
 def _evaluate(run: Run, name: str, folder: UPath, facts: Facts) -> Metrics:
@@ -85,11 +98,14 @@ def evaluate_as_of(run: Run, date: str) -> None:
     Raises UsageError for text that names no time, a time in the future, or one before the first promotion.
     """
     moment = Moment.of(date, datetime.now(UTC))
-    run.store_key()
+    key = run.store_key()
+    registry.warn_if_changed(run.output)
     version = registry.read(run.output).served(moment)
     name, facts = f"{AS_OF}{moment.name}", {"version": version, "as_of": moment.at.isoformat()}
-    recording = _evaluate(run, name, registry.checked(run.output, version), facts).recording
-    log.info("evaluate %s: version %s, macro F1 per recording %.3f", name, version, recording.macro_f1)
+    metrics = _evaluate(run, name, registry.checked(run.output, version), facts)
+    outputs = [run.output.metrics(name), run.output.scores(name)]
+    run.record.finish(f"evaluate/{name}", value_digest([key, version]), outputs, **_accuracies_of(metrics))
+    log.info("evaluate %s: version %s, macro F1 per recording %.3f", name, version, metrics.recording.macro_f1)
 
 
 def promote(run: Run, run_key: str | None) -> bool:
@@ -105,6 +121,7 @@ def promote(run: Run, run_key: str | None) -> bool:
             f"--out {run.output.root}: the model {settings.model} is not trained yet; run train first, or choose "
             "another by --set promotion.model=…"
         )
+    run.require_outputs(f"train/{settings.model}")
     run.store_key()
     found = records.read_attributes(run.output)
     request = PromotionRequest(

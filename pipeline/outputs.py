@@ -70,6 +70,11 @@ class OutputFolder:
         """All decisions on which model serves; the last one holds."""
         return self.registry / "registry.json"
 
+    @property
+    def registry_digests(self) -> UPath:
+        """The digests of the other files of the registry."""
+        return self.registry / "digests.json"
+
     def version(self, version: str) -> UPath:
         """Return the folder of a promoted model."""
         return self.registry / version

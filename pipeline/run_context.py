@@ -73,7 +73,8 @@ class Run:
     ) -> None:
         """Do `work` and record it, unless `stage` has done it for this `key`.
 
-        `complete` is false if the stage knows of missing work that the record does not show.
+        `outputs` is iterated over after the work. `complete` is false if the stage knows of missing work that the
+        record does not show.
         """
         if complete and self.skips(stage, key):
             return
@@ -81,6 +82,19 @@ class Run:
         started_s = time.perf_counter()
         facts = work()
         self.record.finish(stage, key, outputs, **{"wall_s": time.perf_counter() - started_s, **facts})
+
+    def require_outputs(self, stage: str) -> None:
+        """Raise PipelineError if an output of `stage` is not as the stage left it; nothing for a stage without record.
+
+        A damaged file that can be read would silently give another result.
+        """
+        altered = self.record.altered(stage)
+        if altered:
+            names = few([str(self.output.root / name) for name in altered])
+            command = stage.partition("/")[0]
+            raise PipelineError(
+                f"{names}: missing or changed since {stage} ended; run {command} again, which restores it"
+            )
 
     @contextmanager
     def results(self) -> Iterator[OutputFolder]:

@@ -180,9 +180,13 @@ class RunRecord:
     def unchanged(self, stage: str, key: str) -> bool:
         """Whether `stage` has run with these inputs and settings (`key`), and its outputs are as it left them."""
         found = self.stages.get(stage)
-        if found is None or found.key != key:
-            return False
-        return all(_digest(self._output.root / name) == digest for name, digest in found.outputs.items())
+        return found is not None and found.key == key and not self.altered(stage)
+
+    def altered(self, stage: str) -> list[str]:
+        """Return the outputs of `stage`, relative to the output folder, that are not as it left them."""
+        found = self.stages.get(stage)
+        outputs = found.outputs if found else {}
+        return [name for name, digest in outputs.items() if _digest(self._output.root / name) != digest]
 
     def finish(self, stage: str, key: str, outputs: Iterable[UPath], **facts: Any) -> None:
         """Record that `stage` is done: the digests of its outputs, and the `facts` of its record's type."""

@@ -11,6 +11,7 @@ from upath import UPath
 
 from model.metrics.metrics_file import metrics_of_models
 from model.registry import registry
+from model.training_history import histories_of_models
 from pipeline import storage
 from pipeline.corpus.diff import CorpusDiff, compare
 from pipeline.corpus.listing import Listing, list_recordings
@@ -210,9 +211,15 @@ def report_stage(run: Run) -> None:
     def work() -> Facts:
         from pipeline.report.page import write_report  # noqa: PLC0415 matplotlib is for this stage alone
 
-        write_report(run.output, registry.read(run.output), metrics_of_models(run.output, run.config.models))
+        metrics = metrics_of_models(run.output, run.config.models)
+        write_report(
+            run.output, registry.read(run.output), metrics, histories_of_models(run.output, run.config.models)
+        )
         return {}
 
+    for name in run.config.models:
+        run.require_outputs(f"train/{name}")
+        run.require_outputs(f"evaluate/{name}")
     run.perform("report", report_key(run), [page], work)
     log.info("report: %s", page)
 

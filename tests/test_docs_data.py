@@ -14,7 +14,7 @@ from upath import UPath
 from model.bundle import Description
 from model.metrics import metrics_file, score_file
 from model.metrics.estimate import Estimate
-from model.registry import history
+from model.registry import digests, history
 from pipeline.config import PipelineConfig
 from pipeline.extraction import ledger
 from pipeline.monitoring.counters import Point
@@ -44,6 +44,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "Requests": history.PromotionRequest,
     "Comparisons": history.Comparison,
     "Estimates": Estimate,
+    "registry/digests.json": digests.Digests,
     "run.json": RunFile,
 }
 

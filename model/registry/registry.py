@@ -1,7 +1,8 @@
 """The registry: the models that are or were in service, and the file of decisions that names the champion.
 
-A promoted model is copied first, and then the file is replaced as a whole. After a kill at any time, the file names
-the old champion or the new one; at worst there is a copy that it does not name.
+A promoted model is copied first, then the digests of the registry are recorded, and then the file is replaced as a
+whole. After a kill at any time, the file names the old champion or the new one; at worst there is a copy that it does
+not name.
 """
 
 import getpass
@@ -16,6 +17,7 @@ from upath import UPath
 
 from model.bundle import FILES, version_of
 from model.metrics.metrics_file import Metrics
+from model.registry import digests
 from model.registry.history import Comparison, Decision, History, PromotionRequest, Version, utc
 from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
@@ -24,6 +26,8 @@ from pipeline.storage import write_atomically
 log = logging.getLogger(__name__)
 
 FILE: Final = "registry.json"
+RESTORE: Final = "restore its folder from a copy, or roll back to another version with --to"
+"""The remedy for a promoted model that is damaged."""
 FURTHER: Final = ("history.csv",)
 """Files that are copied with a model but are not needed to use it."""
 
@@ -39,58 +43,116 @@ def is_registry(folder: UPath) -> bool:
 def champion_folder(folder: UPath) -> UPath | None:
     """Return the folder of the champion of the registry in `folder`, or None if there is none.
 
-    Raises UsageError if the registry's file is damaged.
+    Raises UsageError if the registry's file is damaged, and PipelineError if the champion is not what was promoted.
     """
-    champion = _read(folder).champion
-    return None if champion is None else folder / champion
+    champion = _history(folder / FILE, _content(folder / FILE)).champion
+    return None if champion is None else _checked(folder, champion)
 
 
 def read(output: OutputFolder) -> History:
-    """Return the history of decisions, empty if there are none; raises UsageError if the file is damaged."""
-    return _read(output.registry)
+    """Return the history of decisions, empty if there are none.
+
+    Raises UsageError if the file is damaged, or missing though there have been decisions.
+    """
+    path, content = output.decisions, _content(output.decisions)
+    recorded = digests.read(output)
+    if content is None and recorded and None not in recorded.decisions:
+        raise UsageError(f"{path} is missing; {_start_again(output.registry)}")
+    return _history(path, content)
 
 
-def _read(folder: UPath) -> History:
-    path = folder / FILE
+def changed(output: OutputFolder) -> str | None:
+    """Return a line if the file of decisions is not what the last decision wrote, or None.
+
+    People may correct it by hand: as long as its decisions follow from each other, it is used.
+    """
+    recorded = digests.read(output)
+    if recorded is None or digests.of_file(output.decisions) in recorded.decisions:
+        return None
+    return f"{output.decisions} has changed since the last decision"
+
+
+def warn_if_changed(output: OutputFolder) -> None:
+    """Log it if the file of decisions is not what the last decision wrote; it is used all the same."""
+    line = changed(output)
+    if line:
+        log.warning("%s; if nobody has edited it, restore a copy of it", line)
+
+
+def _content(path: UPath) -> bytes | None:
     try:
-        return History.model_validate_json(path.read_bytes())
+        return path.read_bytes()
     except FileNotFoundError:
+        return None
+
+
+def _history(path: UPath, content: bytes | None) -> History:
+    """Return the history in the content of the file at `path`."""
+    if content is None:
         return History()
+    try:
+        return History.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         what = " ".join(first["msg"].removeprefix("Value error, ").split())
         raise UsageError(
-            f"{path} is damaged ({place + ': ' if place else ''}{what}); restore a copy of it, or move {folder} away "
-            "to start again"
+            f"{path} is damaged ({place + ': ' if place else ''}{what}); {_start_again(path.parent)}"
         ) from None
+
+
+def _start_again(folder: UPath) -> str:
+    return f"restore a copy of it, or move {folder} away to start again"
 
 
 def checked(output: OutputFolder, version: Version) -> UPath:
     """Return the folder of a promoted model; raises PipelineError if it is not what was promoted."""
-    folder = output.version(version)
-    try:
-        found = version_of(folder)
-    except PipelineError as error:
-        raise PipelineError(f"version {version} is unusable: {error}; roll back to another one with --to") from None
-    if found != version:
-        raise PipelineError(f"{folder} has changed since it was promoted; roll back to another version with --to")
+    return _checked(output.registry, version)
+
+
+def _checked(registry: UPath, version: Version) -> UPath:
+    folder = registry / version
+    if version_of(folder, RESTORE) != version:
+        raise PipelineError(f"{folder} has changed since it was promoted; {RESTORE}")
     return folder
+
+
+def damaged(output: OutputFolder) -> list[str]:
+    """Return the files of the registry that are missing or damaged, or the whole message on its decisions."""
+    try:
+        history = read(output)
+        found = [str(path) for path in digests.changed(output, history.promoted)]
+        if changed(output):
+            found.append(str(output.decisions))
+    except PipelineError as error:
+        return [str(error)]
+    for version in sorted(history.promoted):
+        folder = output.version(version)
+        if any(name.startswith(str(folder)) for name in found):
+            continue
+        try:
+            checked(output, version)
+        except PipelineError:
+            found.append(str(folder))
+    return found
 
 
 def promote(output: OutputFolder, request: PromotionRequest, run_key: str | None, judge: Judge) -> bool:
     """Decide whether the trained model replaces the champion; record and log the decision.
 
     Returns whether this run promoted it. A request that has been decided is not decided again: it counts as promoted
-    by this run if it was promoted under the same `run_key`.
+    by this run if it was promoted under the same `run_key`. Raises PipelineError if the champion is not what was
+    promoted.
     """
+    warn_if_changed(output)
     history = read(output)
+    champion = None if history.champion is None else checked(output, history.champion)
     settled = history.settled(request)
     if settled is not None:
         log.info("promote: unchanged, %s was %s at %s: %s", request.challenger, settled.kind, utc(settled.at),
                  settled.reason)  # fmt: skip
         return settled.kind == "promoted" and run_key is not None and settled.run_key == run_key
-    comparison, metrics = _judge(output, history, request, judge)
+    comparison, metrics = _judge(output, history, request, champion, judge)
     if metrics is not None and comparison.promoted:
         _copy(output, history, request, metrics)
     decision = Decision(
@@ -105,12 +167,11 @@ def promote(output: OutputFolder, request: PromotionRequest, run_key: str | None
 
 
 def _judge(
-    output: OutputFolder, history: History, request: PromotionRequest, judge: Judge
+    output: OutputFolder, history: History, request: PromotionRequest, champion: UPath | None, judge: Judge
 ) -> tuple[Comparison, Metrics | None]:  # fmt: skip
     if request.challenger in history.withdrawn:
         reason = "a rollback took it out of service; only rollback --to restores it"
         return Comparison(promoted=False, reason=reason), None
-    champion = None if history.champion is None else checked(output, history.champion)
     comparison, metrics = judge(output.model(request.model), champion)
     return comparison.model_copy(update={"reason": comparison.reason + _caution(history, request)}), metrics
 
@@ -144,6 +205,7 @@ def roll_back(output: OutputFolder, to: Version | None, reason: str | None) -> V
 
     Raises UsageError if there is nothing to restore.
     """
+    warn_if_changed(output)
     history = read(output)
     try:
         version = history.back_to(to)
@@ -158,9 +220,15 @@ def roll_back(output: OutputFolder, to: Version | None, reason: str | None) -> V
 
 def _add(output: OutputFolder, history: History, decision: Decision) -> None:
     """Add a decision; raises PipelineError if another process has added one since `history` was read."""
+    before = digests.of_file(output.decisions)
     if read(output) != history:
         raise PipelineError(f"{output.decisions} was changed by another promotion or rollback; run this again")
-    write_atomically(output.decisions, history.with_decision(decision).model_dump_json(indent=1).encode())
+    content = history.with_decision(decision).model_dump_json(indent=1).encode()
+    copied = decision.champion not in history.promoted
+    after = digests.of(content)
+    digests.write(output, [before, after], decision.champion, copied=copied)
+    write_atomically(output.decisions, content)
+    digests.write(output, [after], decision.champion, copied=False)
 
 
 def _now() -> datetime:

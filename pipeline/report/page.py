@@ -25,13 +25,15 @@ MIN_POINTS: Final = 5
 """A shorter extraction has no picture of its speed."""
 
 
-def write_report(output: OutputFolder, history: "History", metrics: Mapping[str, "Metrics"]) -> None:
+def write_report(
+    output: OutputFolder, history: "History", metrics: Mapping[str, "Metrics"], histories: Mapping[str, pd.DataFrame]
+) -> None:
     """Write report/index.html, and its pictures beside it, from what the stages have left so far.
 
-    `history` has the decisions on promotion, `metrics` those of the trained models by name. Raises UsageError for a
-    file that is damaged.
+    `history` has the decisions on promotion; `metrics` and `histories`, the epochs of the trainings, are those of the
+    trained models by name. Raises PipelineError for a file that is damaged.
     """
-    results = Results.read(output, metrics)
+    results = Results.read(output, metrics, histories)
     pictures = Pictures(output.report)
     _draw_speed(output, pictures)
     speaker, split = results.manifest["speaker"], results.manifest["split"]

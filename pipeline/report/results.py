@@ -1,7 +1,6 @@
 """What an output folder holds for the report, and the pictures drawn from it."""
 
 import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -35,14 +34,11 @@ class Results:
     histories: Mapping[str, pd.DataFrame]
 
     @classmethod
-    def read(cls, output: OutputFolder, metrics: Mapping[str, "Metrics"]) -> "Results":
-        """Read an output folder; raises UsageError for a file that is damaged."""
+    def read(
+        cls, output: OutputFolder, metrics: Mapping[str, "Metrics"], histories: Mapping[str, pd.DataFrame]
+    ) -> "Results":
+        """Read an output folder; raises PipelineError for a file that is damaged."""
         run = run_record.read(output)
-        histories = {}
-        for model in run.config.get("models", metrics):
-            history = output.model(model) / "history.csv"
-            if history.exists():
-                histories[model] = pd.read_csv(io.BytesIO(history.read_bytes()))
         ledger = read_parquet(output.ledger) if output.ledger.exists() else None
         return cls(output, read_manifest(output), ledger, run, metrics, histories)
 

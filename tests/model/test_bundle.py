@@ -1,9 +1,8 @@
 """A model's folder: what is written is read again, and what cannot be used is refused in one line."""
 
-import io
 import subprocess
 import sys
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from upath import UPath
 
+from model import archive
 from model.bundle import Bundle, Description, version_of
 from model.data.store_reader import Store
 from pipeline.errors import PipelineError
@@ -60,7 +60,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     folder = UPath(tmp_path)
     with pytest.raises(PipelineError, match=r"labels\.json is missing; run train again"):
         Bundle.load(folder)
-    with pytest.raises(PipelineError, match=r"is not a complete model: .*model\.keras is missing"):
+    with pytest.raises(PipelineError, match=r"model\.keras is missing; run train again"):
         version_of(folder)
     bundle(frame_network()).description.write(folder)
     with pytest.raises(PipelineError, match=r"model\.keras is missing; run train again"):
@@ -73,9 +73,54 @@ def test_what_is_no_network_is_refused_in_one_line(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", b"text", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(PipelineError, match=r"model\.keras is not a Keras model") as error:
+        with pytest.raises(PipelineError) as error:
             Bundle.load(UPath(tmp_path))
-        assert "\n" not in str(error.value)
+        assert str(error.value) == f"{path} is damaged; run train again"
+
+
+def test_labels_of_another_training_are_refused(tmp_path: Path) -> None:
+    bundle(frame_network()).save(UPath(tmp_path))
+    labels = tmp_path / "labels.json"
+    labels.write_bytes(labels.read_bytes().replace(b'"de"', b'"da"'))
+    with pytest.raises(PipelineError) as error:
+        Bundle.load(UPath(tmp_path))
+    assert str(error.value) == f"{labels} is not what training wrote together with model.keras; run train again"
+
+
+def test_a_model_of_keras_alone_is_loaded_and_keras_loads_ours(tmp_path: Path) -> None:
+    ours = bundle(frame_network())
+    ours.save(UPath(tmp_path))
+    assert keras.saving.load_model(tmp_path / "model.keras").get_weights()[0].tolist() == np.eye(3).tolist()
+    ours.network.save(tmp_path / "model.keras")
+    assert Bundle.load(UPath(tmp_path)).network.get_weights()[0].tolist() == np.eye(3).tolist()
+
+
+def _edited(folder: Path, change: Callable[[bytes], bytes]) -> None:
+    """Replace the configuration in a model.keras of a whole archive."""
+    members = archive.read(UPath(folder) / "model.keras", "")
+    (folder / "model.keras").write_bytes(archive.pack({**members, "config.json": change(members["config.json"])}))
+
+
+@pytest.mark.parametrize("change", [
+    lambda _: b"", lambda _: b"{}", lambda _: b"[]", lambda content: content[:-1],
+    lambda content: content.replace(b'"units"', b'"unity"'), lambda content: content.replace(b'"Dense"', b'"Tense"'),
+    lambda content: content.replace(b'"class_name": "Sequential"', b'"class_name": 3'),
+])  # fmt: skip
+def test_a_network_that_keras_cannot_load_is_one_line(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    bundle(frame_network()).save(UPath(tmp_path))
+    _edited(tmp_path, change)
+    with pytest.raises(PipelineError) as error:
+        Bundle.load(UPath(tmp_path))
+    assert str(error.value).startswith(f"{tmp_path / 'model.keras'} is not a Keras model: ")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < len(str(tmp_path)) + 350
+
+
+def test_code_in_a_model_is_not_run(tmp_path: Path) -> None:
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lambda x: x), keras.layers.Softmax()])
+    bundle(network).save(UPath(tmp_path))
+    with pytest.raises(PipelineError, match=r"is not a Keras model: .*Lambda"):
+        Bundle.load(UPath(tmp_path))
 
 
 def test_a_version_depends_on_weights_and_description_alone(tmp_path: Path) -> None:
@@ -86,11 +131,8 @@ def test_a_version_depends_on_weights_and_description_alone(tmp_path: Path) -> N
         return version_of(folder)
 
     first = version()
-    content = (folder / "model.keras").read_bytes()
-    with zipfile.ZipFile(tmp_path / "later.keras", "w") as later, zipfile.ZipFile(io.BytesIO(content)) as archive:
-        for name in archive.namelist():
-            later.writestr(name, archive.read(name) + (b" " if name == "metadata.json" else b""))
-    (folder / "model.keras").write_bytes((tmp_path / "later.keras").read_bytes())
+    members = archive.read(folder / "model.keras", "")
+    (folder / "model.keras").write_bytes(archive.pack({**members, "metadata.json": b"{}"}))
     assert version_of(folder) == first
     assert version(("de", "en", "nl")) != first
     network.set_weights([2 * np.eye(3)])

@@ -1,5 +1,7 @@
 """The exchange of a model for its successor: after a cut at any write, the folder has a usable model."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from upath import UPath
 
 from model import bundle, checkpoint
 from model.bundle import Bundle, Description
-from model.checkpoint import CheckpointFolder, TrainingHistory
+from model.checkpoint import CheckpointFolder
+from model.training_history import TrainingHistory
 from pipeline.errors import PipelineError
 from tests.support import model_stores
 from tests.support.known_networks import frame_network
@@ -20,7 +23,7 @@ pytestmark = SAVES_MODELS
 
 FEATURES = model_stores.config(TIMESTEPS, 3, 4, 2).features.model_dump()
 EPOCH = {"epoch": 1, "loss": 0.5}
-WRITES = 5
+WRITES = 4
 """Files that the first epoch of a training writes."""
 
 
@@ -73,41 +76,89 @@ def _save_cut(monkeypatch: pytest.MonkeyPatch, files: CheckpointFolder, network:
             files.save(network, TrainingHistory((EPOCH,)))
 
 
+def _names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _resumed_scale(folder: Path, key: str) -> float | None:
+    """The network from which the training of `key` continues, None if it starts again."""
+    saved = _files(folder, key).newest()[0]
+    return float(saved.load().get_weights()[0][0, 0]) if saved else None
+
+
 @pytest.mark.parametrize("writes", range(WRITES))
 def test_a_model_is_there_after_a_cut_at_any_write(folder: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
     files = _files(folder, "new")
     _save_cut(monkeypatch, files, _network(3), writes)
-    assert _scale(folder) == (2 if writes < 3 else 3)
-    # neither training continues from a mixture
-    assert files.finished().epochs == _files(folder, "old").finished().epochs == 0
-    files.save(_network(4), TrainingHistory((EPOCH,)))
-    assert _scale(folder) == 4
-    assert files.finished().epochs == 1
-    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
-        "model.keras", "labels.json", "history.csv", "checkpoints/key.txt", "checkpoints/epoch-0001.keras",
-    }  # fmt: skip
+    assert _scale(folder) == (2 if writes < 2 else 3)
+    # each training continues from its own epochs alone
+    assert _resumed_scale(folder, "old") == 2
+    assert _resumed_scale(folder, "new") == (3 if writes else None)
+    if not files.resumed():
+        files.save(_network(3), TrainingHistory((EPOCH,)))
+    assert _scale(folder) == 3
+    assert _names(folder) == {"model.keras", "labels.json", "history.csv", "checkpoints/epoch-0001.keras"}
+    assert (folder / "history.csv").read_text() == "epoch,loss\n1,0.5\n"
 
 
-def test_a_cut_between_labels_and_network_of_other_languages_is_one_line(
+def test_a_network_is_not_used_with_the_labels_of_its_predecessor(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = _files(folder, "new", (*LANGUAGES, "nl"))
-    _save_cut(monkeypatch, files, _network(3, 4), 2)
+    # as many languages, of which one is another
+    files = _files(folder, "new", ("de", "en", "nl"))
+    _save_cut(monkeypatch, files, _network(3), 2)
     with pytest.raises(PipelineError) as refused:
         _scale(folder)
     assert str(refused.value) == (
-        f"{folder}: model.keras and labels.json are of different trainings (3 outputs, 4 labels); run train again"
+        f"{folder / 'labels.json'} is not what training wrote together with model.keras; run train again"
     )
-    files.save(_network(3, 4), TrainingHistory((EPOCH,)))
+    assert files.resumed()
     assert _scale(folder) == 3
 
 
-@pytest.mark.parametrize("missing", ["model.keras", "labels.json", "checkpoints/epoch-0002.keras"])
-def test_a_training_without_one_of_its_files_starts_again(folder: Path, missing: str) -> None:
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "deleted": lambda _: None,
+    "empty": lambda _: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "zeros": lambda content: bytes(len(content)),
+    "flip": lambda content: content[:-3] + bytes([content[-3] ^ 8]) + content[-2:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(("name", "epoch"), [
+    ("model.keras", None), ("labels.json", 3), ("history.csv", 3), ("checkpoints/epoch-0003.keras", 2),
+])  # fmt: skip
+def test_a_training_continues_from_its_newest_whole_epoch_and_restores_the_rest(
+    folder: Path, caplog: pytest.LogCaptureFixture, damage: str, name: str, epoch: int | None
+) -> None:
     files = _files(folder, "old")
-    assert files.finished().epochs == 2
-    (folder / missing).unlink()
-    assert files.finished().epochs == 0
+    losses = (0.5, 0.4, 0.6)
+    history = TrainingHistory(tuple(
+        {"epoch": i, "loss": loss, "wall_s": i / 3} for i, loss in enumerate(losses, 1)
+    ))  # fmt: skip
+    networks = {epochs: _network(epochs) for epochs in (2, 3)}
+    for epochs, network in networks.items():
+        files.save(network, TrainingHistory(history.rows[:epochs]))
+    before = {each: (folder / each).read_bytes() for each in _names(folder)}
+    (folder / name).unlink()
+    if (content := DAMAGES[damage](before[name])) is not None:
+        (folder / name).write_bytes(content)
+    with caplog.at_level(logging.INFO, "model.checkpoint"):
+        saved = files.resumed()
+    (line,) = (record.getMessage() for record in caplog.records)
+    if epoch is None:
+        assert saved is None
+        assert line == f"train lstm: {folder / name} missing or damaged; training starts again"
+        return
+    assert saved is not None
+    assert saved.history.rows == history.rows[:epoch]
+    lost = f"{folder / name} missing or damaged; " if epoch == 2 and damage != "deleted" else ""
+    assert line == f"train lstm: {lost}continuing after epoch {epoch}"
+    assert float(saved.load().get_weights()[0][0, 0]) == epoch
+    if epoch == 2:
+        files.save(networks[3], history)
+    assert {each: (folder / each).read_bytes() for each in _names(folder)} == before
 
 
 def test_nothing_is_saved_before_a_finite_loss(folder: Path) -> None:
@@ -120,7 +171,7 @@ def test_nothing_is_saved_before_a_finite_loss(folder: Path) -> None:
         files.save(_network(epochs + 2), TrainingHistory(rows[:epochs]))
     assert _scale(folder) == 5
     assert replaced == ["old"]
-    assert files.finished().epochs == 3
+    assert _resumed_scale(folder, "new") == 5
 
 
 def test_a_model_behind_a_url_is_exchanged(memory_url: str) -> None:
@@ -129,5 +180,5 @@ def test_a_model_behind_a_url_is_exchanged(memory_url: str) -> None:
         description = Description(labels=LANGUAGES, level="frame", timesteps=TIMESTEPS, features=FEATURES)
         files = CheckpointFolder(folder, key, description, lambda: None)
         files.save(_network(scale), TrainingHistory((EPOCH,)))
-        assert files.finished().epochs == 1
+        assert files.newest()[0] == files.resumed()
         assert Bundle.load(folder).network.get_weights()[0][0, 0] == scale

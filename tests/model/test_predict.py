@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from model import predict
-from model.bundle import Bundle
+from model.bundle import Bundle, version_of
 from model.data.store_reader import Store
 from model.metrics import levels
 from model.networks.basic import Ann, Lstm
@@ -263,13 +263,22 @@ def _with_model(content: Callable[[bytes], bytes]) -> Callable[[Path, Path], Pat
     return make
 
 
+def _with_other_labels(complete: Path, folder: Path) -> Path:
+    shutil.copytree(complete, folder, dirs_exist_ok=True)
+    labels = (folder / "labels.json").read_text()
+    (folder / "labels.json").write_text(labels.replace('"top_db": 80', '"top_db": 90'))
+    assert labels != (folder / "labels.json").read_text()
+    return folder
+
+
 @pytest.mark.parametrize(("make", "told"), [
     (lambda _, folder: folder / "nothing", "nothing/model.keras is missing; give a folder like OUT/models/lstm"),
     (_without("model.keras"), "model.keras is missing; give a folder like OUT/models/lstm"),
     (_without("labels.json"), "labels.json is missing; give a folder like OUT/models/lstm"),
-    (_with_model(lambda _: b"no model"), "is not a Keras model"),
-    (_with_model(lambda content: content[: len(content) // 2]), "is not a Keras model"),
-], ids=["no folder", "no model", "no labels", "text", "half a model"])  # fmt: skip
+    (_with_model(lambda _: b"no model"), "model.keras is damaged; run train again"),
+    (_with_model(lambda content: content[: len(content) // 2]), "model.keras is damaged; run train again"),
+    (_with_other_labels, "labels.json is not what training wrote together with model.keras; run train again"),
+], ids=["no folder", "no model", "no labels", "text", "half a model", "other labels"])  # fmt: skip
 def test_what_is_no_model_is_told_in_one_line_with_exit_code_two(
     trained: Trained, tmp_path: Path, make: Callable[[Path, Path], Path], told: str
 ) -> None:
@@ -326,19 +335,27 @@ def _registry(folder: Path, champion: str) -> Path:
 
 
 def test_a_registry_stands_for_its_champion(trained: Trained, tmp_path: Path) -> None:
-    registry = _registry(tmp_path / "copied", "abc")
-    shutil.copytree(trained.model("ann"), registry / "abc")
+    version = version_of(UPath(trained.model("ann")))
+    registry = _registry(tmp_path / "copied", version)
+    shutil.copytree(trained.model("ann"), registry / version)
     result = _predict(registry, *trained.recordings, "--json")
     assert result.exit_code == 0
     assert result.stdout == _predict(trained.model("ann"), *trained.recordings, "--json").stdout
+    labels = registry / version / "labels.json"
+    labels.write_bytes(labels.read_bytes() + b" ")
+    result = _predict(registry, trained.recordings[0])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"MODEL {registry / version} has changed since it was promoted; restore")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_models_and_registries_behind_urls(trained: Trained, tmp_path: Path, memory_url: str) -> None:
     expected = _predict(trained.model("ann"), *trained.recordings, "--json").stdout
-    registry = _registry(tmp_path / "copied", "abc")
-    shutil.copytree(trained.model("ann"), registry / "abc")
+    version = version_of(UPath(trained.model("ann")))
+    registry = _registry(tmp_path / "copied", version)
+    shutil.copytree(trained.model("ann"), registry / version)
     fsspec.filesystem("memory").put(str(registry), memory_url, recursive=True)
-    places = [f"{memory_url}/copied", f"{memory_url}/copied/abc", f"{memory_url}/copied/abc/model.keras"]
+    places = [f"{memory_url}/copied", f"{memory_url}/copied/{version}", f"{memory_url}/copied/{version}/model.keras"]
     for place in (*places, registry.as_uri()):
         result = _predict(place, *trained.recordings, "--json")
         assert (result.exit_code, result.stdout) == (0, expected), result.stderr

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,13 +19,14 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 
-from model import bundle, checkpoint
+from model import archive, bundle, checkpoint
 from model import train as train_module
 from model.bundle import load_model, version_of
 from model.data.store_reader import Block, Store
 from model.loader import sequence_dataset
 from model.networks.basic import Ann, Lstm
 from model.train import train
+from model.training_history import TrainingHistory
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
 from pipeline.storage import write_atomically
@@ -76,6 +78,8 @@ def _check_same_training(output: OutputFolder, expected: OutputFolder) -> None:
             np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
         for a, b in zip(one.optimizer.variables, other.optimizer.variables, strict=True):
             np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    one, other = ((each.model("lstm") / "model.keras").read_bytes() for each in (output, expected))
+    assert one == other
     assert _files(output) == _files(expected)
 
 
@@ -92,10 +96,7 @@ def _evaluated(output: OutputFolder, model: keras.Model, split: str = "validatio
 
 
 def test_training_writes_model_labels_history_and_checkpoint(uninterrupted: OutputFolder) -> None:
-    assert _files(uninterrupted) == [
-        *("checkpoints/epoch-0003.keras", "checkpoints/key.txt"),
-        *("history.csv", "labels.json", "model.keras"),
-    ]
+    assert _files(uninterrupted) == ["checkpoints/epoch-0003.keras", "history.csv", "labels.json", "model.keras"]
 
 
 def test_the_history_has_a_row_an_epoch(uninterrupted: OutputFolder) -> None:
@@ -206,6 +207,7 @@ from pathlib import Path
 from model.networks.basic import Lstm
 from model.data.store_reader import Store
 from model.train import train
+from model.training_history import TrainingHistory
 from pipeline.outputs import OutputFolder
 
 original = Store.shuffled_blocks
@@ -244,11 +246,15 @@ class PowerCutError(BaseException):
     """Ends a training where nothing can catch it."""
 
 
-@pytest.mark.parametrize("writes", [6, pytest.param(7, marks=pytest.mark.long)])
-def test_a_training_cut_short_between_two_writes_repeats_that_epoch_alone(
-    output: OutputFolder, uninterrupted: OutputFolder, monkeypatch: pytest.MonkeyPatch, writes: int
+@pytest.mark.parametrize(("writes", "repeated"), [(5, []), pytest.param(4, [1], marks=pytest.mark.long)])
+def test_a_training_cut_short_between_two_writes_repeats_at_most_that_epoch(
+    output: OutputFolder,
+    uninterrupted: OutputFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    writes: int,
+    repeated: list[int],
 ) -> None:
-    # the first epoch also has labels and key; the cut is before the second epoch's model or history
+    # the cut is before or after the write of the second epoch's state
     written: list[str] = []
     write_atomically = checkpoint.write_atomically
 
@@ -271,11 +277,22 @@ def test_a_training_cut_short_between_two_writes_repeats_that_epoch_alone(
             patch.setattr(module, "write_atomically", write_or_cut)
         with pytest.raises(PowerCutError):
             train(output, "lstm", LSTM, SEED, "key")
-    first = ["epoch-0001.keras", "labels.json", "model.keras", "history.csv", "key.txt"]
-    assert written == [*first, "epoch-0002.keras", "model.keras"][:writes]
+    first = ["epoch-0001.keras", "model.keras", "labels.json", "history.csv"]
+    assert written == [*first, "epoch-0002.keras"][:writes]
     train(output, "lstm", LSTM, SEED, "key")
     _check_same_training(output, uninterrupted)
-    assert epochs == [(SEED, 0), (SEED, 1), (SEED, 1), (SEED, 2)]
+    assert epochs == [(SEED, epoch) for epoch in (0, 1, *repeated, 2)]
+
+
+@pytest.mark.parametrize("file", ["checkpoints/epoch-0003.keras", "model.keras"])
+def test_a_damaged_state_or_model_is_made_again_with_the_same_weights(
+    uninterrupted: OutputFolder, tmp_path: Path, file: str
+) -> None:
+    output = OutputFolder.at(str(shutil.copytree(str(uninterrupted.root), tmp_path / "copy")))
+    damaged = Path(str(output.model("lstm") / file))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert train(output, "lstm", LSTM, SEED, "key")["epochs"] == 3
+    _check_same_training(output, uninterrupted)
 
 
 def test_another_key_trains_afresh(output: OutputFolder, caplog: pytest.LogCaptureFixture) -> None:
@@ -297,7 +314,8 @@ def test_another_key_trains_afresh(output: OutputFolder, caplog: pytest.LogCaptu
     assert result["epochs"] == 1
     assert _history(output, "ann")["loss"].iloc[0] != first["loss"].iloc[0]
     assert not leftover.exists()
-    assert (output.model("ann") / "checkpoints" / "key.txt").read_text() == "another key"
+    (state,) = output.model("ann").glob("checkpoints/*")
+    assert archive.read(state, "")["key.txt"] == b"another key"
 
 
 @pytest.mark.parametrize("valid", [None, np.arange(44) < 40], ids=["no sequence", "no valid sequence"])
@@ -401,7 +419,7 @@ NAN, INF = float("nan"), float("inf")
 ])  # fmt: skip
 def test_the_best_epoch_has_the_smallest_finite_loss(losses: list[float], best: int | None, stalled: bool) -> None:
     rows = tuple({"epoch": i + 1, "loss": 0.1, "val_loss": loss} for i, loss in enumerate(losses))
-    history = checkpoint.TrainingHistory(rows)
+    history = TrainingHistory(rows)
     assert (history.best_epoch, history.stalled(patience=2)) == (best, stalled)
 
 

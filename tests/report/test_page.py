@@ -18,6 +18,7 @@ from matplotlib.text import Text
 
 from model.metrics.metrics_file import metrics_of_models
 from model.registry import registry
+from model.training_history import histories_of_models
 from pipeline import storage
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
@@ -199,7 +200,8 @@ def write_pictures(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, read
             if history is not None:
                 write_atomically(output.model(name) / "history.csv", history.to_csv(index=False).encode())
         names = (run or {}).get("config", {}).get("models", models)
-        report_page.write_report(output, registry.read(output), metrics_of_models(output, names))
+        histories = histories_of_models(output, names)
+        report_page.write_report(output, registry.read(output), metrics_of_models(output, names), histories)
         return Page((output.report / "index.html").read_text(encoding="utf-8"))
 
     return write_folder
@@ -361,7 +363,7 @@ def test_files_may_be_missing(write: Write, tmp_path: pathlib.Path) -> None:
     output = OutputFolder.at(str(tmp_path / "out"))
     for path in (output.run, output.ledger, output.store / "zarr.json", output.report / "example.png"):
         path.unlink()
-    report_page.write_report(output, registry.read(output), metrics_of_models(output, ["lstm"]))
+    report_page.write_report(output, registry.read(output), metrics_of_models(output, ["lstm"]), {})
     page = Page((output.report / "index.html").read_text(encoding="utf-8"))
     assert "Learning curves" not in page.text
     assert "Nothing has been extracted yet." in page.text

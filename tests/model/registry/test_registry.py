@@ -14,7 +14,7 @@ from upath import UPath
 from model.bundle import version_of
 from model.metrics import metrics_file
 from model.metrics.metrics_file import Metrics
-from model.registry import registry
+from model.registry import digests, registry
 from model.registry.history import Comparison, History, PromotionRequest
 from pipeline import storage
 from pipeline.errors import PipelineError, UsageError
@@ -215,7 +215,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bool], list[str]]
             if len(written) == number + 1 and done:
                 raise Killed
 
-        for module in (registry, metrics_file):
+        for module in (registry, digests, metrics_file):
             monkeypatch.setattr(module, "write_atomically", write)
         return written
 
@@ -223,7 +223,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bool], list[str]]
 
 
 @pytest.mark.parametrize("done", [False, True])
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(7))
 def test_a_kill_between_any_two_steps_leaves_one_champion_and_the_same_command_goes_on(
     output: OutputFolder,
     monkeypatch: pytest.MonkeyPatch,
@@ -237,18 +237,21 @@ def test_a_kill_between_any_two_steps_leaves_one_champion_and_the_same_command_g
     written = kill_at(number, done)
     with pytest.raises(Killed):
         promote(output, second, run_key="2")
-    steps = ["model.keras", "labels.json", "history.csv", "metrics.json", "registry.json"]
+    steps = ["model.keras", "labels.json", "history.csv", "metrics.json", "digests.json", "registry.json",
+             "digests.json"]  # fmt: skip
     assert written == steps[: number + done]
     monkeypatch.undo()
-    swapped = number == 4 and done
+    swapped = number + done > 5
     found = registry.read(output)
     assert found.champion == (second if swapped else first)
     registry.checked(output, found.champion)
+    assert registry.damaged(output) == []
     # whoever repeats the run hears that it promoted, whether or not it had the time to say so
     assert promote(output, second, never if swapped else True, run_key="2")
     assert decisions(output) == [("promoted", first), ("promoted", second)]
     registry.checked(output, second)
     assert registry.roll_back(output, None, None) == first
+    assert registry.damaged(output) == []
 
 
 def test_a_kill_in_a_rollback_leaves_the_champion(
@@ -308,11 +311,12 @@ def test_a_version_that_has_changed_never_serves(output: OutputFolder) -> None:
     promote(output, train(output, "b"))
     (output.version(first) / "labels.json").write_text("{}")
     with pytest.raises(
-        PipelineError, match=rf"{first} has changed since it was promoted; roll back to another version"
+        PipelineError,
+        match=rf"{first} has changed since it was promoted; restore its folder from a copy, or roll back",
     ):
         registry.roll_back(output, None, None)
     (output.version(first) / "model.keras").unlink()
-    with pytest.raises(PipelineError, match=f"version {first} is unusable: .* is not a complete model"):
+    with pytest.raises(PipelineError, match=rf"{first}/model\.keras is missing; restore its folder"):
         registry.roll_back(output, None, None)
     (output.version(first) / "model.keras").write_bytes(b"no archive")
     with pytest.raises(PipelineError, match=r"model\.keras is damaged"):
@@ -326,6 +330,100 @@ def test_a_champion_that_has_changed_is_not_judged(output: OutputFolder) -> None
     (output.version(first) / "labels.json").write_text("{}")
     with pytest.raises(PipelineError, match="has changed since it was promoted"):
         promote(output, train(output, "b"), never)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "deleted": lambda _: None,
+    "empty": lambda _: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "zeros": lambda content: bytes(len(content)),
+    "flip": lambda content: content[:-3] + bytes([content[-3] ^ 4]) + content[-2:],
+}
+
+
+def damage(path: UPath, how: Callable[[bytes], bytes | None]) -> None:
+    content = how(path.read_bytes())
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("file", ["model.keras", "labels.json"])
+def test_a_damaged_champion_is_told_even_if_there_is_nothing_to_decide(
+    output: OutputFolder, how: str, file: str
+) -> None:
+    version = train(output, "a")
+    promote(output, version)
+    damage(output.version(version) / file, DAMAGES[how])
+    with pytest.raises(PipelineError) as told:
+        promote(output, version, never)
+    assert str(told.value).startswith(str(output.version(version)))
+    assert str(told.value).endswith("; restore its folder from a copy, or roll back to another version with --to")
+    assert told.value.exit_code == 1
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damage_to_any_file_of_the_registry_is_found(output: OutputFolder, how: str) -> None:
+    assert registry.damaged(output) == []
+    for name in "ab":
+        promote(output, train(output, name))
+    assert registry.damaged(output) == []
+    files = [path for path in output.registry.rglob("*") if path.is_file()]
+    assert len(files) == 2 + 2 * 4
+    for path in files:
+        if (path, how) == (output.registry_digests, "deleted"):
+            continue  # as in a registry of an earlier version
+        content = path.read_bytes()
+        damage(path, DAMAGES[how])
+        (told,) = registry.damaged(output)
+        if path == output.registry_digests:
+            assert "digests.json is damaged" in told or how == "flip"
+        else:
+            assert told.startswith(str(path))
+        path.write_bytes(content)
+    assert registry.damaged(output) == []
+
+
+def test_a_registry_without_digests_is_used_and_its_versions_are_checked(output: OutputFolder) -> None:
+    first, second = (train(output, name) for name in "ab")
+    for name in "ab":
+        promote(output, train(output, name))
+    output.registry_digests.unlink()
+    damage(output.version(first) / "labels.json", DAMAGES["flip"])
+    assert registry.damaged(output) == [str(output.version(first))]
+    damage(output.version(first) / "labels.json", DAMAGES["flip"])
+    assert registry.roll_back(output, None, None) == first
+    assert registry.damaged(output) == []
+    damage(output.version(second) / "labels.json", DAMAGES["flip"])
+    assert registry.damaged(output) == [str(output.version(second))]
+
+
+def test_decisions_that_are_gone_are_not_made_anew(output: OutputFolder) -> None:
+    version = train(output, "a")
+    promote(output, version)
+    output.decisions.unlink()
+    for act in (lambda: promote(output, version, never), lambda: registry.roll_back(output, None, None)):
+        with pytest.raises(UsageError) as told:
+            act()
+        assert str(told.value) == (
+            f"{output.decisions} is missing; restore a copy of it, or move {output.registry} away to start again"
+        )
+
+
+def test_decisions_that_were_edited_are_used_with_a_warning(
+    output: OutputFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "ab":
+        promote(output, train(output, name))
+    output.decisions.write_text(output.decisions.read_text().replace("as the test wants it", "corrected"))
+    assert registry.damaged(output) == [str(output.decisions)]
+    registry.roll_back(output, None, None)
+    (line,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert line == (
+        f"{output.decisions} has changed since the last decision; if nobody has edited it, restore a copy of it"
+    )
+    assert registry.damaged(output) == []
 
 
 def test_a_model_that_changes_while_it_is_judged_is_not_promoted(output: OutputFolder) -> None:
@@ -357,7 +455,7 @@ def test_a_decision_of_another_process_is_not_lost(output: OutputFolder) -> None
 
 
 def test_a_model_that_is_not_there_is_told(output: OutputFolder) -> None:
-    with pytest.raises(PipelineError, match=r"models/lstm is not a complete model"):
+    with pytest.raises(PipelineError, match=r"models/lstm/model\.keras is missing; run train again"):
         version_of(output.model("lstm"))
     train(output, "a")
     model = output.model("lstm") / "model.keras"

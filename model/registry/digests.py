@@ -1,0 +1,77 @@
+"""registry/digests.json: what the other files of the registry must be.
+
+It is written before and after registry.json. In between it has two digests of that file: those before and after the
+decision.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import xxhash
+from pydantic import BaseModel, ConfigDict
+from upath import UPath
+
+from pipeline.outputs import OutputFolder
+from pipeline.storage import read_json, write_atomically
+
+
+class Digests(BaseModel):
+    """The content of digests.json.
+
+    `decisions` has the digests that registry.json may have; null stands for a file that does not exist. `files` maps
+    the files of promoted models, as VERSION/FILE, to digests.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    decisions: tuple[str | None, ...]
+    files: Mapping[str, str]
+
+
+def read(output: OutputFolder) -> Digests | None:
+    """Return the digests of the registry, or None if it has none; raises PipelineError for a damaged file.
+
+    Registries of earlier versions have none before their next decision.
+    """
+    try:
+        return read_json(output.registry_digests, Digests, "delete it; the next decision writes it anew")
+    except FileNotFoundError:
+        return None
+
+
+def write(output: OutputFolder, decisions: Iterable[str | None], version: str | None, *, copied: bool) -> None:
+    """Record the digests of registry.json, and those of `version`, the model in service.
+
+    The digests of a version are kept once they are recorded, unless it was `copied` just now.
+    """
+    files = dict(found.files) if (found := read(output)) else {}
+    if version is not None and (copied or not any(name.startswith(f"{version}/") for name in files)):
+        files |= {f"{version}/{path.name}": of(path.read_bytes()) for path in _files_of(output.version(version))}
+    content = Digests(decisions=tuple(decisions), files=dict(sorted(files.items())))
+    write_atomically(output.registry_digests, content.model_dump_json(indent=1).encode())
+
+
+def changed(output: OutputFolder, versions: Iterable[str]) -> list[UPath]:
+    """Return the recorded files of `versions` that are missing or have changed."""
+    found, kept = read(output), set(versions)
+    recorded = found.files if found else {}
+    return [
+        output.registry / name for name, digest in recorded.items()
+        if name.partition("/")[0] in kept and of_file(output.registry / name) != digest
+    ]  # fmt: skip
+
+
+def of(content: bytes) -> str:
+    """Return the digest of the content of a file."""
+    return xxhash.xxh3_128_hexdigest(content)
+
+
+def of_file(path: UPath) -> str | None:
+    """Return the digest of a file, or None if there is none."""
+    try:
+        return of(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _files_of(folder: UPath) -> list[UPath]:
+    return [path for path in folder.iterdir() if path.name != folder.name]  # object stores may list the folder itself
