@@ -8,6 +8,7 @@
 #   make docs                      build the documentation into build/docs
 #   make bench                     compare with other software, write docs/benchmarks.md (half an hour, 4 GB)
 #   make bench ARGS='kernel --rounds 9'
+#   make audit                     look up known vulnerabilities of the tested versions (needs the internet)
 
 # python3 if TensorFlow supports its version, otherwise the newest supported Python that is installed
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
@@ -26,7 +27,7 @@ corpus = --corpus $(call quoted,$(value CORPUS))
 # the folder to write to, by default $(1), or out/run for recordings of one's own
 out    = --out $(call quoted,$(if $(call given,OUT),$(value OUT),$(if $(call given,CORPUS),out/run,$(1))))
 
-.PHONY: install run airflow dags dags-soak test test-fast test-interop test-long test-python test-dags lint docs bench clean
+.PHONY: install run airflow dags dags-soak test test-fast test-interop test-long test-python test-dags lint docs bench audit clean
 
 install: $(VENV)/installed
 
@@ -97,6 +98,16 @@ $(VENV)-bench/installed: pyproject.toml constraints.txt constraints-bench.txt
 	    --constraint constraints.txt --constraint constraints-bench.txt --editable '.[bench]'
 	touch $@
 
+# every version that a file of constraints names; pip-audit is not among the packages that it reads about
+audit: $(VENV)-audit/installed
+	$(VENV)-audit/bin/pip-audit --no-deps --disable-pip --progress-spinner off $(ARGS) \
+	    $(patsubst %,--requirement %,constraints.txt constraints-airflow.txt constraints-bench.txt)
+
+$(VENV)-audit/installed: constraints-audit.txt
+	$(call quoted,$(PYTHON)) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check --requirement constraints-audit.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-airflow .airflow out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-airflow $(VENV)-audit .airflow out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

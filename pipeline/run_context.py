@@ -88,9 +88,9 @@ class Run:
 
         A damaged file that can be read would silently give another result.
         """
-        altered = self.record.altered(stage)
-        if altered:
-            names = few([str(self.output.root / name) for name in altered])
+        changed = self.record.changed_outputs(stage)
+        if changed:
+            names = few([str(self.output.root / name) for name in changed])
             command = stage.partition("/")[0]
             raise PipelineError(
                 f"{names}: missing or changed since {stage} ended; run {command} again, which restores it"

@@ -180,9 +180,9 @@ class RunRecord:
     def unchanged(self, stage: str, key: str) -> bool:
         """Whether `stage` has run with these inputs and settings (`key`), and its outputs are as it left them."""
         found = self.stages.get(stage)
-        return found is not None and found.key == key and not self.altered(stage)
+        return found is not None and found.key == key and not self.changed_outputs(stage)
 
-    def altered(self, stage: str) -> list[str]:
+    def changed_outputs(self, stage: str) -> list[str]:
         """Return the outputs of `stage`, relative to the output folder, that are not as it left them."""
         found = self.stages.get(stage)
         outputs = found.outputs if found else {}

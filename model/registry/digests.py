@@ -5,6 +5,7 @@ decision.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import xxhash
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +13,9 @@ from upath import UPath
 
 from pipeline.outputs import OutputFolder
 from pipeline.storage import read_json, write_atomically
+
+DELETE: Final = "delete it; the next decision writes it anew"
+"""The remedy for a damaged file."""
 
 
 class Digests(BaseModel):
@@ -33,7 +37,7 @@ def read(output: OutputFolder) -> Digests | None:
     Registries of earlier versions have none before their next decision.
     """
     try:
-        return read_json(output.registry_digests, Digests, "delete it; the next decision writes it anew")
+        return read_json(output.registry_digests, Digests, DELETE)
     except FileNotFoundError:
         return None
 
@@ -50,12 +54,11 @@ def write(output: OutputFolder, decisions: Iterable[str | None], version: str | 
     write_atomically(output.registry_digests, content.model_dump_json(indent=1).encode())
 
 
-def changed(output: OutputFolder, versions: Iterable[str]) -> list[UPath]:
-    """Return the recorded files of `versions` that are missing or have changed."""
+def changed_files(output: OutputFolder, versions: Iterable[str]) -> list[str]:
+    """Return the recorded files of `versions`, as VERSION/FILE, that are missing or have changed."""
     found, kept = read(output), set(versions)
-    recorded = found.files if found else {}
     return [
-        output.registry / name for name, digest in recorded.items()
+        name for name, digest in (found.files.items() if found else ())
         if name.partition("/")[0] in kept and of_file(output.registry / name) != digest
     ]  # fmt: skip
 

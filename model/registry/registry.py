@@ -117,23 +117,29 @@ def _checked(registry: UPath, version: Version) -> UPath:
     return folder
 
 
-def damaged(output: OutputFolder) -> list[str]:
-    """Return the files of the registry that are missing or damaged, or the whole message on its decisions."""
+def damaged(output: OutputFolder) -> dict[str, str]:
+    """Return the remedy for each damaged file of the registry, by its path below the output folder.
+
+    Of a version whose files have no digests, it is the folder.
+    """
+    folder = output.registry.name
     try:
-        history = read(output)
-        found = [str(path) for path in digests.changed(output, history.promoted)]
-        if changed(output):
-            found.append(str(output.decisions))
-    except PipelineError as error:
-        return [str(error)]
-    for version in sorted(history.promoted):
-        folder = output.version(version)
-        if any(name.startswith(str(folder)) for name in found):
-            continue
+        digests.read(output)
+    except PipelineError:
+        return {f"{folder}/{output.registry_digests.name}": digests.DELETE}
+    try:
+        promoted = read(output).promoted
+    except UsageError:
+        return {f"{folder}/{FILE}": _start_again(output.registry)}
+    found = {f"{folder}/{name}": RESTORE for name in digests.changed_files(output, promoted)}
+    if changed(output):
+        found[f"{folder}/{FILE}"] = "restore a copy of it, or make the next decision, which accepts it as it is"
+    for version in sorted(promoted):
         try:
             checked(output, version)
         except PipelineError:
-            found.append(str(folder))
+            if not any(name.startswith(f"{folder}/{version}/") for name in found):
+                found[f"{folder}/{version}"] = RESTORE
     return found
 
 
