@@ -6,7 +6,9 @@
 - `loader`: tf.data datasets of sequences and frames
 - `config`: settings of models, training and promotion
 - `bundle`: a model's folder
+- `archive`: .keras files, with a digest of their own
 - `checkpoint`: training state after each epoch
+- `training_history`: the epochs of a training
 - `step_clock`: steps per second and time spent waiting for input
 - `tensorflow_setup`: loading TensorFlow and Keras, their threads and settings
 """
