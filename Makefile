@@ -98,9 +98,9 @@ $(VENV)-bench/installed: pyproject.toml constraints.txt constraints-bench.txt
 	    --constraint constraints.txt --constraint constraints-bench.txt --editable '.[bench]'
 	touch $@
 
-# every version that a file of constraints names; pip-audit is not among the packages that it reads about
+# every version that a file of constraints names; a package that cannot be looked up fails the audit
 audit: $(VENV)-audit/installed
-	$(VENV)-audit/bin/pip-audit --no-deps --disable-pip --progress-spinner off $(ARGS) \
+	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off $(ARGS) \
 	    $(patsubst %,--requirement %,constraints.txt constraints-airflow.txt constraints-bench.txt)
 
 $(VENV)-audit/installed: constraints-audit.txt
