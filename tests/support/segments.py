@@ -1,9 +1,9 @@
 """A layout of long files whose segments a table names, for tests; and a count of opened files."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -82,11 +82,12 @@ def random_rows(file: str, label: str, seconds: float, number: int, speakers: Se
 def opened_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list to which the path of every audio file is appended when it is opened."""
     opened: list[str] = []
-    opens: Callable[[AudioSource], AbstractContextManager[audio_file.AudioFile]] = audio.open_audio
+    opens = audio_file.open_stream
 
-    def recorded(source: AudioSource) -> AbstractContextManager[audio_file.AudioFile]:
+    def recorded(source: AudioSource) -> AbstractContextManager[tuple[BinaryIO, str | None]]:
         opened.append(source.container)
         return opens(source)
 
-    monkeypatch.setattr(audio, "open_audio", recorded)
+    for module in (audio, audio_file):
+        monkeypatch.setattr(module, "open_stream", recorded)
     return opened
