@@ -11,6 +11,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict
 from upath import UPath
 
+from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
 from pipeline.storage import read_json, write_atomically
 
@@ -22,13 +23,20 @@ class Digests(BaseModel):
     """The content of digests.json.
 
     `decisions` has the digests that registry.json may have; null stands for a file that does not exist. `files` maps
-    the files of promoted models, as VERSION/FILE, to digests.
+    the files of promoted models, as VERSION/FILE, to digests. `digest` is that of both as compact JSON: without it,
+    damage to this file would look like damage to another one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     decisions: tuple[str | None, ...]
     files: Mapping[str, str]
+    digest: str = ""
+
+    @property
+    def own_digest(self) -> str:
+        """What `digest` must be."""
+        return of(self.model_dump_json(exclude={"digest"}).encode())
 
 
 def read(output: OutputFolder) -> Digests | None:
@@ -36,10 +44,14 @@ def read(output: OutputFolder) -> Digests | None:
 
     Registries of earlier versions have none before their next decision.
     """
+    path = output.registry_digests
     try:
-        return read_json(output.registry_digests, Digests, DELETE)
+        found = read_json(path, Digests, DELETE)
     except FileNotFoundError:
         return None
+    if found.digest != found.own_digest:
+        raise PipelineError(f"{path} is damaged (its digest is another); {DELETE}")
+    return found
 
 
 def write(output: OutputFolder, decisions: Iterable[str | None], version: str | None, *, copied: bool) -> None:
@@ -50,8 +62,9 @@ def write(output: OutputFolder, decisions: Iterable[str | None], version: str | 
     files = dict(found.files) if (found := read(output)) else {}
     if version is not None and (copied or not any(name.startswith(f"{version}/") for name in files)):
         files |= {f"{version}/{path.name}": of(path.read_bytes()) for path in _files_of(output.version(version))}
-    content = Digests(decisions=tuple(decisions), files=dict(sorted(files.items())))
-    write_atomically(output.registry_digests, content.model_dump_json(indent=1).encode())
+    written = Digests(decisions=tuple(decisions), files=dict(sorted(files.items())))
+    written = written.model_copy(update={"digest": written.own_digest})
+    write_atomically(output.registry_digests, written.model_dump_json(indent=1).encode())
 
 
 def changed_files(output: OutputFolder, versions: Iterable[str]) -> list[str]:

@@ -1,7 +1,6 @@
 """The exchange of a model for its successor: after a cut at any write, the folder has a usable model."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from model.checkpoint import CheckpointFolder
 from model.training_history import TrainingHistory
 from pipeline.errors import PipelineError
 from tests.support import model_stores
+from tests.support.damage import DAMAGES, damage
 from tests.support.known_networks import frame_network
 from tests.support.model_stores import LANGUAGES, SAVES_MODELS, TIMESTEPS
 
@@ -116,21 +116,12 @@ def test_a_network_is_not_used_with_the_labels_of_its_predecessor(
     assert _scale(folder) == 3
 
 
-DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
-    "deleted": lambda _: None,
-    "empty": lambda _: b"",
-    "half": lambda content: content[: len(content) // 2],
-    "zeros": lambda content: bytes(len(content)),
-    "flip": lambda content: content[:-3] + bytes([content[-3] ^ 8]) + content[-2:],
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize(("name", "epoch"), [
     ("model.keras", None), ("labels.json", 3), ("history.csv", 3), ("checkpoints/epoch-0003.keras", 2),
 ])  # fmt: skip
 def test_a_training_continues_from_its_newest_whole_epoch_and_restores_the_rest(
-    folder: Path, caplog: pytest.LogCaptureFixture, damage: str, name: str, epoch: int | None
+    folder: Path, caplog: pytest.LogCaptureFixture, kind: str, name: str, epoch: int | None
 ) -> None:
     files = _files(folder, "old")
     losses = (0.5, 0.4, 0.6)
@@ -141,9 +132,7 @@ def test_a_training_continues_from_its_newest_whole_epoch_and_restores_the_rest(
     for epochs, network in networks.items():
         files.save(network, TrainingHistory(history.rows[:epochs]))
     before = {each: (folder / each).read_bytes() for each in _names(folder)}
-    (folder / name).unlink()
-    if (content := DAMAGES[damage](before[name])) is not None:
-        (folder / name).write_bytes(content)
+    damage(folder / name, kind)
     with caplog.at_level(logging.INFO, "model.checkpoint"):
         saved = files.resumed()
     (line,) = (record.getMessage() for record in caplog.records)
@@ -153,7 +142,7 @@ def test_a_training_continues_from_its_newest_whole_epoch_and_restores_the_rest(
         return
     assert saved is not None
     assert saved.history.rows == history.rows[:epoch]
-    lost = f"{folder / name} missing or damaged; " if epoch == 2 and damage != "deleted" else ""
+    lost = f"{folder / name} missing or damaged; " if epoch == 2 and kind != "deleted" else ""
     assert line == f"train lstm: {lost}continuing after epoch {epoch}"
     assert float(saved.load().get_weights()[0][0, 0]) == epoch
     if epoch == 2:

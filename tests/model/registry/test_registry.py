@@ -20,6 +20,7 @@ from pipeline import storage
 from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
 from tests.conftest import Killed
+from tests.support.damage import DAMAGES, damage
 
 STORE = {"config_hash": "c", "manifest_digest": "m"}
 RULE = {"min_gain": 0.0, "confidence": 0.9}
@@ -332,30 +333,14 @@ def test_a_champion_that_has_changed_is_not_judged(output: OutputFolder) -> None
         promote(output, train(output, "b"), never)
 
 
-DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
-    "deleted": lambda _: None,
-    "empty": lambda _: b"",
-    "half": lambda content: content[: len(content) // 2],
-    "zeros": lambda content: bytes(len(content)),
-    "flip": lambda content: content[:-3] + bytes([content[-3] ^ 4]) + content[-2:],
-}
-
-
-def damage(path: UPath, how: Callable[[bytes], bytes | None]) -> None:
-    content = how(path.read_bytes())
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-
-
-@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize("file", ["model.keras", "labels.json"])
 def test_a_damaged_champion_is_told_even_if_there_is_nothing_to_decide(
-    output: OutputFolder, how: str, file: str
+    output: OutputFolder, kind: str, file: str
 ) -> None:
     version = train(output, "a")
     promote(output, version)
-    damage(output.version(version) / file, DAMAGES[how])
+    damage(Path(output.version(version) / file), kind)
     with pytest.raises(PipelineError) as told:
         promote(output, version, never)
     assert str(told.value).startswith(str(output.version(version)))
@@ -363,8 +348,8 @@ def test_a_damaged_champion_is_told_even_if_there_is_nothing_to_decide(
     assert told.value.exit_code == 1
 
 
-@pytest.mark.parametrize("how", DAMAGES)
-def test_damage_to_any_file_of_the_registry_is_found(output: OutputFolder, how: str) -> None:
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_to_any_file_of_the_registry_is_found(output: OutputFolder, kind: str) -> None:
     assert registry.damaged(output) == {}
     for name in "ab":
         promote(output, train(output, name))
@@ -372,10 +357,10 @@ def test_damage_to_any_file_of_the_registry_is_found(output: OutputFolder, how: 
     files = [path for path in output.registry.rglob("*") if path.is_file()]
     assert len(files) == 2 + 2 * 4
     for path in files:
-        if (path, how) == (output.registry_digests, "deleted"):
+        if (path, kind) == (output.registry_digests, "deleted"):
             continue  # as in a registry of an earlier version
         content = path.read_bytes()
-        damage(path, DAMAGES[how])
+        damage(Path(path), kind)
         (name,) = registry.damaged(output)
         assert name == str(path.relative_to(output.root))
         path.write_bytes(content)
@@ -387,12 +372,14 @@ def test_a_registry_without_digests_is_used_and_its_versions_are_checked(output:
     for name in "ab":
         promote(output, train(output, name))
     output.registry_digests.unlink()
-    damage(output.version(first) / "labels.json", DAMAGES["flip"])
+    labels = Path(output.version(first) / "labels.json")
+    content = labels.read_bytes()
+    damage(labels, "flipped")
     assert list(registry.damaged(output)) == [f"registry/{first}"]
-    damage(output.version(first) / "labels.json", DAMAGES["flip"])
+    labels.write_bytes(content)
     assert registry.roll_back(output, None, None) == first
     assert registry.damaged(output) == {}
-    damage(output.version(second) / "labels.json", DAMAGES["flip"])
+    damage(Path(output.version(second) / "labels.json"), "flipped")
     assert list(registry.damaged(output)) == [f"registry/{second}"]
 
 
