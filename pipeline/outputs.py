@@ -48,6 +48,11 @@ class OutputFolder:
         """The copy of the metadata of the store, as JSON; the files *.json beside it are the records of shards."""
         return self.shards / "_metadata"
 
+    @property
+    def shard_digests(self) -> UPath:
+        """The digests of the records of all finished shards, in the form that xxhsum reads."""
+        return self.shards / "_digests"
+
     def model(self, name: str) -> UPath:
         """Return the folder of the model `name`."""
         return self.root / "models" / name

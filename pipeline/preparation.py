@@ -21,7 +21,6 @@ from pipeline.run_record import RunRecord
 from pipeline.runtime.executor import Executor, SerialExecutor
 from pipeline.runtime.profiles import ClusterProfile, load_profile
 from pipeline.storage import folder_at, is_local, nearest_existing, reaching
-from pipeline.store import records
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +70,7 @@ def prepared(
     recheck: bool = False,
     prune: bool = False,
     only_reads: bool = False,
+    repair: bool = False,
 ) -> Iterator[Run]:
     """Read the settings, check and lock the output folder; yield the run, and stop its executor in the end.
 
@@ -86,7 +86,7 @@ def prepared(
         _finish_compaction(output)
         record = _record(output, config, corpus, only_reads=only_reads)
         yield Run(
-            output, config, record, executor, corpus, recheck=recheck, prune=prune,
+            output, config, record, executor, corpus, recheck=recheck, prune=prune, repair=repair,
             price_per_core_hour=profile.price_per_core_hour if profile else None,
         )  # fmt: skip
 
@@ -100,9 +100,7 @@ def _corpus(given: str | None) -> str | None:
 
 def _record(output: OutputFolder, config: RunConfig, corpus: str | None, *, only_reads: bool) -> RunRecord:
     """Record the settings; raises UsageError for a store of other settings, or a folder that cannot be written."""
-    found = records.read_attributes(output)
-    if found is not None:
-        lifecycle.check_config(output, found, config.pipeline)
+    lifecycle.check_settings(output, config.pipeline)
     record = RunRecord(output)
     settings: Mapping[str, Any] = config.model_dump(mode="json")
     try:

@@ -26,7 +26,6 @@ from pipeline.object_stores import cause_of, file_errors
 from pipeline.options import PROGRAM, PRUNE, UNCHANGED_EXIT_CODE, Options, StageGroup, epilog, explain
 from pipeline.preparation import output_of, prepared, settled
 from pipeline.run_context import Run
-from pipeline.storage import read_parquet
 
 EXIT_TOO_MANY_FAILED: Final = 3
 
@@ -90,15 +89,18 @@ def scan(options: Options, prune: bool, unchanged_exit_code: int) -> int:
     return _exit_code(run, options, unchanged_exit_code)
 
 
-@main.stage(examples=("extract --out out/mine --workers 8",))
-def extract(options: Options) -> int:
+@main.stage(
+    click.option("--repair", is_flag=True, help="Read all shards, and make again what is damaged."),
+    examples=("extract --out out/mine --workers 8", "extract --out out/mine --repair"),
+)
+def extract(options: Options, repair: bool) -> int:
     """Compute the features of the manifest's recordings into features.zarr and ledger.parquet."""
-    return _execute(options, "extract")
+    return _execute(options, "extract", repair=repair)
 
 
 @main.stage()
 def verify(options: Options) -> int:
-    """Compare every shard of the store with its checksums, and the ledger with the store."""
+    """Read every file below --out that is recorded, and name those that are damaged."""
     return _execute(options, "verify", recheck=True, only_reads=True)
 
 
@@ -176,8 +178,10 @@ def _synthesise(run: Run) -> None:
     corpus.make_corpus(run.output, run.config.demo, run.executor())
 
 
-def _execute(options: Options, stage: str, *, recheck: bool = False, only_reads: bool = False) -> int:
-    with prepared(options, recheck=recheck, only_reads=only_reads) as run:
+def _execute(
+    options: Options, stage: str, *, recheck: bool = False, only_reads: bool = False, repair: bool = False
+) -> int:
+    with prepared(options, recheck=recheck, only_reads=only_reads, repair=repair) as run:
         stages.execute(run, [stage])
     return _exit_code(run, options)
 
@@ -187,7 +191,7 @@ def _exit_code(run: Run, options: Options, unchanged: int = 0) -> int:
     if run.output.ledger.exists():
         from pipeline.extraction import ledger  # noqa: PLC0415
 
-        rows = read_parquet(run.output.ledger)
+        rows = ledger.read(run.output)
         if ledger.failed_fraction(rows) > options.max_failed_fraction:
             log.error(
                 "done, but %d of %d recordings failed, more than --max-failed-fraction %g allows; see %s for the "

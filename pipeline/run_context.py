@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from pipeline.runtime.executor import Executor
 from pipeline.store import metadata, records
 
 log = logging.getLogger("pipeline.stages")
+
+IDENTITY: Final = ("ledger.parquet", "shards/_metadata", "features.zarr/train_count/c")
+"""The outputs of an extraction that determine the key of a store; the others follow from these and the settings."""
 
 Facts = Mapping[str, Any]
 """The facts of a stage's record in run.json, see `run_record`."""
@@ -50,7 +53,11 @@ class LazyExecutor:
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage gets. With `recheck` no stage is skipped; with `prune` missing recordings are masked."""
+    """What every stage gets.
+
+    With `recheck` no stage is skipped; with `prune` missing recordings are masked; with `repair` an extraction reads
+    all shards and makes again those that are damaged.
+    """
 
     output: OutputFolder
     config: RunConfig
@@ -59,6 +66,7 @@ class Run:
     corpus: str | None
     recheck: bool = False
     prune: bool = False
+    repair: bool = False
     price_per_core_hour: float | None = None
 
     def skips(self, stage: str, key: str) -> bool:
@@ -106,10 +114,26 @@ class Run:
             yield OutputFolder.at(folder)
 
     def manifest(self) -> pd.DataFrame:
-        """Return the manifest; raises UsageError if there is none, or one of an earlier version."""
+        """Return the manifest; raises UsageError if there is none, or one of an earlier version.
+
+        Raises PipelineError for one that is not as the last scan or compaction left it.
+        """
         if not self.output.manifest.exists():
-            raise UsageError(f"--out {self.output.root}: there is no manifest yet; run scan first")
+            raise UsageError(f"--out {self.output.root}: there is no manifest.parquet; run scan first")
+        if self.manifest_changed():
+            raise PipelineError(
+                f"{self.output.manifest} is not as scan left it (its digest in run.json is another); run scan, which "
+                "compares it with the recordings, or restore it from a backup"
+            )
         return read_manifest(self.output)
+
+    def manifest_changed(self) -> bool:
+        """Whether the manifest is not as the last scan or compaction left it.
+
+        It is damaged then, or scan was interrupted. Earlier versions did not record a compacted manifest.
+        """
+        recorded = self.record.file.accounted or "extract" not in self.record.stages
+        return recorded and bool(self.record.changed_outputs("scan"))
 
     def speakers(self) -> NDArray[np.int64]:
         """Return a number for the speaker of each row of the manifest: (row,)."""
@@ -118,14 +142,27 @@ class Run:
     def store_key(self) -> str:
         """Return a digest of the finished store.
 
-        Raises UsageError if there is none, and PipelineError if other programs have changed its attributes.
+        Raises UsageError if there is none, and PipelineError if other programs have changed its attributes, or if a
+        file beside the shards is damaged.
         """
+        key, store = self.unchecked_store_key(), self.output.store
+        attributes, changed = records.read_attributes(self.output), metadata.changed_attributes(self.output)
+        files = [str(path) for path in metadata.damaged_files(self.output)]
+        if changed or attributes is None:
+            what = f"changed or removed {few(changed)} in {few(files)}" if changed else "removed attributes"
+            raise PipelineError(f"{store}: another program has {what}; run extract, which restores them")
+        damaged = [*files, *self.record.changed_outputs("extract")]
+        if damaged:
+            raise PipelineError(
+                f"--out {self.output.root}: {few(damaged)} missing or not as extraction left it; run extract "
+                "--repair, which makes it again"
+            )
+        return key
+
+    def unchecked_store_key(self) -> str:
+        """Return a digest of the finished store as it was recorded; raises UsageError if there is none."""
         extracted = self.record.stages.get("extract")
         if extracted is None:
             raise UsageError(f"--out {self.output.root}: nothing is extracted yet; run extract first")
-        store = self.output.store
-        changed = metadata.changed_attributes(self.output)
-        if changed or records.read_attributes(self.output) is None:
-            what = f"changed or removed {few(changed)}" if changed else "removed attributes"
-            raise PipelineError(f"{store}: another program has {what}; run extract, which restores them")
-        return value_digest([extracted.key, dict(extracted.outputs)])
+        outputs = {name: digest for name, digest in extracted.outputs.items() if name in IDENTITY}
+        return value_digest([extracted.key, outputs])

@@ -6,13 +6,12 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, Final
 
-import xxhash
 from pydantic import AwareDatetime, BaseModel, ConfigDict, SerializeAsAny, ValidationError, field_validator
 from upath import UPath
 
 from pipeline.errors import UsageError
 from pipeline.outputs import OutputFolder
-from pipeline.storage import write_atomically
+from pipeline.storage import file_digest, write_atomically
 
 LIBRARIES: Final = (
     "dask", "distributed", "keras", "librosa", "numpy", "scipy", "soundfile", "soxr", "tensorflow", "xarray", "zarr",
@@ -46,6 +45,8 @@ class ScanRecord(StageRecord):
 class ExtractRecord(StageRecord):
     """The last extraction and its cost.
 
+    `progress` maps the files in the report folder that show its progress to their digests.
+
     `recordings` counts by status. `shards_new` of `shards` were written, with `audio_s_new` seconds of audio.
     `busy_s` is the time of all workers. A recording counts in `bytes_read` as often as it was read. Lost workers and
     retries are None if the scheduler did not report them.
@@ -64,12 +65,16 @@ class ExtractRecord(StageRecord):
     dashboard: str | None = None
     audio_h_per_core_h: float | None = None
     price_per_1000_audio_h: float | None = None
+    progress: Mapping[str, str | None] = {}
 
 
 class VerifyRecord(StageRecord):
-    """How many shards were verified."""
+    """What was read: shards, files and bytes; and how many of the files are damaged."""
 
     shards: int | None = None
+    files: int | None = None
+    size_bytes: int | None = None
+    damaged: int = 0
 
 
 class CompactRecord(StageRecord):
@@ -111,6 +116,9 @@ RECORDS: Final[Mapping[str, type[StageRecord]]] = {
     "report": StageRecord,
 }
 
+SHARD_DIGESTS: Final = "shards/_digests"
+"""An output of extract that earlier versions did not write."""
+
 
 class RunFile(BaseModel):
     """The content of run.json; `stages` is keyed by stage, or STAGE/MODEL for the stages that run once per model."""
@@ -122,6 +130,12 @@ class RunFile(BaseModel):
     config_hash: str | None = None
     versions: Mapping[str, str] = {}
     stages: Mapping[str, SerializeAsAny[StageRecord]]
+
+    @property
+    def accounted(self) -> bool:
+        """Whether the digests of all files of the store are recorded, which earlier versions did not do."""
+        extracted = self.stages.get("extract")
+        return extracted is not None and extracted.outputs.get(SHARD_DIGESTS) is not None
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -151,6 +165,13 @@ def read(output: OutputFolder) -> RunFile:
         ) from None
 
 
+def changed_outputs(output: OutputFolder, run: RunFile, stage: str) -> list[str]:
+    """Return the outputs of `stage` that are not as it left them, by their names below the output folder."""
+    found = run.stages.get(stage)
+    outputs = {} if found is None else found.outputs
+    return [name for name, digest in outputs.items() if _digest(output.root / name) != digest]
+
+
 class RunRecord:
     """The record of an output folder: read on creation, and written after each change."""
 
@@ -166,6 +187,11 @@ class RunRecord:
     def stages(self) -> Mapping[str, StageRecord]:
         """What each stage did last, by name."""
         return self._file.stages
+
+    @property
+    def file(self) -> RunFile:
+        """The content of run.json."""
+        return self._file
 
     def describe(self, *, corpus: str | None, config: Mapping[str, Any], config_hash: str) -> None:
         """Record the settings of this run, and the versions of Python and the libraries.
@@ -183,16 +209,14 @@ class RunRecord:
         return found is not None and found.key == key and not self.changed_outputs(stage)
 
     def changed_outputs(self, stage: str) -> list[str]:
-        """Return the outputs of `stage`, relative to the output folder, that are not as it left them."""
-        found = self.stages.get(stage)
-        outputs = found.outputs if found else {}
-        return [name for name, digest in outputs.items() if _digest(self._output.root / name) != digest]
+        """Return the outputs of `stage` that are not as it left them, by their names below the output folder."""
+        return changed_outputs(self._output, self._file, stage)
 
     def finish(self, stage: str, key: str, outputs: Iterable[UPath], **facts: Any) -> None:
         """Record that `stage` is done: the digests of its outputs, and the `facts` of its record's type."""
         self.changed = True
         record = _type_of(stage)(
-            key=key, finished_at=datetime.now(UTC).replace(microsecond=0), outputs=self._digests(outputs), **facts
+            key=key, finished_at=datetime.now(UTC).replace(microsecond=0), outputs=self.digests(outputs), **facts
         )
         self._write(stages={**self.stages, stage: record})
 
@@ -202,7 +226,7 @@ class RunRecord:
         if done is None:
             self.finish(stage, key, outputs)
             return
-        kept = done.model_copy(update={"key": key, "outputs": self._digests(outputs)})
+        kept = done.model_copy(update={"key": key, "outputs": self.digests(outputs)})
         self._write(stages={**self.stages, stage: kept})
 
     def forget(self, *stages: str) -> None:
@@ -210,7 +234,8 @@ class RunRecord:
         self.changed = True
         self._write(stages={name: stage for name, stage in self.stages.items() if name not in stages})
 
-    def _digests(self, outputs: Iterable[UPath]) -> dict[str, str | None]:
+    def digests(self, outputs: Iterable[UPath]) -> dict[str, str | None]:
+        """Return {path below the output folder: digest of the content, or None if there is no such file}."""
         prefix = len(self._output.root.parts)
         return {"/".join(path.parts[prefix:]): _digest(path) for path in outputs}
 
@@ -221,8 +246,5 @@ class RunRecord:
 
 
 def _digest(path: UPath) -> str | None:
-    """Return the digest of a file's content, or None if there is no such file."""
-    try:
-        return xxhash.xxh3_128_hexdigest(path.read_bytes())
-    except FileNotFoundError:
-        return None
+    found = file_digest(path)
+    return found.digest if found else None

@@ -1,8 +1,10 @@
 """The stages: each skips itself if nothing changed, calls the module that does its work, and records the result."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -12,25 +14,32 @@ from upath import UPath
 from model.metrics.metrics_file import metrics_of_models
 from model.registry import registry
 from model.training_history import histories_of_models
-from pipeline import storage
 from pipeline.corpus.diff import CorpusDiff, compare
 from pipeline.corpus.listing import Listing, list_recordings
 from pipeline.corpus.manifest import (
+    extends,
     impossible_rows,
     manifest_digest,
     masked_rows,
+    read_manifest,
     rows_before,
     stored_rows,
     unread_rows,
 )
 from pipeline.digests import value_digest
-from pipeline.errors import UsageError, counted, few
-from pipeline.extraction import lifecycle
+from pipeline.errors import PipelineError, UsageError, counted, few
+from pipeline.extraction import lifecycle, repair
 from pipeline.extraction.plan import Plan
 from pipeline.model_stages import evaluate_stage, train_stage
 from pipeline.outputs import OutputFolder
 from pipeline.run_context import Facts, Run
+from pipeline.run_record import VerifyRecord
+from pipeline.storage import write_parquet
+from pipeline.store import feature_store
 from pipeline.store.records import StoreAttributes
+
+MOST_NAMED: Final = 100
+"""Damaged files that verify names in the log, one in a line."""
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +56,8 @@ def scan_stage(run: Run) -> None:
         from pipeline.corpus import scan  # noqa: PLC0415 like all stages: what only work needs is loaded for work
 
         if known is None or changes is None:
-            scanned = scan.scan(listing, output, config, run.executor(), run.config.corpus)
+            wanted = None if known is not None else repair.stored_manifest_digest(output)
+            scanned = scan.scan(listing, output, config, run.executor(), run.config.corpus, wanted)
         else:
             scanned = scan.update(listing, changes, known, output, config, run.executor(), run.config.corpus)
         return {
@@ -58,24 +68,60 @@ def scan_stage(run: Run) -> None:
     unchanged = not run.prune and run.record.unchanged("scan", key)
     if unchanged and not len(unread_rows(run.manifest(), listing.recordings)) and run.skips("scan", key):
         return
-    store = _stored_attributes(run) if output.manifest.exists() else None
-    known = _sound_rows(run, stored_rows(run.manifest(), store.manifest_digest)) if store else None
+    manifest = _readable_manifest(run)
+    store = None if manifest is None else _stored_attributes(run, manifest)
+    known = (
+        None if manifest is None or store is None else _sound_rows(run, stored_rows(manifest, store.manifest_digest))
+    )
     changes = None if known is None else _changes(run, known, listing)
-    if changes is not None and not changes and len(changes.uri) == len(run.manifest()):
+    if manifest is not None and changes is not None and not changes and len(changes.uri) == len(manifest):
         log.info("scan: nothing new")
+        if run.manifest_changed():
+            write_parquet(output.manifest, manifest)  # only parts of the file that no reader uses can be damaged
         run.record.confirm("scan", key, [output.manifest])
         return
     run.perform("scan", key, [output.manifest], work, complete=False)
 
 
-def _stored_attributes(run: Run) -> StoreAttributes | None:
+def _readable_manifest(run: Run) -> pd.DataFrame | None:
+    """Return the manifest, or None if there is none, or one that is damaged and is not that of the store."""
+    output = run.output
+    if not output.manifest.exists():
+        return None
+    try:
+        manifest = read_manifest(output)
+    except UsageError:
+        raise
+    except PipelineError as error:
+        log.warning("scan: %s", error)
+        return None
+    stored = repair.stored_manifest_digest(output) if run.manifest_changed() else None
+    if (
+        stored is not None
+        and manifest_digest(stored_rows(manifest, stored)) != stored
+        and not extends(manifest, stored)
+    ):
+        log.warning("scan: %s is damaged: it is not that of the store", output.manifest)
+        return None
+    return manifest
+
+
+def _stored_attributes(run: Run, manifest: pd.DataFrame) -> StoreAttributes | None:
     """Return the attributes of the store, None if it has to be created.
 
     If another program has changed them, they are restored, and the store is verified again: it may have changed more.
     """
-    if lifecycle.restore_metadata(run.output):
+    recorded = _recorded(run, run.output.metadata)
+    repair.restore_copy(run.output, manifest, run.config.pipeline, recorded, repair=run.repair)
+    if lifecycle.restore_metadata(run.output, layouts=run.repair):
         run.record.forget("verify")
     return lifecycle.stored_attributes(run.output)
+
+
+def _recorded(run: Run, path: UPath) -> str | None:
+    """Return the digest of a file after the last extraction, None if it was not recorded."""
+    extracted = run.record.stages.get("extract")
+    return None if extracted is None else extracted.outputs.get(f"{path.parent.name}/{path.name}")
 
 
 def _sound_rows(run: Run, manifest: pd.DataFrame) -> pd.DataFrame:
@@ -114,9 +160,11 @@ def _extract_key(run: Run, manifest: pd.DataFrame) -> str:
     return value_digest([run.config.pipeline.config_hash, manifest_digest(manifest), *masked, *silent])
 
 
-def _extract_outputs(output: OutputFolder) -> list[UPath]:
+def _extract_outputs(output: OutputFolder) -> Iterator[UPath]:
+    """Yield the files beside the shards, once they are written."""
     # the copy of the metadata: what other programs add to the store changes no result
-    return [output.ledger, output.metadata, output.store / "train_count" / "c"]
+    yield from (output.ledger, output.metadata, output.shard_digests)
+    yield from feature_store.unsharded_objects(output)
 
 
 def extract_stage(run: Run) -> None:
@@ -125,7 +173,8 @@ def extract_stage(run: Run) -> None:
     filter_silent = run.config.corpus.silent == "filter"
     plan = Plan(manifest, run.config.pipeline)
     lifecycle.check_room(run.output, manifest, plan)
-    complete = _stored_attributes(run) is not None
+    complete = _stored_attributes(run, manifest) is not None and not run.repair
+    repair.restore_digests(run.output, plan, _recorded(run, run.output.shard_digests))
     pending = lifecycle.pending_shards(run.output, plan, filter_silent=filter_silent)
     again = {recording for _, recording in lifecycle.retriable(run.output, plan)} if len(pending) else set()
     if again:
@@ -136,9 +185,9 @@ def extract_stage(run: Run) -> None:
         from pipeline.extraction import extract, ledger  # noqa: PLC0415
 
         result = extract.extract(
-            run.output, manifest, run.config.pipeline, run.executor(), filter_silent=filter_silent
+            run.output, manifest, run.config.pipeline, run.executor(), filter_silent=filter_silent, repair=run.repair
         )
-        rows = storage.read_parquet(run.output.ledger)
+        rows = ledger.read(run.output)
         counts = ledger.counts(rows)
         log.info("extract: %s", ", ".join(f"{n} {status}" for status, n in counts.items()))
         silent = list(rows["recording_id"][ledger.silent_rows(rows)])
@@ -148,25 +197,59 @@ def extract_stage(run: Run) -> None:
         return {
             **asdict(result), "recordings": counts, "audio_h_per_core_h": result.audio_h_per_core_h,
             "price_per_1000_audio_h": result.price_per_1000_audio_h(run.price_per_core_hour),
+            "progress": run.record.digests([run.output.series, run.output.performance]),
         }  # fmt: skip
 
     complete = complete and not len(pending)
+    if complete and _finish_again(run, manifest, plan):
+        return
     run.perform("extract", _extract_key(run, manifest), _extract_outputs(run.output), work, complete=complete)
 
 
+def _finish_again(run: Run, manifest: pd.DataFrame, plan: Plan) -> bool:
+    """Make the files again that follow from the shards, if nothing else is to do; return whether any were damaged.
+
+    A folder of an earlier version gets the files that it did not have.
+    """
+    extracted, key = run.record.stages.get("extract"), _extract_key(run, manifest)
+    changed = run.record.changed_outputs("extract")
+    if extracted is None or extracted.key != key or not (changed or not run.record.file.accounted):
+        return False
+    log.warning("extract: %s missing or damaged, written again", few(changed or [run.output.shard_digests.name]))
+    lifecycle.finish(run.output, manifest, plan)
+    run.record.confirm("extract", key, _extract_outputs(run.output))
+    if "scan" in run.record.stages:
+        run.record.confirm("scan", run.record.stages["scan"].key, [run.output.manifest])
+    return True
+
+
 def verify_stage(run: Run) -> None:
-    """Compare the store with its checksums, and the ledger with the store."""
+    """Read every recorded file of the output folder, and compare it with what was written."""
+    key = run.unchecked_store_key()
+    last = run.record.stages.get("verify")
+    if not (isinstance(last, VerifyRecord) and last.damaged) and run.skips("verify", key):
+        return
+    log.info("verify: begins")
+    from pipeline.extraction import verify  # noqa: PLC0415
 
-    def work() -> Facts:
-        from pipeline.extraction import verify  # noqa: PLC0415
-
-        shards = verify.verify(run.output, run.manifest(), run.config.pipeline, run.executor())
-        log.info(
-            "verify: %s checked, all match their checksums; the ledger matches the store", counted(shards, "shard")
-        )
-        return {"shards": shards}
-
-    run.perform("verify", run.store_key(), [], work)
+    started_s = time.perf_counter()
+    found = verify.verify(run.output, run.manifest(), run.config.pipeline, run.record.file, run.executor())
+    damaged = {**found.damaged, **registry.damaged(run.output)}
+    run.record.finish(
+        "verify", key, [], wall_s=time.perf_counter() - started_s, shards=found.shards, files=found.files,
+        size_bytes=found.size_bytes, damaged=len(damaged),
+    )  # fmt: skip
+    read = f"{counted(found.shards, 'shard')}, {counted(found.files, 'file')}, {found.size_bytes / 2**20:,.1f} MiB"
+    if not damaged:
+        log.info("verify: %s read, all match their checksums; the ledger matches the store", read)
+        return
+    for name in list(damaged)[:MOST_NAMED]:
+        log.error("verify: %s is damaged or missing", run.output.root / name)
+    remedies = "; ".join(dict.fromkeys(damaged.values()))
+    raise PipelineError(
+        f"--out {run.output.root}: {counted(len(damaged), 'file')} damaged or missing ({few(list(damaged))}); "
+        f"{remedies}"
+    )
 
 
 def compact_stage(run: Run) -> None:
@@ -176,6 +259,7 @@ def compact_stage(run: Run) -> None:
     if not appends and not masked:
         log.info("compact: nothing to do")
         return
+    run.store_key()  # raises an error for what is damaged
     if not run.record.unchanged("extract", _extract_key(run, manifest)):
         raise UsageError(f"--out {run.output.root}: the store does not match the manifest; run extract first")
     verify_stage(run)  # the sequences are copied under new checksums
@@ -184,7 +268,11 @@ def compact_stage(run: Run) -> None:
     def work() -> Facts:
         from pipeline.extraction import compact  # noqa: PLC0415
 
+        scanned = run.record.stages.get("scan")
+        run.record.forget("scan")  # a compaction that is killed leaves another manifest than it recorded
         sequences = compact.compact(run.output, manifest, run.config.pipeline, key, run.executor())
+        facts = {} if scanned is None else scanned.model_dump(include={"recordings", "ignored_files", "wall_s"})
+        run.record.finish("scan", key, [run.output.manifest], **facts)  # the next scan compares the corpus with it
         run.record.confirm("extract", _extract_key(run, run.manifest()), _extract_outputs(run.output))
         log.info("compact: %s, as a single run would have written them", counted(sequences, "sequence"))
         return {"appends": appends, "masked": masked, "sequences": sequences}
@@ -220,8 +308,13 @@ def report_stage(run: Run) -> None:
     for name in run.config.models:
         run.require_outputs(f"train/{name}")
         run.require_outputs(f"evaluate/{name}")
-    run.perform("report", report_key(run), [page], work)
+    run.perform("report", report_key(run), _report_files(run.output), work)
     log.info("report: %s", page)
+
+
+def _report_files(output: OutputFolder) -> Iterator[UPath]:
+    """Yield the files of the report, once they are written; extraction records those that show its progress."""
+    yield from sorted({*output.report.glob("*.png"), output.report / "index.html"}, key=str)
 
 
 STAGES: Mapping[str, Callable[[Run], None]] = {

@@ -1,30 +1,40 @@
 """Reading and writing files at a path or URL: atomic writes, typed JSON, and Parquet tables."""
 
+import hashlib
 import io
 import os
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import pandas as pd
 import pyarrow as pa
+import xxhash
 from fsspec import get_filesystem_class
 from pyarrow import parquet
 from pydantic import BaseModel, ValidationError
 from upath import UPath
 from upath.implementations.local import PosixUPath, WindowsUPath
 
-from pipeline.errors import PipelineError, UsageError
+from pipeline.digests import bytes_digest
+from pipeline.errors import PipelineError, UsageError, in_one_line
 from pipeline.object_stores import check_bucket, failure, file_errors, find_store
 
 Model = TypeVar("Model", bound=BaseModel)
 
 PARTIAL: Final = ".partial"
 """Suffix of a file that is being written; zarr has the same for its own."""
+
+BACKUP: Final = "restore it from a backup"
+"""The remedy for a damaged file that cannot be made again from others."""
+
+REMOTE_READERS: Final = 16
+"""Files behind a URL that are read at the same time: each of them takes as long as the server needs to answer."""
 
 MODIFIED_KEYS: Final = ("mtime", "LastModified", "last_modified", "updated", "created")
 """Where fsspec's file systems have the time of the last change."""
@@ -113,6 +123,35 @@ def can_be_read(uri: str) -> bool:
     return True
 
 
+class FileDigest(NamedTuple):
+    """The xxh3_128 of a file's content, 32 hexadecimal digits, and its size."""
+
+    digest: str
+    size_bytes: int
+
+
+def file_digest(path: UPath) -> FileDigest | None:
+    """Return the digest of a file, which is read in blocks, or None if there is no such file."""
+    try:
+        if not is_local(path):
+            content = path.read_bytes()
+            return FileDigest(bytes_digest([content]), len(content))
+        with Path(str(path)).open("rb", buffering=0) as file:
+            digest = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+            return FileDigest(digest, file.tell())
+    except FileNotFoundError:
+        return None
+
+
+def file_digests(paths: Iterable[UPath], *, local: bool) -> Iterator[FileDigest | None]:
+    """Yield the digest of each file in the order of `paths`, of files behind a URL several at the same time."""
+    if local:
+        yield from map(file_digest, paths)
+        return
+    with ThreadPoolExecutor(REMOTE_READERS) as pool:
+        yield from pool.map(file_digest, paths)
+
+
 def write_atomically(path: UPath, *parts: bytes | memoryview) -> None:
     """Write `parts`, one after the other, to a file that readers see either whole or not at all; create its folder."""
     if not is_local(path):  # object stores show an object only when it is complete
@@ -125,6 +164,14 @@ def write_atomically(path: UPath, *parts: bytes | memoryview) -> None:
     except OSError as error:
         error.filename = str(path)  # the error of a full disk names no file
         raise
+
+
+def bytes_or_none(path: UPath) -> bytes | None:
+    """Return the content of a file, or None if there is no such file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager
@@ -207,11 +254,33 @@ def refusing_damage(path: UPath, remedy: str) -> Iterator[None]:
         raise PipelineError(f"{path} is damaged ({key + ': ' if key else ''}{first['msg']}); {remedy}") from None
 
 
-def read_parquet(path: UPath) -> pd.DataFrame:
-    """Read a table in this thread: pyarrow's threads can outlive Python's exit and abort it (Arrow issue 34314)."""
-    file = parquet.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False)
-    table: pd.DataFrame = file.read(use_threads=False).to_pandas(use_threads=False)
+@contextmanager
+def reading_table(path: UPath, remedy: str) -> Iterator[None]:
+    """Raise what the content of the table `path` causes as a PipelineError of one line, with the remedy."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 damaged tables make pyarrow and pandas raise errors of many types
+        raise PipelineError(f"{path} is damaged ({in_one_line(error)}); {remedy}") from None
+
+
+def read_parquet(path: UPath, remedy: str = BACKUP) -> pd.DataFrame:
+    """Read a table in this thread: pyarrow's threads can outlive Python's exit and abort it (Arrow issue 34314).
+
+    Raises PipelineError, with the remedy, for a file that is damaged.
+    """
+    content = path.read_bytes()
+    with reading_table(path, remedy):
+        file = parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+        table: pd.DataFrame = file.read(use_threads=False).to_pandas(use_threads=False)
     return table
+
+
+def read_csv(path: UPath, remedy: str) -> pd.DataFrame:
+    """Read a table of numbers; raises PipelineError, with the remedy, for one that is damaged."""
+    content = path.read_bytes()
+    with reading_table(path, remedy):
+        table = pd.read_csv(io.BytesIO(content))
+        return table.astype({name: "float64" for name, kind in table.dtypes.items() if kind.kind not in "if"})
 
 
 def write_parquet(path: UPath, table: pd.DataFrame) -> None:

@@ -27,7 +27,7 @@ from pipeline.corpus.manifest import (
     with_rows_read,
 )
 from pipeline.corpus.sources import AudioSources
-from pipeline.errors import counted, few
+from pipeline.errors import PipelineError, counted, few
 from pipeline.features.audio import AudioError, read_header
 from pipeline.features.audio_source import AudioSource
 from pipeline.monitoring.progress import track
@@ -78,10 +78,19 @@ def scan(
     config: PipelineConfig,
     executor: Executor,
     corpus: CorpusConfig,
+    wanted: str | None = None,
 ) -> pd.DataFrame:
-    """Read the headers of all recordings; write the manifest and return it."""
+    """Read the headers of all recordings; write the manifest and return it.
+
+    Raises PipelineError for a manifest without the digest `wanted`, that of a store which has lost its manifest.
+    """
     headers = _read_headers(listing.recordings, output, executor, corpus)
     manifest = build_manifest(listing.recordings, headers, config)
+    if wanted is not None and manifest_digest(manifest) != wanted:
+        raise PipelineError(
+            f"{output.manifest} is damaged or missing, and the recordings give another one than that of the store; "
+            f"{storage.BACKUP}, or choose another --out"
+        )
     storage.write_parquet(output.manifest, manifest)
     _log_summary(listing, manifest)
     return manifest

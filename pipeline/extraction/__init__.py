@@ -10,5 +10,6 @@
 - `poison`: finding recordings that end the workers that read them
 - `extract`: the extract stage
 - `verify`: the verify stage
+- `repair`: which damaged shards can be made again
 - `compact`: the compact command
 """

@@ -17,6 +17,7 @@ from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import compacted_manifest
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import extract, lifecycle, task
+from pipeline.extraction import ledger as ledger_rows
 from pipeline.extraction import shard as shard_arrays
 from pipeline.extraction.plan import Plan, Segment, Shard
 from pipeline.monitoring.progress import track
@@ -85,9 +86,7 @@ def compact(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig
     pending = lifecycle.pending_shards(beside, plan)
     work = partial(move_shard, out=str(output.root), config=config, added=added)
     with track("compact", len(pending), "shards", executor.monitor.dashboard) as progress:
-        moves = _moves(
-            manifest, storage.read_parquet(output.ledger), new, plan, pending, _states(output, manifest, config)
-        )
+        moves = _moves(manifest, ledger_rows.read(output), new, plan, pending, _states(output, manifest, config))
         for _ in completed(executor.run(work, moves)):
             progress.advance()
     lifecycle.finish(beside, new, plan)
@@ -131,7 +130,7 @@ def _moves(
 
 def _states(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig) -> dict[int, dict[str, int]]:
     """Return the state of the file of each recording that failed, by its row in the old manifest."""
-    failed = np.flatnonzero(storage.read_parquet(output.ledger)["status"] == "failed").tolist()
+    failed = np.flatnonzero(ledger_rows.read(output)["status"] == "failed").tolist()
     shards = Plan(manifest, config).shards_with(failed) if failed else set()
     return {
         outcome.recording: outcome.model_dump(include={"size_bytes", "modified_ns", "transient"})

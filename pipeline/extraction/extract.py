@@ -17,6 +17,7 @@ from pipeline.corpus.sources import AudioSources
 from pipeline.errors import PipelineError, counted
 from pipeline.extraction import lifecycle, poison
 from pipeline.extraction.plan import Plan, Task, projected_bytes
+from pipeline.extraction.repair import find as find_damage
 from pipeline.extraction.task import ShardSummary, run_task
 from pipeline.monitoring.counters import ExtractionCounters
 from pipeline.monitoring.events import BeginEvent, EndEvent, ShardEvent, SlowRecording
@@ -94,18 +95,23 @@ def extract(
     executor: Executor,
     *,
     filter_silent: bool = False,
+    repair: bool = False,
 ) -> ExtractionSummary:
     """Write every shard of the plan that is not marked finished, then the statistics and the ledger.
 
-    With `filter_silent`, recordings without sound are filtered. Raises UsageError for a store of another configuration
-    or manifest, and PipelineError if the workers have too little memory or the store cannot be written.
+    With `filter_silent`, recordings without sound are filtered. With `repair`, the objects of all finished shards are
+    read first, and damaged shards are written again, too. A damaged shard whose recordings are gone is kept as it is.
+    Raises UsageError for a store of another configuration or manifest, and PipelineError if the workers have too
+    little memory, if the store cannot be written, and in the end for damaged shards that were kept.
     """
     started_s = time.perf_counter()
     plan = Plan(manifest, config)
     if records.read_attributes(output) is None:
         check_memory(executor, config)  # before a store is begun, which would bind the folder to these settings
     lifecycle.open_store(output, manifest, plan)
+    damage = find_damage(output, plan, executor, reads_objects=repair)
     pending = lifecycle.pending_shards(output, plan, filter_silent=filter_silent)
+    pending = np.setdiff1d(pending, np.array(sorted(damage.missing), np.int64))
     finished = len(plan) - len(pending)
     if finished:
         log.info("extract: %d of %s are finished already", finished, counted(len(plan), "shard"))
@@ -115,10 +121,13 @@ def extract(
             check_memory(executor, config)
             preflight.check(executor, output, AudioSources(manifest))
             stack.enter_context(executor.monitor.performance_report(output.performance))
+            records.release(output, pending.tolist())
             work = partial(run_task, out=str(output.root), config=config, filter_silent=filter_silent)
             _extract(work, manifest, plan, pending, executor)
             write_atomically(output.series, executor.monitor.series_csv())
             account = _Account.of(executor)
+        if damage.missing:
+            raise damage.error(output)
         lifecycle.finish(output, manifest, plan)
         wall_s = (
             time.perf_counter() - started_s

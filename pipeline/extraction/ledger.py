@@ -8,11 +8,31 @@ from numpy.typing import NDArray
 
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import masked_rows
+from pipeline.errors import PipelineError, few
+from pipeline.outputs import OutputFolder
 from pipeline.schema import LEDGER_COLUMNS, SILENT, STATUSES
-from pipeline.store.records import ShardRecord
+from pipeline.storage import read_parquet
+from pipeline.store.records import REPAIR, ShardRecord
 
 OK, SHORT, FILTERED, FAILED = range(len(STATUSES))
 """Positions in STATUSES; a larger one is worse."""
+
+
+def read(output: OutputFolder) -> pd.DataFrame:
+    """Return the ledger of an output folder; raises PipelineError for one that is damaged."""
+    ledger = read_parquet(output.ledger, REPAIR)
+    missing = [name for name in LEDGER_COLUMNS if name not in ledger]
+    if missing:
+        raise PipelineError(f"{output.ledger} is damaged (it has no column {few(missing)}); {REPAIR}")
+    return ledger
+
+
+def find(output: OutputFolder) -> pd.DataFrame | None:
+    """Return the ledger, or None if there is none that can be read."""
+    try:
+        return read(output)
+    except (FileNotFoundError, PipelineError):
+        return None
 
 
 def build(manifest: pd.DataFrame, records: Iterable[ShardRecord], config: PipelineConfig) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import logging
 import shutil
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from pipeline.extraction import ledger, retry
 from pipeline.extraction.plan import Plan, Shard, bytes_per_sequence
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.code_upload import FEATURE_LIBRARIES
-from pipeline.schema import SCHEMA_VERSION, SEQUENCE_VARIABLES, SILENT, SPLITS, flag_attributes
+from pipeline.schema import SCHEMA_VERSION, SEQUENCE_VARIABLES, SILENT, SPLITS, flag_attributes, version_mismatch
 from pipeline.storage import is_local
 from pipeline.store import feature_store, metadata, records
 from pipeline.store.records import RecordingOutcome, ShardRecord, StoreAttributes
@@ -36,21 +37,21 @@ def open_store(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None
     """
     restore_metadata(output)
     found = stored_attributes(output)
-    outline = _outline(manifest, plan)
+    planned = outline(manifest, plan)
     if found is None:
         if records.recorded_shards(output):
             log.warning("%s is not there any more: all shards are extracted again", output.store)
-        feature_store.create(output, outline)
+        feature_store.create(output, planned)
         return
     check_config(output, found, plan.config)
-    wanted = outline.attributes["manifest_digest"]
+    wanted = planned.attributes["manifest_digest"]
     if found.manifest_digest != wanted:
         if not extends(manifest, found.manifest_digest):
             raise UsageError(
                 f"--out {output.root} holds a store of another manifest (manifest_digest {found.manifest_digest}, "
                 f"this run has {wanted}); choose another --out, or scan the corpus that the store was made of"
             )
-        added = feature_store.extend(output, outline)
+        added = feature_store.extend(output, planned)
         if added:
             log.warning("%s in %s: no values for the new sequences", few(added), output.store)
 
@@ -61,44 +62,70 @@ def stored_attributes(output: OutputFolder) -> StoreAttributes | None:
     Raises PipelineError for a store with finished shards whose attributes are lost.
     """
     found = records.read_attributes(output)
-    if found is None and _is_there(output) and records.recorded_shards(output):
+    if found is None and is_there(output) and records.recorded_shards(output):
         raise PipelineError(
-            f"{output.store} has lost its attributes, and there is no copy of them in {output.shards}; restore "
-            f"{output.store / 'zarr.json'} from a backup, or delete {output.store} to extract all recordings again"
+            f"{output.store} has lost its attributes, and there is no copy of them in {output.shards}; run extract "
+            "--repair, which makes them from the manifest and the settings"
         )
     if found is not None and not output.metadata.exists():
         metadata.keep(output)
     return found
 
 
-def _is_there(output: OutputFolder) -> bool:
-    return (output.store / "zarr.json").exists() or (output.store / "features" / "c").exists()
+def is_there(output: OutputFolder) -> bool:
+    """Whether the output folder holds a store, or objects of one."""
+    return (output.store / "zarr.json").exists() or any(
+        (output.store / variable.name / "c").exists() for variable in SEQUENCE_VARIABLES
+    )
 
 
-def restore_metadata(output: OutputFolder) -> bool:
-    """Restore what other programs have changed in the metadata of the store; return whether they have changed any.
+def restore_metadata(output: OutputFolder, *, layouts: bool = False) -> bool:
+    """Restore what other programs have changed in the metadata of the store; return whether anything differs.
 
-    The layout of an array is restored only if its stored objects still have it.
+    The layout of an array is restored only if its stored objects still have it, or if all `layouts` are wanted.
     """
-    if not _is_there(output):
+    if not is_there(output):
         return False
-    changed, layouts = metadata.changed_attributes(output), metadata.changed_layouts(output)
-    variables = _unchanged_variables(output) if layouts else set()
-    restored = [*changed, *(name for name in layouts if name.partition(".")[0] in variables)]
-    if restored:
+    damaged = metadata.damaged_files(output)
+    if not damaged:
+        return False
+    changed, others = metadata.changed_attributes(output), metadata.changed_layouts(output)
+    variables = _unchanged_variables(output) if others and not layouts else {name.partition(".")[0] for name in others}
+    restored = [*changed, *(name for name in others if name.partition(".")[0] in variables)]
+    if restored or not others:
         metadata.restore(output, variables)
-        log.warning("%s: another program has changed or removed %s; restored", output.store, few(restored))
-    return bool(changed or layouts)
+        what = restored or [str(path) for path in damaged]
+        log.warning("%s: another program has changed or removed %s; restored", output.store, few(what))
+    return True
 
 
 def _unchanged_variables(output: OutputFolder) -> set[str]:
-    """Return the variables over `sequence` whose objects match the first finished shard; all if none is finished."""
+    """Return the variables whose objects match the first finished shard, or are not over `sequence`.
+
+    The others are not over `sequence`; `finish` writes their objects again. Returns all if no shard is finished.
+    """
+    names = {variable.name for variable in SEQUENCE_VARIABLES}
     for index in sorted(records.recorded_shards(output)):
-        record = records.read_record(output, index)
-        if record.finished:
+        record = records.find_record(output, index)
+        if record is not None and record.finished:
             found = feature_store.checksums(output, index)
-            return {name for name, checksum in record.checksums.items() if found.get(name) == checksum}
-    return {variable.name for variable in SEQUENCE_VARIABLES}
+            names = {name for name, checksum in record.checksums.items() if found.get(name) == checksum}
+            break
+    return names | metadata.unsharded(output)
+
+
+def check_settings(output: OutputFolder, config: PipelineConfig) -> None:
+    """Raise UsageError if the output folder holds a store of another schema version or configuration.
+
+    The copy of the attributes decides: those of the store may be damaged, which extraction repairs.
+    """
+    found = next(iter(metadata.readable(output)), None)
+    if found is not None:
+        attributes = StoreAttributes.model_validate(found.attributes)
+        mismatch = version_mismatch(str(output.store), attributes.schema_version)
+        if mismatch:
+            raise UsageError(mismatch)
+        check_config(output, attributes, config)
 
 
 def check_config(output: OutputFolder, found: StoreAttributes, config: PipelineConfig) -> None:
@@ -110,19 +137,44 @@ def check_config(output: OutputFolder, found: StoreAttributes, config: PipelineC
         )
 
 
-def pending_shards(output: OutputFolder, plan: Plan, *, filter_silent: bool | None = None) -> NDArray[np.int64]:
+def pending_shards(
+    output: OutputFolder, plan: Plan, *, filter_silent: bool | None = None, listed: Mapping[int, str] | None = None
+) -> NDArray[np.int64]:
     """Return the shards of `plan` that still have to be written, in rising order.
 
-    These are the shards without a record, those whose record lists other recordings than the plan does, because it
-    was written for an earlier manifest, and those with a recording that failed and may succeed now. If `filter_silent`
-    is given, shards with recordings without sound that were not treated in this way are pending, too.
+    These are the shards without a record that can be read and is right (see `damaged_records`), those whose record
+    lists other recordings than the plan does, because it was written for an earlier manifest, and those with a
+    recording that failed and may succeed now. If `filter_silent` is given, shards with recordings without sound that
+    were not treated in this way are pending, too. `listed` is that of `damaged_records`.
     """
     recorded = records.recorded_shards(output)
-    outdated = {i for i in plan.changeable() & recorded if not _matches(records.read_record(output, i), plan[i])}
+    outdated = damaged_records(output, plan, listed)
+    for index in (plan.changeable() & recorded) - outdated:
+        record = records.find_record(output, index)
+        if record is None or not _matches(record, plan[index]):
+            outdated.add(index)
     outdated |= {shard for shard, _ in retriable(output, plan)}
     if filter_silent is not None:
         outdated |= _treated_otherwise(output, plan, filter_silent=filter_silent) & recorded
     return np.setdiff1d(np.arange(len(plan)), np.fromiter(recorded - outdated, np.int64))
+
+
+def damaged_records(output: OutputFolder, plan: Plan, listed: Mapping[int, str] | None = None) -> set[int]:
+    """Return the shards of `plan` whose record cannot be read, or is not that of the finished store, or is missing.
+
+    `listed` are the digests that records must have, by default those that the last extraction wrote.
+    """
+    listed = records.read_digests(output) if listed is None else listed
+    recorded = records.recorded_shards(output)
+    found = records.digests(output, sorted(listed))
+    damaged = {index for index, digest in listed.items() if found.get(index) != digest}
+    damaged |= {index for index in recorded - listed.keys() if records.find_record(output, index) is None}
+    return {index for index in damaged if index < len(plan)}
+
+
+def accounted(output: OutputFolder, plan: Plan) -> bool:
+    """Whether the digests of the records of all shards were written, at the end of an extraction."""
+    return records.read_digests(output).keys() >= set(range(len(plan)))
 
 
 def retriable(output: OutputFolder, plan: Plan) -> set[tuple[int, int]]:
@@ -130,12 +182,13 @@ def retriable(output: OutputFolder, plan: Plan) -> set[tuple[int, int]]:
 
     Those of a shard whose rewriting was interrupted are among them.
     """
-    if not output.ledger.exists():
-        return set()
-    failed = set(np.flatnonzero(storage.read_parquet(output.ledger)["status"] == "failed").tolist())
+    rows = ledger.find(output)
+    failed = set() if rows is None else set(np.flatnonzero(rows["status"] == "failed").tolist())
     found: set[tuple[int, int]] = set()
     for index in plan.shards_with(failed) & records.recorded_shards(output) if failed else ():
-        record = records.read_record(output, index)
+        record = records.find_record(output, index)
+        if record is None:
+            continue
         uri = {segment.recording: segment.source.container for segment in plan[index].segments}
         again = {o.recording for o in record.outcomes if o.recording in uri and retry.may_succeed(o, uri[o.recording])}
         found |= {(index, row) for row in (again if record.finished else failed & uri.keys())}
@@ -149,15 +202,18 @@ def roll_back(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConf
     """
     plan = Plan(manifest, config)
     whole = plan.sequences // config.store.sequences_per_shard
+    records.release(output, [index for index in records.read_digests(output) if index >= whole])
     for index in records.recorded_shards(output):
         if index >= len(plan):
             output.shard_record(index).unlink()
         elif index >= whole:
-            record = records.read_record(output, index)
+            record = records.find_record(output, index)
+            if record is None:
+                continue
             planned = {segment.recording for segment in plan[index].segments}
             kept = tuple(outcome for outcome in record.outcomes if outcome.recording in planned)
             records.write_record(output, record.model_copy(update={"checksums": {}, "outcomes": kept}))
-    feature_store.extend(output, _outline(manifest, plan))
+    feature_store.extend(output, outline(manifest, plan))
 
 
 def check_room(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None:
@@ -194,23 +250,26 @@ def _is_silent(outcome: RecordingOutcome) -> bool:
 
 def _treated_otherwise(output: OutputFolder, plan: Plan, *, filter_silent: bool) -> set[int]:
     """Return the shards with recordings without sound that the last extraction treated otherwise."""
-    if not output.ledger.exists():
+    rows = ledger.find(output)
+    if rows is None:
         return set()
-    rows = storage.read_parquet(output.ledger)
     otherwise = ledger.silent_rows(rows) & ((rows["status"] == "filtered") != filter_silent).to_numpy()
     return plan.shards_with(np.flatnonzero(otherwise).tolist())
 
 
 def finish(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None:
-    """Write what depends on all shards: the statistics and the ledger."""
+    """Write what depends on all shards: statistics, ledger and the digests of the records; and the indexes again."""
     shards, (size,) = range(len(plan)), plan.config.features.dims.values()
     statistics = combine((records.read_record(output, i) for i in shards), size)
+    feature_store.write_indexes(output, outline(manifest, plan))
     feature_store.seal(output, statistics.mean, statistics.std, statistics.count)
     rows = ledger.build(manifest, (records.read_record(output, i) for i in shards), plan.config)
     storage.write_parquet(output.ledger, rows)
+    records.write_digests(output, records.digests(output, shards))
 
 
-def _outline(manifest: pd.DataFrame, plan: Plan) -> feature_store.Outline:
+def outline(manifest: pd.DataFrame, plan: Plan) -> feature_store.Outline:
+    """Return the outline of the store of a manifest and its plan."""
     config = plan.config
     of_features = config.features.variable_attributes
     return feature_store.Outline(

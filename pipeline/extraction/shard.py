@@ -81,8 +81,8 @@ def invalidate(shard: Shard, output: OutputFolder) -> dict[int, RecordingOutcome
         return {}
     if record.finished and record.checksums != feature_store.checksums(output, shard.index):
         raise PipelineError(
-            f"{shard} of {output.store} differs from its checksums and cannot be reused; delete its record "
-            f"{output.shard_record(shard.index)} and run the same command again: its recordings are read anew"
+            f"{shard} of {output.store} differs from its checksums and cannot be reused; run extract --repair, which "
+            "makes again what is damaged"
         )
     used = {s.recording: s.source.container for s in shard.segments if not s.masked and not s.failure}
     kept = {

@@ -1,6 +1,5 @@
 """The report stage: everything in an output folder → one page that needs no other file."""
 
-import io
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -9,17 +8,21 @@ from typing import TYPE_CHECKING, Final
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
 from pipeline.report import champion, corpus_section, model_section, plots
 from pipeline.report.picture import missing_fonts
 from pipeline.report.results import Pictures, Results
-from pipeline.storage import write_atomically
+from pipeline.run_record import ExtractRecord
+from pipeline.storage import file_digest, read_csv, write_atomically
 
 if TYPE_CHECKING:
     from model.metrics.metrics_file import Metrics
     from model.registry.history import History
 
 log = logging.getLogger(__name__)
+
+EXPENDABLE: Final = "delete it: the report is then without the speed of the last extraction"
 
 MIN_POINTS: Final = 5
 """A shorter extraction has no picture of its speed."""
@@ -35,7 +38,7 @@ def write_report(
     """
     results = Results.read(output, metrics, histories)
     pictures = Pictures(output.report)
-    _draw_speed(output, pictures)
+    _draw_speed(results, pictures)
     speaker, split = results.manifest["speaker"], results.manifest["split"]
     context = {
         "run": results.run,
@@ -106,9 +109,15 @@ def _corpus_name(results: Results) -> str:
     return str(first["uri"]).removesuffix(str(first["recording_id"])).rstrip("/\\")
 
 
-def _draw_speed(output: OutputFolder, pictures: Pictures) -> None:
-    """Draw the speed of the last extraction, if it took long enough."""
-    if output.series.exists():
-        series = pd.read_csv(io.BytesIO(output.series.read_bytes()))
-        if len(series) >= MIN_POINTS:
-            pictures.add("speed", plots.speed(series))
+def _draw_speed(results: Results, pictures: Pictures) -> None:
+    """Draw the speed of the last extraction, if it took long enough; raises PipelineError for damaged data of it."""
+    path, extracted = results.output.series, results.run.stages.get("extract")
+    found = file_digest(path)
+    if found is None:
+        return
+    recorded = extracted.progress if isinstance(extracted, ExtractRecord) else {}
+    if recorded.get("report/extraction.csv", found.digest) != found.digest:
+        raise PipelineError(f"{path} is damaged (its digest in run.json is another); {EXPENDABLE}")
+    series = read_csv(path, EXPENDABLE)
+    if len(series) >= MIN_POINTS:
+        pictures.add("speed", plots.speed(series))

@@ -10,10 +10,11 @@ from upath import UPath
 
 from pipeline import run_record
 from pipeline.corpus.manifest import read_manifest
+from pipeline.extraction import ledger
 from pipeline.outputs import OutputFolder
 from pipeline.report.picture import Picture
 from pipeline.run_record import RunFile, StageRecord
-from pipeline.storage import read_parquet, write_atomically
+from pipeline.storage import write_atomically
 
 if TYPE_CHECKING:
     from model.metrics.metrics_file import Metrics
@@ -39,8 +40,8 @@ class Results:
     ) -> "Results":
         """Read an output folder; raises PipelineError for a file that is damaged."""
         run = run_record.read(output)
-        ledger = read_parquet(output.ledger) if output.ledger.exists() else None
-        return cls(output, read_manifest(output), ledger, run, metrics, histories)
+        rows = ledger.read(output) if output.ledger.exists() else None
+        return cls(output, read_manifest(output), rows, run, metrics, histories)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -6,13 +6,14 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Column, Table
 
-from pipeline import run_record, storage
+from pipeline import run_record
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import masked_rows, read_manifest
 from pipeline.errors import UsageError, counted, few
 from pipeline.extraction import ledger, lifecycle, retry
 from pipeline.extraction.plan import Plan
 from pipeline.outputs import OutputFolder
+from pipeline.run_record import RunFile, StageRecord, VerifyRecord
 from pipeline.store import records
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ def show(output: OutputFolder, history: "History", console: Console) -> None:
         if found is not None:
             _print_shards(output, manifest, Plan(manifest, PipelineConfig.model_validate(found.config)), console)
     if output.ledger.exists():
-        counts = ledger.counts(storage.read_parquet(output.ledger))
+        counts = ledger.counts(ledger.read(output))
         console.print("ledger      " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+    run = run_record.read(output)
+    verified, extracted = run.stages.get("verify"), run.stages.get("extract")
+    if isinstance(verified, VerifyRecord):
+        console.print(f"verified    {_verified(verified, extracted)}", soft_wrap=True)
     if history.decisions:
         console.print(f"champion    {history.standing()}", soft_wrap=True)
-    console.print(_stages(output))
+    console.print(_stages(output, run))
     if history.decisions:
         console.print(_decisions(history))
 
@@ -62,12 +67,24 @@ def _print_shards(output: OutputFolder, manifest: pd.DataFrame, plan: Plan, cons
         console.print(f"try again   {counted(again, 'recording')} that failed, readable now or changed since")
 
 
-def _stages(output: OutputFolder) -> Table:
-    """Return the finished stages as a table, with the files of each that are missing."""
+def _verified(last: VerifyRecord, extracted: StageRecord | None) -> str:
+    """Return when verify ran last, what it read, and what it found."""
+    read = f"{counted(last.shards or 0, 'shard')}, {counted(last.files or 0, 'file')}"
+    found = f"{counted(last.damaged, 'file')} damaged" if last.damaged else "nothing damaged"
+    since = "; extracted again since" if extracted and extracted.finished_at > last.finished_at else ""
+    size = f"{(last.size_bytes or 0) / 2**20:,.1f} MiB"
+    return f"{last.finished_at:%Y-%m-%d %H:%M:%S}: {read}, {size}; {found}{since}"
+
+
+def _stages(output: OutputFolder, run: RunFile) -> Table:
+    """Return the finished stages as a table, with the files of each that are missing or have changed."""
     table = Table("stage", "finished at", "seconds", Column("", no_wrap=True), box=None, pad_edge=False)
-    for name, stage in run_record.read(output).stages.items():
-        gone = [file for file, digest in stage.outputs.items() if digest and not (output.root / file).exists()]
-        note = f"run it again: {few(gone)} missing" if gone else ""
+    for name, stage in run.stages.items():
+        changed = run_record.changed_outputs(output, run, name)
+        gone = [file for file in changed if not (output.root / file).exists()]
+        note = (
+            f"run it again: {few(gone)} missing" if gone else f"run verify: {few(changed)} changed" if changed else ""
+        )
         table.add_row(name, f"{stage.finished_at:%Y-%m-%d %H:%M:%S}", f"{stage.wall_s or 0:.1f}", note)
     return table
 

@@ -76,7 +76,7 @@ def create(old: OutputFolder, new: OutputFolder, sequences: int, chunk: int, sha
         )
         if not over_sequence:
             made[...] = array[...]
-    consolidate(new)
+    consolidate(zarr_store(new.store))
 
 
 def move(

@@ -1,5 +1,6 @@
 """The feature store: the driver creates and seals it, workers write it in whole shards."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,15 +10,18 @@ import zarr
 from numcodecs.bitround import BitRound
 from numpy.typing import NDArray
 from upath import UPath
+from zarr.abc.store import Store
 from zarr.core.array_spec import ArrayConfigParams  # zarr 3.1: a type, not exported elsewhere
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
 from pipeline import schema
 from pipeline.digests import bytes_digest
 from pipeline.outputs import OutputFolder
 from pipeline.schema import FEATURE, Variable
-from pipeline.storage import PARTIAL, is_local, write_atomically
+from pipeline.storage import PARTIAL, FileDigest, file_digest, is_local, write_atomically
 from pipeline.store import added_variables
-from pipeline.store.metadata import publish, zarr_store
+from pipeline.store.metadata import Metadata, consolidate, publish, unsharded, written, zarr_store
 from pipeline.store.records import recorded_shards
 from pipeline.store.shard_codec import COMPRESSOR, encode
 
@@ -63,9 +67,18 @@ class Outline:
         """Return the attributes of `variable`."""
         return {**variable.attributes(), **self.variable_attributes.get(variable.name, {})}
 
-    def indexes(self) -> Iterator[Variable]:
-        """Yield the index over each dimension of a frame: the numbers from 0."""
-        return (Variable(dim, "int32", (dim,), 0, f"{dim} number") for dim in self.feature_dims)
+    def unsharded(self) -> Iterator[Variable]:
+        """Yield the variables that are not over `sequence`; the index over each dimension of a frame is the last."""
+        yield from schema.SHARED_VARIABLES
+        yield from (Variable(dim, "int32", (dim,), 0, f"{dim} number") for dim in self.feature_dims)
+
+    def values(self, variable: Variable) -> NDArray[Any]:
+        """Return the values of a variable that is not over `sequence`, fill values where they depend on the shards."""
+        if variable.name == "timestep":
+            return (np.arange(self.timesteps) * self.hop_s).astype(variable.dtype)
+        if variable.name in self.feature_dims:
+            return np.arange(self.feature_dims[variable.name], dtype=variable.dtype)
+        return np.full(self.shape(variable), variable.fill, variable.dtype)
 
 
 def create(output: OutputFolder, outline: Outline) -> None:
@@ -76,8 +89,24 @@ def create(output: OutputFolder, outline: Outline) -> None:
     """
     for index in recorded_shards(output):
         output.shard_record(index).unlink()
-    output.metadata.unlink(missing_ok=True)
-    group = zarr.create_group(zarr_store(output.store), zarr_format=3, overwrite=True)
+    for path in (output.metadata, output.shard_digests):
+        path.unlink(missing_ok=True)
+    _create(zarr_store(output.store), outline)
+    publish(output, outline.attributes)
+
+
+def metadata_of(outline: Outline) -> Metadata:
+    """Return the metadata that a store of this outline has."""
+    content: dict[str, Buffer] = {}
+    store = MemoryStore(content)
+    _create(store, outline)
+    consolidate(store).update_attributes(dict(outline.attributes))
+    return written(json.loads(content["zarr.json"].to_bytes()))
+
+
+def _create(store: Store, outline: Outline) -> None:
+    """Create a group with all variables; those over `sequence` are empty."""
+    group = zarr.create_group(store, zarr_format=3, overwrite=True)
     for variable in schema.SEQUENCE_VARIABLES:
         shape = outline.shape(variable)
         group.create_array(
@@ -94,14 +123,8 @@ def create(output: OutputFolder, outline: Outline) -> None:
             attributes=outline.attributes_of(variable),
             config=WRITE_ALL,
         )
-    for variable in (*schema.SHARED_VARIABLES, *outline.indexes()):
-        values = np.full(outline.shape(variable), variable.fill, variable.dtype)
-        if variable.name == "timestep":
-            values = (np.arange(outline.timesteps) * outline.hop_s).astype(variable.dtype)
-        elif variable.name in outline.feature_dims:
-            values = np.arange(len(values), dtype=variable.dtype)
-        _create_unsharded(group, variable, values, outline)
-    publish(output, outline.attributes)
+    for variable in outline.unsharded():
+        _create_unsharded(group, variable, outline.values(variable), outline)
 
 
 def _is_compressed(variable: Variable, outline: Outline) -> bool:
@@ -187,18 +210,24 @@ def write_valid(output: OutputFolder, index: int, valid: NDArray[np.bool_]) -> N
 
 def checksums(output: OutputFolder, index: int) -> dict[str, str]:
     """Return {variable: checksum of its stored object, or "missing"} for shard `index`."""
-    result = {}
-    for name, path in objects(output, index).items():
-        try:
-            result[name] = bytes_digest([path.read_bytes()])
-        except FileNotFoundError:
-            result[name] = "missing"
-    return result
+    return {name: found.digest if found else "missing" for name, found in object_digests(output, index).items()}
+
+
+def object_digests(output: OutputFolder, index: int) -> dict[str, FileDigest | None]:
+    """Return {variable: digest and size of its stored object, or None if that is missing} for shard `index`."""
+    return {name: file_digest(path) for name, path in objects(output, index).items()}
 
 
 def stored_bytes(output: OutputFolder, index: int) -> int:
     """Return the size of all stored objects of shard `index`."""
     return sum(path.stat().st_size for path in objects(output, index).values())
+
+
+def unsharded_objects(output: OutputFolder) -> list[UPath]:
+    """Return the places of the objects of all variables of the store that are not over `sequence`."""
+    shared = {variable.name: variable.dims for variable in schema.SHARED_VARIABLES}
+    names = (*shared, *sorted(unsharded(output) - shared.keys()))
+    return [output.store.joinpath(name, "c", *("0" for _ in shared.get(name, (name,)))) for name in names]
 
 
 def objects(output: OutputFolder, index: int) -> dict[str, UPath]:
@@ -210,6 +239,14 @@ def objects(output: OutputFolder, index: int) -> dict[str, UPath]:
         variable.name: output.store.joinpath(variable.name, "c", str(index), *("0" for _ in variable.dims[1:]))
         for variable in schema.SEQUENCE_VARIABLES
     }
+
+
+def write_indexes(output: OutputFolder, outline: Outline) -> None:
+    """Write the indexes of a store again, as its creation wrote them."""
+    group = zarr.open_group(zarr_store(output.store), mode="r+", use_consolidated=False)
+    for variable in outline.unsharded():
+        if variable.name in ("timestep", *outline.feature_dims):
+            _array(group, variable.name)[:] = outline.values(variable)
 
 
 def seal(output: OutputFolder, mean: NDArray[np.float64], std: NDArray[np.float64], count: int) -> None:

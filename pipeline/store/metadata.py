@@ -5,7 +5,8 @@ xarray, for example, replaces all attributes of a store when it adds a variable.
 
 import json
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import zarr
@@ -16,12 +17,18 @@ from zarr.abc.store import Store
 from zarr.errors import ZarrUserWarning
 
 from pipeline import schema
+from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
-from pipeline.storage import is_local, read_json, write_atomically
-from pipeline.store.records import DAMAGED, StoreAttributes
+from pipeline.storage import bytes_or_none, is_local, read_json, write_atomically
+from pipeline.store.records import REPAIR, StoreAttributes
 
-LAYOUT: Final = ("shape", "data_type", "chunk_grid", "codecs", "fill_value", "dimension_names")
-"""Keys of an array's zarr.json on which the bytes of its stored objects depend."""
+ATTRIBUTES: Final = "attributes"
+"""The key of a zarr.json to which other programs may add."""
+
+CONSOLIDATED: Final = "consolidated_metadata"
+
+GROUP: Final[Mapping[str, Any]] = {"zarr_format": 3, "node_type": "group"}
+"""What is in the zarr.json of every group."""
 
 
 class Metadata(BaseModel):
@@ -59,46 +66,98 @@ def own_variables(feature_dims: Collection[str]) -> set[str]:
     return {variable.name for variable in (*schema.SEQUENCE_VARIABLES, *schema.SHARED_VARIABLES)} | set(feature_dims)
 
 
-def consolidate(output: OutputFolder) -> zarr.Group:
+def unsharded(output: OutputFolder) -> set[str]:
+    """Return the names of the variables of the copy that are not over `sequence`."""
+    kept = _copy(output)
+    sequence = {variable.name for variable in schema.SEQUENCE_VARIABLES}
+    return set() if kept is None else kept.variables.keys() - sequence
+
+
+def consolidate(store: Store) -> zarr.Group:
     """Copy the metadata of all arrays into one object, so that a store is opened with one read."""
     with warnings.catch_warnings():
         # zarr warns that consolidated metadata is not in the specification yet; xarray warns where it is absent
         warnings.simplefilter("ignore", ZarrUserWarning)
-        return zarr.consolidate_metadata(zarr_store(output.store))
+        return zarr.consolidate_metadata(store)
 
 
 def publish(output: OutputFolder, attributes: Mapping[str, Any]) -> None:
     """Write attributes and consolidated metadata, which readers open, and the copy: the end of every change."""
-    consolidate(output).update_attributes(dict(attributes))
+    consolidate(zarr_store(output.store)).update_attributes(dict(attributes))
     keep(output)
 
 
 def keep(output: OutputFolder) -> None:
     """Copy the metadata of the store as it is now."""
-    write_atomically(output.metadata, _read(output).model_dump_json().encode())
+    write_copy(output, _read(output))
+
+
+def write_copy(output: OutputFolder, copied: Metadata) -> None:
+    """Write the copy of the metadata of a store."""
+    write_atomically(output.metadata, copied.model_dump_json().encode())
+
+
+def written(group: Mapping[str, Any]) -> Metadata:
+    """Return the metadata in the zarr.json of the group of a store, without what other programs added."""
+    return _metadata(_Node.model_validate(group))
+
+
+def readable(output: OutputFolder) -> list[Metadata]:
+    """Return the copy of the metadata and what readers see, each if it can be read and has all attributes."""
+    found = [_found(output)]
+    with suppress(PipelineError):
+        found += [kept for kept in [_copy(output)] if kept]
+    return [each for each in found if each.attributes.keys() == StoreAttributes.model_fields.keys()]
 
 
 def changed_attributes(output: OutputFolder) -> list[str]:
-    """Return the attributes, of the store or as VARIABLE.ATTRIBUTE, that differ from the copy, if there is one."""
-    kept = _copy(output)
-    return [] if kept is None else list(_changed_attributes(_read(output), kept))
-
-
-def changed_layouts(output: OutputFolder) -> list[str]:
-    """Return what else differs from the copy, as VARIABLE.KEY of its zarr.json.
+    """Return the attributes, of the store or as VARIABLE.ATTRIBUTE, that differ from the copy, if there is one.
 
     The metadata that readers see may be right while that of the array, with which it is written, is not.
     """
     kept = _copy(output)
     if kept is None:
         return []
-    seen = _read(output).variables
-    own = {name: _document(output.store / name / "zarr.json") for name in kept.variables}
-    return [
+    changed = _changed_attributes(_found(output), kept) + _changed_attributes(_own(output, kept), kept)
+    return list(dict.fromkeys(changed))
+
+
+def changed_layouts(output: OutputFolder) -> list[str]:
+    """Return what else differs from the copy, as VARIABLE.KEY of its zarr.json."""
+    kept = _copy(output)
+    if kept is None:
+        return []
+    changed = (
         f"{name}.{key}"
+        for found in (_found(output).variables, _own(output, kept).variables)
         for name, document in kept.variables.items()
-        for key in LAYOUT
-        if any(found.get(name, {}).get(key) != document.get(key) for found in (seen, own))
+        for key in _changed(found.get(name, {}), document)
+        if key != ATTRIBUTES
+    )
+    return list(dict.fromkeys(changed))
+
+
+def documents(output: OutputFolder) -> list[UPath]:
+    """Return the places of every zarr.json that extraction writes, none if there is no copy of the metadata."""
+    kept = _copy(output)
+    return (
+        [] if kept is None else [output.store / "zarr.json", *(output.store / n / "zarr.json" for n in kept.variables)]
+    )
+
+
+def damaged_files(output: OutputFolder) -> list[UPath]:
+    """Return each zarr.json of the store that differs from the copy in more than what other programs added.
+
+    A file to which nothing was added must have the very bytes that extraction wrote.
+    """
+    kept = _copy(output)
+    if kept is None:
+        return []
+    group = output.store / "zarr.json"
+    arrays = {output.store / name / "zarr.json": document for name, document in kept.variables.items()}
+    return [
+        *([] if _holds(group, _group(kept)) else [group]),
+        *(path for path, document in arrays.items() if not _holds(path, document)),
     ]
 
 
@@ -114,13 +173,13 @@ def restore(output: OutputFolder, variables: Collection[str]) -> None:
         _write(path, {**base, "attributes": _restored(there, document["attributes"])})
     path = output.store / "zarr.json"
     attributes = _restored(_document(path), kept.attributes)
-    _write(path, {"attributes": attributes, "zarr_format": 3, "node_type": "group"})
-    consolidate(output)
+    _write(path, {ATTRIBUTES: attributes, **GROUP})
+    consolidate(zarr_store(output.store))
 
 
 def _copy(output: OutputFolder) -> Metadata | None:
     try:
-        return read_json(output.metadata, Metadata, "delete it: the next extraction writes it anew")
+        return read_json(output.metadata, Metadata, REPAIR)
     except FileNotFoundError:
         return None
 
@@ -128,9 +187,13 @@ def _copy(output: OutputFolder) -> Metadata | None:
 def _read(output: OutputFolder) -> Metadata:
     """Return the metadata that readers see, empty if there is none."""
     try:
-        found = read_json(output.store / "zarr.json", _Node, DAMAGED)
+        found = read_json(output.store / "zarr.json", _Node, REPAIR)
     except FileNotFoundError:
         return Metadata(attributes={}, variables={})
+    return _metadata(found)
+
+
+def _metadata(found: _Node) -> Metadata:
     variables = found.consolidated_metadata.metadata if found.consolidated_metadata else {}
     features = variables.get("features", {})
     own = own_variables(features.get("dimension_names", ())[1:])
@@ -140,28 +203,95 @@ def _read(output: OutputFolder) -> Metadata:
     )
 
 
-def _changed_attributes(found: Metadata, kept: Metadata) -> Iterator[str]:
-    yield from (name for name, value in kept.attributes.items() if found.attributes.get(name) != value)
+def _found(output: OutputFolder) -> Metadata:
+    """Return the metadata that readers see, empty if there is none that can be read."""
+    try:
+        return _read(output)
+    except PipelineError:
+        return Metadata(attributes={}, variables={})
+
+
+def _own(output: OutputFolder, kept: Metadata) -> Metadata:
+    """Return the metadata with which the arrays are written, and the attributes of the store."""
+    documents = {name: _document(output.store / name / "zarr.json") for name in kept.variables}
+    return Metadata(attributes=_found(output).attributes, variables=documents)
+
+
+def _changed_attributes(found: Metadata, kept: Metadata) -> list[str]:
+    changed = _changed(found.attributes, kept.attributes)
     for variable, document in kept.variables.items():
-        attributes = found.variables.get(variable, {}).get("attributes", {})
-        yield from (f"{variable}.{name}" for name, value in document["attributes"].items()
-                    if attributes.get(name) != value)  # fmt: skip
+        attributes = _mapping(found.variables.get(variable, {}), ATTRIBUTES)
+        changed += [f"{variable}.{name}" for name in _changed(attributes, document[ATTRIBUTES])]
+    return changed
+
+
+def _changed(found: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
+    """Return the keys of `kept` whose values differ."""
+    return [key for key, value in kept.items() if key not in found or _text(found[key]) != _text(value)]
+
+
+def _text(value: Any) -> str:
+    """Return a value as JSON: 1, 1.0 and true are different."""
+    return json.dumps(value, sort_keys=True)
+
+
+def _mapping(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = document.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _group(kept: Metadata) -> dict[str, Any]:
+    """Return the zarr.json of the group without what other programs added."""
+    consolidated = {"kind": "inline", "must_understand": False, "metadata": kept.variables}
+    return {ATTRIBUTES: kept.attributes, **GROUP, CONSOLIDATED: consolidated}
+
+
+def _holds(path: UPath, document: Mapping[str, Any]) -> bool:
+    """Whether a zarr.json holds `document` and else only attributes and variables that other programs added."""
+    content, found = bytes_or_none(path), _document(path)
+    if content == _encoded(found) and _text(found) == _text(document):
+        return True
+    return bool(_additions(found, document)) and _text(_without_additions(found, document)) == _text(document)
+
+
+def _additions(found: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
+    """Whether other programs added attributes or variables."""
+    variables, own = (_mapping(_mapping(each, CONSOLIDATED), "metadata") for each in (found, document))
+    of_variables = any(_mapping(found_of, ATTRIBUTES).keys() - own[name][ATTRIBUTES].keys()
+                       for name, found_of in variables.items() if name in own)  # fmt: skip
+    added = _mapping(found, ATTRIBUTES).keys() - document[ATTRIBUTES].keys() or variables.keys() - own.keys()
+    return bool(added) or of_variables
+
+
+def _without_additions(found: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    attributes = {k: v for k, v in _mapping(found, ATTRIBUTES).items() if k in document[ATTRIBUTES]}
+    result = {**found, ATTRIBUTES: attributes}
+    if CONSOLIDATED in document:
+        own, consolidated = document[CONSOLIDATED]["metadata"], _mapping(found, CONSOLIDATED)
+        variables = _mapping(consolidated, "metadata")
+        kept = {name: _without_additions(variables[name], own[name]) for name in own if name in variables}
+        result[CONSOLIDATED] = {**consolidated, "metadata": kept}
+    return result
 
 
 def _document(path: UPath) -> Mapping[str, Any]:
     """Return the content of a zarr.json, nothing if it is missing or damaged."""
     try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        content = json.loads(bytes_or_none(path) or b"")
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _restored(document: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes `kept` in their order, and after them those that others added to `document`."""
-    return {**kept, **document.get("attributes", {}), **kept}
+    return {**kept, **_mapping(document, ATTRIBUTES), **kept}
 
 
 def _write(path: UPath, document: Mapping[str, Any]) -> None:
     """Write a zarr.json with the indentation of zarr, so that a restored file has its earlier bytes."""
-    write_atomically(path, json.dumps(document, indent=zarr.config.get("json_indent")).encode())
+    write_atomically(path, _encoded(document))
+
+
+def _encoded(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=zarr.config.get("json_indent")).encode()

@@ -1,19 +1,23 @@
 """The attributes of a store, and the completion record of each of its shards."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.errors import UsageError
+from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
 from pipeline.schema import version_mismatch
-from pipeline.storage import read_json, refusing_damage, write_atomically
+from pipeline.storage import file_digests, is_local, read_json, refusing_damage, write_atomically
 
 SUM_UNIT: Final = 2.0**-20
 
-DAMAGED: Final = "delete it and run extract, which restores it from its copy"
-"""The remedy for metadata of a store that cannot be read."""
+REPAIR: Final = "run extract --repair, which makes it again"
+"""The remedy for a file of a store that is damaged."""
+
+_DIGEST: Final = re.compile(rb"^([0-9a-f]{32})  (\d{8,})\.json$", re.MULTILINE)
+"""A line of the digests of shard records."""
 
 Status = Literal["ok", "short", "filtered", "failed"]
 """The statuses of `pipeline.schema.STATUSES`."""
@@ -97,7 +101,7 @@ def read_attributes(output: OutputFolder) -> StoreAttributes | None:
     """
     path = output.store / "zarr.json"
     try:
-        found = read_json(path, _Group, DAMAGED).attributes
+        found = read_json(path, _Group, REPAIR).attributes
     except FileNotFoundError:
         return None
     if "schema_version" in found:
@@ -106,7 +110,7 @@ def read_attributes(output: OutputFolder) -> StoreAttributes | None:
             raise UsageError(mismatch)
     if not found.keys() >= StoreAttributes.model_fields.keys():
         return None
-    with refusing_damage(path, DAMAGED):
+    with refusing_damage(path, REPAIR):
         return StoreAttributes.model_validate(found)
 
 
@@ -117,15 +121,14 @@ def write_record(output: OutputFolder, record: ShardRecord) -> None:
 
 def read_record(output: OutputFolder, index: int) -> ShardRecord:
     """Return the record of shard `index`; raises PipelineError for one that cannot be read."""
-    remedy = "delete it and run extract again, which writes the shard anew"
-    return read_json(output.shard_record(index), ShardRecord, remedy)
+    return read_json(output.shard_record(index), ShardRecord, "run extract, which writes the shard anew")
 
 
 def find_record(output: OutputFolder, index: int) -> ShardRecord | None:
-    """Return the record of shard `index`, or None if there is none; raises PipelineError as `read_record`."""
+    """Return the record of shard `index`, or None if there is none that can be read."""
     try:
         return read_record(output, index)
-    except FileNotFoundError:
+    except (FileNotFoundError, PipelineError):
         return None
 
 
@@ -135,3 +138,39 @@ def recorded_shards(output: OutputFolder) -> set[int]:
         return set()
     files = (path for path in output.shards.iterdir() if path.suffix == ".json")
     return {int(path.stem) for path in files if path.stem.isdecimal()}
+
+
+def digests(output: OutputFolder, indices: Collection[int]) -> dict[int, str]:
+    """Return the digest of the record, as it is now, of each of the shards `indices` that has one."""
+    found = file_digests((output.shard_record(index) for index in indices), local=is_local(output.root))
+    return {index: file.digest for index, file in zip(indices, found, strict=True) if file}
+
+
+def write_digests(output: OutputFolder, found: Mapping[int, str]) -> None:
+    """Write the digests of the records of finished shards, by shard."""
+    write_atomically(output.shard_digests, listing(output, found))
+
+
+def listing(output: OutputFolder, found: Mapping[int, str]) -> bytes:
+    """Return the digests of records, by shard, as the lines of a file."""
+    return "".join(f"{found[index]}  {output.shard_record(index).name}\n" for index in sorted(found)).encode()
+
+
+def read_digests(output: OutputFolder) -> dict[int, str]:
+    """Return the digests that the records of finished shards must have, by shard; lines that are damaged are left out.
+
+    There are none for a shard that is being rewritten, nor in a folder of an earlier version.
+    """
+    try:
+        content = output.shard_digests.read_bytes()
+    except FileNotFoundError:
+        return {}
+    return {int(index): digest.decode() for digest, index in _DIGEST.findall(content)}
+
+
+def release(output: OutputFolder, indices: Iterable[int]) -> None:
+    """Remove the digests of the records of shards that are about to be rewritten."""
+    found = read_digests(output)
+    rewritten = found.keys() & set(indices)
+    if rewritten:
+        write_digests(output, {index: digest for index, digest in found.items() if index not in rewritten})

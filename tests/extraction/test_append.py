@@ -29,6 +29,8 @@ from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import recording_reader
 from pipeline.extraction.plan import Plan
 from pipeline.features import audio
+from pipeline.outputs import OutputFolder
+from pipeline.run_record import RunRecord
 from pipeline.schema import SPLITS
 from tests.conftest import Killed, make_corpus, make_manifest, make_probe
 from tests.support.appending import (
@@ -230,7 +232,7 @@ def test_a_damaged_shard_is_not_written_anew_from_what_it_holds(corpus: Path, ou
     content[0] ^= 1
     last.write_bytes(content)
     extend(corpus)
-    with pytest.raises(PipelineError, match="differs from its checksums and cannot be reused; delete its record"):
+    with pytest.raises(PipelineError, match="differs from its checksums and cannot be reused; run extract --repair"):
         run(corpus, out)
     (out / "shards" / f"{int(last.parts[-3]):08d}.json").unlink()
     run(corpus, out)
@@ -239,9 +241,18 @@ def test_a_damaged_shard_is_not_written_anew_from_what_it_holds(corpus: Path, ou
 
 
 def test_another_manifest_than_the_store_s_is_refused(corpus: Path, out: Path) -> None:
-    (out / "manifest.parquet").unlink()
-    (corpus / "de" / "anna" / "0.flac").unlink()
+    manifest = out / "manifest.parquet"
+    before = manifest.read_bytes()
+    manifest.unlink()
     run(corpus, out, "scan")
+    assert manifest.read_bytes() == before
+    manifest.unlink()
+    (corpus / "de" / "anna" / "0.flac").unlink()
+    with pytest.raises(PipelineError, match="the recordings give another one than that of the store"):
+        run(corpus, out, "scan")
+    run(corpus, out.with_name("other"), "scan")
+    shutil.copy(out.with_name("other") / "manifest.parquet", manifest)
+    RunRecord(OutputFolder.at(str(out))).forget("scan")
     with pytest.raises(UsageError, match="holds a store of another manifest"):
         run(corpus, out, "extract")
 

@@ -103,7 +103,7 @@ def test_a_store_that_is_not_extracted_or_is_damaged_is_left_as_it_is(tmp_path: 
     content = damaged.read_bytes()
     damaged.write_bytes(content[:-9] + b"!" + content[-8:])
     before = store_bytes(out)
-    with pytest.raises(PipelineError, match=r"shard 2 of .* differs from its checksums in features"):
+    with pytest.raises(PipelineError, match=r"features\.zarr/features/c/2/0/0"):
         run(corpus, out, "compact")
     assert store_bytes(out) == before
 
@@ -128,7 +128,7 @@ def test_what_an_interrupted_compaction_wrote_is_kept_unless_the_store_changed_s
     with pytest.raises(Killed):
         run(corpus, out, "compact")
     kill_at[0] = 10**9
-    written = {path.name: path.stat().st_mtime_ns for path in records.iterdir()}
+    written = {path.name: path.stat().st_mtime_ns for path in records.glob("0*.json")}
     assert len(written) > 3
     moved = []
     describe = shard.describe

@@ -20,6 +20,7 @@ from pipeline.features import audio
 from pipeline.features.audio import AudioError
 from pipeline.outputs import OutputFolder
 from pipeline.report import status
+from pipeline.run_record import RunRecord
 from tests.conftest import Killed, make_corpus
 from tests.support.appending import CONFIG, check_contract, extracted, features_by_place, ledger_of, manifest_of, run
 from tests.support.whole_system import store_bytes
@@ -119,6 +120,8 @@ def absurd(change: Callable[[pd.DataFrame, int], None], out: Path, name: str) ->
     change(table, int(table.index[table["recording_id"] == name][0]))
     table["first_sequence"] = table["sequences"].cumsum() - table["sequences"]
     table.to_parquet(out / "manifest.parquet", index=False)
+    output = OutputFolder.at(str(out))
+    RunRecord(output).confirm("scan", "of another version", [output.manifest])
     return table
 
 

@@ -16,6 +16,7 @@ from pipeline.extraction.extract import extract
 from pipeline.extraction.verify import verify
 from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
+from pipeline.run_record import RunFile
 from pipeline.runtime.executor import SerialExecutor
 from tests.conftest import make_corpus, noise
 
@@ -115,7 +116,7 @@ def test_verification_and_compaction_keep_what_is_known_of_silence(
 ) -> None:
     output = extracted(corpus, tmp_path, filter_silent=filter_silent)
     manifest = pd.read_parquet(str(output.manifest))
-    verify(output, manifest, CONFIG, SerialExecutor())
+    assert not verify(output, manifest, CONFIG, RunFile(stages={}), SerialExecutor()).damaged
     before = silent_rows(output)
     compact(output, manifest, CONFIG, "key", SerialExecutor())
     pd.testing.assert_frame_equal(silent_rows(output), before)

@@ -450,8 +450,9 @@ def test_damaged_record_is_one_line(tmp_path: Path, change: bytes) -> None:
     output = created(tmp_path)
     records.write_record(output, RECORD)
     output.shard_record(2).write_bytes(change)
-    with pytest.raises(PipelineError, match=r"00000002\.json is damaged \(.*\); delete it and run extract again, whi"):
-        records.find_record(output, 2)
+    with pytest.raises(PipelineError, match=r"00000002\.json is damaged \(.*\); run extract, which writes"):
+        records.read_record(output, 2)
+    assert records.find_record(output, 2) is None
 
 
 def test_files_that_are_no_records_are_ignored(tmp_path: Path) -> None:
@@ -485,11 +486,11 @@ def test_damaged_attributes_are_one_line_and_those_of_others_are_ignored(tmp_pat
     assert records.read_attributes(output) == ATTRIBUTES
     with_attributes(output, config_hash=None)
     with pytest.raises(
-        PipelineError, match=r"zarr\.json is damaged \(config_hash: .*\); delete it and run extract, which"
+        PipelineError, match=r"zarr\.json is damaged \(config_hash: .*\); run extract --repair, which makes"
     ):
         records.read_attributes(output)
     (output.store / "zarr.json").write_text("{")
-    with pytest.raises(PipelineError, match=r"zarr\.json is damaged \(Invalid JSON: .*\); delete it"):
+    with pytest.raises(PipelineError, match=r"zarr\.json is damaged \(Invalid JSON: .*\); run extract --repair"):
         records.read_attributes(output)
 
 

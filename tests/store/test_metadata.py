@@ -144,5 +144,7 @@ def test_attributes_that_others_add_are_no_change_and_stay(output: OutputFolder)
 def test_the_copy_is_strict_json_and_a_damaged_one_is_one_line(output: OutputFolder) -> None:
     json.loads(output.metadata.read_bytes(), parse_constant=pytest.fail)
     output.metadata.write_bytes(b"{")
-    with pytest.raises(PipelineError, match=r"_metadata is damaged \(.*\); delete it: the next extraction"):
+    with pytest.raises(
+        PipelineError, match=r"_metadata is damaged \(.*\); run extract --repair, which makes it again"
+    ):
         metadata.changed_attributes(output)

@@ -36,7 +36,9 @@ def write(corpus: Path, name: str, seconds: float) -> Path:
     return path
 
 
-def run(corpus: Path, out: Path, *stages: str, prune: bool = False, config: PipelineConfig = CONFIG) -> RunRecord:
+def run(
+    corpus: Path, out: Path, *stages: str, prune: bool = False, repair: bool = False, config: PipelineConfig = CONFIG
+) -> RunRecord:
     """Run stages, scan and extract where none is named; return the state of the output folder."""
     out.mkdir(exist_ok=True)
     output = OutputFolder.at(str(out))
@@ -45,7 +47,7 @@ def run(corpus: Path, out: Path, *stages: str, prune: bool = False, config: Pipe
     state = RunRecord(output)
     settings = RunConfig.model_validate(config.model_dump())
     execute(
-        Run(output, settings, state, LazyExecutor(SerialExecutor), str(corpus), prune=prune),
+        Run(output, settings, state, LazyExecutor(SerialExecutor), str(corpus), prune=prune, repair=repair),
         list(stages or ("scan", "extract")),
     )
     return state
