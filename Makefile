@@ -4,6 +4,8 @@
 #   make dags [CORPUS=… OUT=…]     start the nightly run on Apache Airflow, by default on the demo's corpus
 #   make test                      linter, types, import rules, tests
 #   make test-long                 the tests that make test leaves out because they take minutes
+#   make chaos SEED=1 KILLS=200     kill random processes of random commands, compare the files that they leave
+#   make soak MINUTES=60           one cluster for an hour, with flat memory and descriptors
 #   make test-fast                 the tests that need no whole runs, clusters or training: under two minutes
 #   make docs                      build the documentation into build/docs
 #   make bench                     compare with other software, write docs/benchmarks.md (half an hour, 4 GB)
@@ -27,7 +29,7 @@ corpus = --corpus $(call quoted,$(value CORPUS))
 # the folder to write to, by default $(1), or out/run for recordings of one's own
 out    = --out $(call quoted,$(if $(call given,OUT),$(value OUT),$(if $(call given,CORPUS),out/run,$(1))))
 
-.PHONY: install run airflow dags dags-soak test test-fast test-interop test-long test-python test-dags lint docs bench audit clean
+.PHONY: install run airflow dags dags-soak chaos soak test test-fast test-interop test-long test-python test-dags lint docs bench audit clean
 
 install: $(VENV)/installed
 
@@ -80,6 +82,16 @@ test-long: install airflow
 # other readers of Zarr and other training loops, in the environment of the benchmarks
 test-interop: $(VENV)-bench/installed
 	$(VENV)-bench/bin/python -m pytest -m long tests/interop $(ARGS)
+
+# 200 kills take about an hour
+SEED  ?= 1
+KILLS ?= 200
+chaos: install
+	$(BIN)/python -m tests.chaos --seed $(SEED) --kills $(KILLS)
+
+MINUTES ?= 60
+soak: install
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 # one hour; make dags-soak ARGS=--minutes=5
 dags-soak: install airflow

@@ -31,17 +31,21 @@ class Ended:
 class Forks:
     """Runs commands one after the other; a context manager that ends the process which they are forks of."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self._log, self._count = folder / "forks.log", folder / "forks.count"
         self._server = subprocess.Popen(
-            [sys.executable, "-B", "-m", "tests.chaos.forks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-B", "-m", "tests.chaos.forks"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
         )
 
-    def run(self, out: Path, *arguments: str, kill_at: int = -1) -> Ended:
+    def run(self, out: Path, *arguments: str, kill_at: int = -1, **environment: str) -> Ended:
         """Run a command that writes below `out`; with `kill_at` it is killed at the change of that number."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        request = [str(out), arguments, kill_at, str(self._log), str(self._count)]
+        request = [str(out), arguments, environment, kill_at, str(self._log), str(self._count)]
         print(json.dumps(request), file=self._server.stdin, flush=True)
         code = json.loads(self._server.stdout.readline())
         return Ended(code, self._log.read_text(encoding="utf-8"), int(self._count.read_text()))
@@ -93,13 +97,14 @@ def serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 
 
-def _command(out: str, arguments: list[str], kill_at: int, log: str, count: str) -> None:
+def _command(out: str, arguments: list[str], environment: dict[str, str], kill_at: int, log: str, count: str) -> None:
     """Run a command, and end this process with its exit code."""
     from pipeline.run import command_line
 
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(output, stream)
+    os.environ.update(environment)
     changes = Changes(out, kill_at, count)
     sys.addaudithook(changes)
     sys.argv = ["pipeline.run", *arguments]
