@@ -38,7 +38,7 @@ def test_a_write_that_fails_is_one_line_and_the_same_command_ends_with_the_same_
 ) -> None:
     place, chance = Place(tmp_path / "place", speakers=4, recordings=1), random.Random(kind)
     faults = 0
-    with Forks(tmp_path, LD_PRELOAD=str(shim)) as forks:
+    with Forks(tmp_path, trains=True, LD_PRELOAD=str(shim)) as forks:
         for step in HISTORY:
             place.prepare(step)
             arguments = (*place.arguments(step), "--executor", "serial", "--set=models.lstm=null")

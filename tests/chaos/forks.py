@@ -4,6 +4,7 @@ A command can be killed at the Nth change that it makes below its output folder:
 moved or deleted, or a folder is made. So a seed decides where a kill falls, whatever the load of the machine.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -29,12 +30,15 @@ class Ended:
 
 
 class Forks:
-    """Runs commands one after the other; a context manager that ends the process which they are forks of."""
+    """Runs commands one after the other; a context manager that ends the process which they are forks of.
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    With `trains` that process has imported TensorFlow, which takes seconds.
+    """
+
+    def __init__(self, folder: Path, *, trains: bool, **environment: str) -> None:
         self._log, self._count = folder / "forks.log", folder / "forks.count"
         self._server = subprocess.Popen(
-            [sys.executable, "-B", "-m", "tests.chaos.forks"],
+            [sys.executable, "-B", "-m", "tests.chaos.forks", *(["keras"] if trains else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -78,11 +82,10 @@ class Changes:
         os.pwrite(self._file, str(self._count).encode(), 0)
 
 
-def serve() -> None:
+def serve(*packages: str) -> None:
     """Fork a process for each request on standard input, and print its exit code."""
-    import keras  # noqa: F401 imported once, for all forks
-    import matplotlib.pyplot as plt  # noqa: F401
-
+    for package in ("matplotlib.pyplot", *packages):
+        importlib.import_module(package)
     import pipeline.report.page
     import pipeline.run  # noqa: F401
     from pipeline.extraction import compact, verify  # noqa: F401
@@ -123,4 +126,4 @@ def _command(out: str, arguments: list[str], environment: dict[str, str], kill_a
 
 
 if __name__ == "__main__":
-    serve()
+    serve(*sys.argv[1:])

@@ -115,7 +115,8 @@ class Place:
 def outcome(out: Path) -> dict[str, str]:
     """Return a digest of each file below `out` by its path, without what depends on the clock.
 
-    run.json, the report's page and pictures are present or absent. Checkpoints and TensorBoard's files are left out:
+    Files that hold a time, or the digest of one, are present or absent: run.json, the report's page and pictures, and
+    the digests of the registry. Checkpoints and TensorBoard's files are left out:
     the former are older states of the training, whose names depend on when it was killed.
     """
     return {
@@ -131,7 +132,7 @@ def _contents(out: Path) -> Iterator[tuple[Path, bytes]]:
         place = path.relative_to(out).parts
         if "tensorboard" in place or "checkpoints" in place:
             continue
-        if place == ("run.json",) or place[0] == "report":
+        if place in (("run.json",), ("registry", "digests.json")) or place[0] == "report":
             yield path, b""
         elif path.name == "history.csv":
             yield path, pd.read_csv(path).drop(columns=TIMINGS).to_csv().encode()
