@@ -25,7 +25,8 @@ from pipeline.store import metadata, records
 
 log = logging.getLogger("pipeline.stages")
 
-IDENTITY: Final = ("ledger.parquet", "shards/_metadata", "features.zarr/train_count/c")
+METADATA_COPY: Final = "shards/_metadata"
+IDENTITY: Final = ("ledger.parquet", METADATA_COPY, "features.zarr/train_count/c")
 """The outputs of an extraction that determine the key of a store; the others follow from these and the settings."""
 
 Facts = Mapping[str, Any]
@@ -120,12 +121,16 @@ class Run:
         """
         if not self.output.manifest.exists():
             raise UsageError(f"--out {self.output.root}: there is no manifest.parquet; run scan first")
+        self.check_manifest()
+        return read_manifest(self.output)
+
+    def check_manifest(self) -> None:
+        """Raise PipelineError for a manifest that is not as the last scan or compaction left it."""
         if self.manifest_changed():
             raise PipelineError(
                 f"{self.output.manifest} is not as scan left it (its digest in run.json is another); run scan, which "
                 "compares it with the recordings, or restore it from a backup"
             )
-        return read_manifest(self.output)
 
     def manifest_changed(self) -> bool:
         """Whether the manifest is not as the last scan or compaction left it.
@@ -142,16 +147,19 @@ class Run:
     def store_key(self) -> str:
         """Return a digest of the finished store.
 
-        Raises UsageError if there is none, and PipelineError if other programs have changed its attributes, or if a
-        file beside the shards is damaged.
+        Raises UsageError if there is none, and PipelineError if other programs have changed its attributes, or if the
+        manifest or a file beside the shards is damaged.
         """
         key, store = self.unchecked_store_key(), self.output.store
-        attributes, changed = records.read_attributes(self.output), metadata.changed_attributes(self.output)
-        files = [str(path) for path in metadata.damaged_files(self.output)]
-        if changed or attributes is None:
-            what = f"changed or removed {few(changed)} in {few(files)}" if changed else "removed attributes"
-            raise PipelineError(f"{store}: another program has {what}; run extract, which restores them")
-        damaged = [*files, *self.record.changed_outputs("extract")]
+        self.check_manifest()
+        attributes, damaged = records.read_attributes(self.output), self.record.changed_outputs("extract")
+        if METADATA_COPY not in damaged:  # with which the metadata of the store is compared
+            files = [str(path) for path in metadata.damaged_files(self.output)]
+            changed = metadata.changed_attributes(self.output)
+            if changed or attributes is None:
+                what = f"changed or removed {few(changed)} in {few(files)}" if changed else "removed attributes"
+                raise PipelineError(f"{store}: another program has {what}; run extract, which restores them")
+            damaged = [*files, *damaged]
         if damaged:
             raise PipelineError(
                 f"--out {self.output.root}: {few(damaged)} missing or not as extraction left it; run extract "

@@ -33,8 +33,8 @@ from pipeline.extraction.plan import Plan
 from pipeline.model_stages import evaluate_stage, train_stage
 from pipeline.outputs import OutputFolder
 from pipeline.run_context import Facts, Run
-from pipeline.run_record import VerifyRecord
-from pipeline.storage import write_parquet
+from pipeline.run_record import ExtractRecord, VerifyRecord
+from pipeline.storage import file_digest, write_parquet
 from pipeline.store import feature_store
 from pipeline.store.records import StoreAttributes
 
@@ -77,7 +77,7 @@ def scan_stage(run: Run) -> None:
     if manifest is not None and changes is not None and not changes and len(changes.uri) == len(manifest):
         log.info("scan: nothing new")
         if run.manifest_changed():
-            write_parquet(output.manifest, manifest)  # only parts of the file that no reader uses can be damaged
+            write_parquet(output.manifest, manifest)  # the digest in the store proves the rows, not the file
         run.record.confirm("scan", key, [output.manifest])
         return
     run.perform("scan", key, [output.manifest], work, complete=False)
@@ -292,6 +292,18 @@ def complete(run: Run) -> bool:
     return "extract" in run.record.stages and run.record.unchanged("report", report_key(run))
 
 
+def _check_progress(run: Run) -> None:
+    """Raise PipelineError for a file on the progress of the last extraction that is damaged; it may be missing."""
+    extracted = run.record.stages.get("extract")
+    for name, digest in (extracted.progress if isinstance(extracted, ExtractRecord) else {}).items():
+        found = file_digest(run.output.root / name)
+        if found and found.digest != digest:
+            raise PipelineError(
+                f"{run.output.root / name} is damaged (its digest in run.json is another); delete it: the report is "
+                "then without the progress of the last extraction"
+            )
+
+
 def report_stage(run: Run) -> None:
     """All results → one page."""
     page = run.output.report / "index.html"
@@ -308,6 +320,7 @@ def report_stage(run: Run) -> None:
     for name in run.config.models:
         run.require_outputs(f"train/{name}")
         run.require_outputs(f"evaluate/{name}")
+    _check_progress(run)
     run.perform("report", report_key(run), _report_files(run.output), work)
     log.info("report: %s", page)
 

@@ -2,7 +2,6 @@
 
 import random
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
 from pipeline.run_record import RunRecord
 from tests.conftest import make_corpus
+from tests.support.damage import DAMAGES, damage, flipped
 from tests.support.whole_system import store_bytes
 
 SETTINGS = (
@@ -32,33 +32,6 @@ BESIDE = (
     "ledger.parquet",
 )  # fmt: skip
 FILES = (*RECORDS, *OBJECTS, *BESIDE, "manifest.parquet")
-
-
-def flipped(content: bytes, chance: random.Random) -> bytes:
-    place = chance.randrange(len(content))
-    return content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :]
-
-
-def edited(content: bytes, chance: random.Random) -> bytes:
-    """Change one digit, so that text can still be parsed."""
-    places = [i for i, byte in enumerate(content) if byte in b"12345678"] or [0]
-    place = chance.choice(places)
-    return content[:place] + bytes([content[place] + 1]) + content[place + 1 :]
-
-
-DAMAGES: Mapping[str, Callable[[bytes, random.Random], bytes | None]] = {
-    "deleted": lambda _, __: None,
-    "empty": lambda _, __: b"",
-    "half": lambda content, _: content[: len(content) // 2],
-    "zeros": lambda content, _: bytes(len(content)),
-    "flipped": flipped,
-    "edited": edited,
-}
-
-
-def damage(path: Path, kind: str) -> None:
-    content = DAMAGES[kind](path.read_bytes(), random.Random(f"{path.name} {kind}"))
-    path.unlink() if content is None else path.write_bytes(content)
 
 
 def outcome(stage: str, out: Path, *arguments: str, corpus: Path | None = None) -> tuple[int, str]:

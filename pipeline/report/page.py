@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Final
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
 from pipeline.report import champion, corpus_section, model_section, plots
 from pipeline.report.picture import missing_fonts
 from pipeline.report.results import Pictures, Results
-from pipeline.run_record import ExtractRecord
-from pipeline.storage import file_digest, read_csv, write_atomically
+from pipeline.storage import read_csv, write_atomically
 
 if TYPE_CHECKING:
     from model.metrics.metrics_file import Metrics
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXPENDABLE: Final = "delete it: the report is then without the speed of the last extraction"
+EXPENDABLE: Final = "delete it: the report is then without the progress of the last extraction"
 
 MIN_POINTS: Final = 5
 """A shorter extraction has no picture of its speed."""
@@ -38,7 +36,7 @@ def write_report(
     """
     results = Results.read(output, metrics, histories)
     pictures = Pictures(output.report)
-    _draw_speed(results, pictures)
+    _draw_speed(output, pictures)
     speaker, split = results.manifest["speaker"], results.manifest["split"]
     context = {
         "run": results.run,
@@ -109,15 +107,9 @@ def _corpus_name(results: Results) -> str:
     return str(first["uri"]).removesuffix(str(first["recording_id"])).rstrip("/\\")
 
 
-def _draw_speed(results: Results, pictures: Pictures) -> None:
+def _draw_speed(output: OutputFolder, pictures: Pictures) -> None:
     """Draw the speed of the last extraction, if it took long enough; raises PipelineError for damaged data of it."""
-    path, extracted = results.output.series, results.run.stages.get("extract")
-    found = file_digest(path)
-    if found is None:
-        return
-    recorded = extracted.progress if isinstance(extracted, ExtractRecord) else {}
-    if recorded.get("report/extraction.csv", found.digest) != found.digest:
-        raise PipelineError(f"{path} is damaged (its digest in run.json is another); {EXPENDABLE}")
-    series = read_csv(path, EXPENDABLE)
-    if len(series) >= MIN_POINTS:
-        pictures.add("speed", plots.speed(series))
+    if output.series.exists():
+        series = read_csv(output.series, EXPENDABLE)
+        if len(series) >= MIN_POINTS:
+            pictures.add("speed", plots.speed(series))
