@@ -106,15 +106,26 @@ def _start_again(folder: UPath) -> str:
 
 
 def checked(output: OutputFolder, version: Version) -> UPath:
-    """Return the folder of a promoted model; raises PipelineError if it is not what was promoted."""
-    return _checked(output.registry, version)
+    """Return the folder of a promoted model; raises PipelineError if it is not what was promoted.
+
+    Its files could be loaded then: the model was evaluated before it was promoted.
+    """
+    folder = _checked(output.registry, version)
+    needed = {f"{version}/{name}" for name in FILES}
+    if not needed.isdisjoint(digests.changed_files(output, [version])):
+        raise _changed(folder)
+    return folder
 
 
 def _checked(registry: UPath, version: Version) -> UPath:
     folder = registry / version
     if version_of(folder, RESTORE) != version:
-        raise PipelineError(f"{folder} has changed since it was promoted; {RESTORE}")
+        raise _changed(folder)
     return folder
+
+
+def _changed(folder: UPath) -> PipelineError:
+    return PipelineError(f"{folder} has changed since it was promoted; {RESTORE}")
 
 
 def damaged(output: OutputFolder) -> dict[str, str]:
@@ -124,7 +135,7 @@ def damaged(output: OutputFolder) -> dict[str, str]:
     """
     folder = output.registry.name
     try:
-        digests.read(output)
+        recorded = digests.read(output)
     except PipelineError:
         return {f"{folder}/{output.registry_digests.name}": digests.DELETE}
     try:
@@ -135,11 +146,12 @@ def damaged(output: OutputFolder) -> dict[str, str]:
     if changed(output):
         found[f"{folder}/{FILE}"] = "restore a copy of it, or make the next decision, which accepts it as it is"
     for version in sorted(promoted):
+        if recorded and f"{version}/{FILES[0]}" in recorded.files:
+            continue
         try:
-            checked(output, version)
+            _checked(output.registry, version)
         except PipelineError:
-            if not any(name.startswith(f"{folder}/{version}/") for name in found):
-                found[f"{folder}/{version}"] = RESTORE
+            found[f"{folder}/{version}"] = RESTORE
     return found
 
 

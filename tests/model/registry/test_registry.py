@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from upath import UPath
 
+from model import archive
 from model.bundle import version_of
 from model.metrics import metrics_file
 from model.metrics.metrics_file import Metrics
@@ -381,6 +382,17 @@ def test_a_registry_without_digests_is_used_and_its_versions_are_checked(output:
     assert registry.damaged(output) == {}
     damage(Path(output.version(second) / "labels.json"), "flipped")
     assert list(registry.damaged(output)) == [f"registry/{second}"]
+
+
+def test_a_champion_with_another_network_of_the_same_weights_is_told(output: OutputFolder) -> None:
+    version = train(output, "a")
+    promote(output, version)
+    model = output.version(version) / "model.keras"
+    members = archive.read(model, "")
+    model.write_bytes(archive.pack({**members, "config.json": b"[]"}))
+    assert version_of(output.version(version)) == version
+    with pytest.raises(PipelineError, match=f"{version} has changed since it was promoted"):
+        promote(output, version, never)
 
 
 def test_decisions_that_are_gone_are_not_made_anew(output: OutputFolder) -> None:
