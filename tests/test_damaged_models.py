@@ -10,10 +10,8 @@ import pytest
 import soundfile
 
 from model import predict
-from model.registry import registry
 from pipeline import run
 from pipeline.errors import PipelineError
-from pipeline.outputs import OutputFolder
 from tests.support.damage import DAMAGES, damage
 from tests.support.model_stores import SAVES_MODELS
 from tests.support.whole_system import SAMPLE_RATE_HZ
@@ -105,7 +103,7 @@ def test_a_damaged_model_is_refused_and_made_again_by_train(finished: Path, out:
     before, expected = contents(out, MODEL[:2]), answer(out / "models" / "lstm", recording)
     path = place_of(out, file)
     damage(path, kind)
-    for stage in ("evaluate", "report", "promote"):
+    for stage in ("verify", "evaluate", "report", "promote"):
         check_named(outcome(stage, out), path)
     code, line = found = answer(out / "models" / "lstm", recording)
     assert found == expected or (code == 2 and len(line.splitlines()) == 1)
@@ -124,7 +122,8 @@ def test_a_damaged_model_is_refused_and_made_again_by_train(finished: Path, out:
 def test_damaged_metrics_are_refused_and_made_again_by_evaluate(out: Path, file: str, kind: str) -> None:
     before = contents(out, METRICS)
     damage(out / file, kind)
-    check_named(outcome("report", out), out / file)
+    for stage in ("verify", "report"):
+        check_named(outcome(stage, out), out / file)
     assert outcome("evaluate", out) == (0, "")
     assert contents(out, METRICS) == before
     assert outcome("report", out) == (0, "")
@@ -146,9 +145,9 @@ def test_a_damaged_registry_never_serves_another_model(finished: Path, out: Path
         if code:
             check_named((code, line), path if stage != "rollback" or "first champion" not in line else path.parent)
         assert code or not (needed and stage == "promote")
-    if (path.name, kind) != ("digests.json", "deleted"):
-        output = OutputFolder.at(str(out))
-        assert str(path.relative_to(out)) in registry.damaged(output)
+    code, line = outcome("verify", out)
+    assert code == (0 if (path.name, kind) == ("digests.json", "deleted") else 1)
+    assert not code or f"registry/{path.name}" in line or f"/{path.parent.name}/{path.name}" in line
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
