@@ -8,11 +8,12 @@
 - `run_context`: what every stage of a run gets
 - `run_record`: run.json, the record of what each stage did
 - `run_lock`: one run at a time in an output folder
+- `lease`: the lock of an output folder at a URL
 - `run_config`: all settings of a run
 - `config`: the settings that decide a store's bytes
 - `outputs`: where each file lies below an output folder
 - `schema`: names, types and codes shared by all packages
-- `storage`: paths and URLs, atomic writes, typed JSON, Parquet tables
+- `storage`: paths and URLs, atomic and durable writes, typed JSON, Parquet tables
 - `object_stores`: S3, Google and Azure: packages, settings, errors
 - `digests`: digests of values and tables
 - `yaml_file`: YAML that people write

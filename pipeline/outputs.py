@@ -130,11 +130,13 @@ class OutputFolder:
         return self.root / "run.lock"
 
     def clear_partial_files(self) -> None:
-        """Delete files that killed commands of this machine left half-written.
+        """Delete files that killed commands left half-written.
 
-        The store is left out: it has a folder per shard, and the end of an extraction clears it.
+        The folders of the variables in the store are left out: they have a folder per shard, and the end of an
+        extraction clears them.
         """
         if is_local(self.root):
-            folders = (self.root / name for name in ("models", "metrics", "registry", "report"))
-            found = chain(self.root.glob(f"*{PARTIAL}"), *(folder.rglob(f"*{PARTIAL}") for folder in folders))
-            clear_partial_files(list(found))
+            deep = (self.root / name for name in ("models", "metrics", "registry", "report"))
+            flat = (self.root, self.shards, self.store, self.compacted.root, self.compacted.shards)
+            found = chain.from_iterable(folder.glob(f"*{PARTIAL}") for folder in flat)
+            clear_partial_files([*found, *chain.from_iterable(folder.rglob(f"*{PARTIAL}") for folder in deep)])

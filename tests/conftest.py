@@ -97,6 +97,14 @@ def make_corpus_fixture() -> Callable[..., Path]:
     return make_corpus
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Let no test wait for the disk, which takes longer than most tests. The processes that tests start do wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 class Killed(BaseException):
     """The process is no more."""
 

@@ -213,6 +213,7 @@ def roll_back(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConf
             planned = {segment.recording for segment in plan[index].segments}
             kept = tuple(outcome for outcome in record.outcomes if outcome.recording in planned)
             records.write_record(output, record.model_copy(update={"checksums": {}, "outcomes": kept}))
+    storage.sync_folder(output.shards)
     feature_store.extend(output, outline(manifest, plan))
 
 

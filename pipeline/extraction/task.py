@@ -3,10 +3,11 @@
 import heapq
 import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any, Final
 
@@ -19,7 +20,9 @@ from pipeline.extraction.plan import Shard, Task
 from pipeline.extraction.recording_reader import RecordingReader
 from pipeline.object_stores import cause_of, file_errors
 from pipeline.outputs import OutputFolder
+from pipeline.storage import Unnamed
 from pipeline.store import feature_store, records
+from pipeline.store.records import ShardRecord
 
 MAX_SLOWEST: Final = 3
 
@@ -53,10 +56,21 @@ def run_task(task: Task, *, out: str, config: PipelineConfig, filter_silent: boo
 
     The sequences of a recording that cannot be used stay invalid, and the shard's record holds the reason; with
     `filter_silent`, so do those of a recording without sound. What is stored of a shard from an earlier manifest is
-    reused. Raises PipelineError if the store cannot be written or is damaged.
+    reused. A shard is synced to the disk while the next one is extracted. Raises PipelineError if the store cannot be
+    written or is damaged.
     """
-    with one_thread(), RecordingReader(task, config) as reader:
-        return [_extract_shard(shard, out, config, reader, filter_silent=filter_silent) for shard in task.shards]
+    summaries = []
+    with ThreadPoolExecutor(1, "disk") as disk:
+        finishing = disk.submit(lambda: None)
+        with one_thread(), RecordingReader(task, config) as reader:
+            for shard in task.shards:
+                summary, finish = _extract_shard(shard, out, config, reader, finishing, filter_silent=filter_silent)
+                finishing = disk.submit(finish)
+                summaries.append(summary)
+        extracted_s = time.perf_counter()
+        finishing.result()
+    waited_s = time.perf_counter() - extracted_s
+    return [*summaries[:-1], *(replace(last, busy_s=last.busy_s + waited_s) for last in summaries[-1:])]
 
 
 def try_task(task: Task, *, config: PipelineConfig) -> None:
@@ -81,32 +95,57 @@ def _numerical_libraries() -> ThreadpoolController:
 
 
 def _extract_shard(
-    shard: Shard, out: str, config: PipelineConfig, reader: RecordingReader, *, filter_silent: bool
-) -> ShardSummary:
-    """Extract and write one shard, and mark it finished."""
+    shard: Shard,
+    out: str,
+    config: PipelineConfig,
+    reader: RecordingReader,
+    previous: Future[None],
+    *,
+    filter_silent: bool,
+) -> tuple[ShardSummary, Callable[[], None]]:
+    """Extract one shard, and write it once the `previous` one is finished; return also the function that finishes it.
+
+    Raises the error of the previous one.
+    """
     started_s = time.perf_counter()
     output = OutputFolder.at(out)
     arrays = shards.empty(shard, config)
-    try:
+    with _writing(shard, out):
         kept = shards.invalidate(shard, output)
         shards.reuse(arrays, shard, output, kept)
         outcomes, works = shards.fill(arrays, shard, config, reader, kept, filter_silent=filter_silent)
         shards.clear_invalid(arrays)
-        record = shards.record_of(shard, arrays, outcomes, feature_store.write_shard(output, shard.index, arrays))
-        records.write_record(output, record)
-    except file_errors() as error:
-        raise PipelineError(
-            f"{shard} cannot be written to {out}: {cause_of(error)}; make room or repair the folder, then "
-            "run the same command again: finished shards are kept"
-        ) from error
+        previous.result()
+        files, checksums = feature_store.prepare_shard(output, shard.index, arrays)
+        record = shards.record_of(shard, arrays, outcomes, checksums)
     sequence_s = config.store.timesteps * config.features.hop_s
     slowest = heapq.nlargest(MAX_SLOWEST, works, key=attrgetter("busy_s"))
-    return ShardSummary(
+    summary = ShardSummary(
         index=shard.index,
         sequences=sum(work.sequences for work in works),
         failures=Counter(work.failure for work in works if work.failure),
         slowest=tuple((work.recording, work.busy_s, work.sequences * sequence_s) for work in slowest),
         bytes_read=sum(work.bytes_read for work in works),
-        bytes_written=feature_store.stored_bytes(output, shard.index),
+        bytes_written=files.size_bytes,
         busy_s=time.perf_counter() - started_s,
     )
+    return summary, partial(_finish_shard, shard, out, files, record)
+
+
+def _finish_shard(shard: Shard, out: str, files: Unnamed, record: ShardRecord) -> None:
+    """Wait until the objects of a shard are on the disk, and mark it finished."""
+    with _writing(shard, out):
+        files.commit()
+        records.write_record(OutputFolder.at(out), record)
+
+
+@contextmanager
+def _writing(shard: Shard, out: str) -> Iterator[None]:
+    """Raise an error of the file system as a PipelineError with the remedy."""
+    try:
+        yield
+    except file_errors() as error:
+        raise PipelineError(
+            f"{shard} cannot be written to {out}: {cause_of(error)}; make room or repair the folder, then "
+            "run the same command again: finished shards are kept"
+        ) from error

@@ -19,7 +19,7 @@ from pipeline import schema
 from pipeline.digests import bytes_digest
 from pipeline.outputs import OutputFolder
 from pipeline.schema import FEATURE, Variable
-from pipeline.storage import PARTIAL, FileDigest, file_digest, is_local, write_atomically
+from pipeline.storage import PARTIAL, FileDigest, Unnamed, file_digest, is_local, sync_folder
 from pipeline.store import added_variables
 from pipeline.store.metadata import Metadata, consolidate, publish, unsharded, written, zarr_store
 from pipeline.store.records import recorded_shards
@@ -91,7 +91,9 @@ def create(output: OutputFolder, outline: Outline) -> None:
         output.shard_record(index).unlink()
     for path in (output.metadata, output.shard_digests):
         path.unlink(missing_ok=True)
+    sync_folder(output.shards)
     _create(zarr_store(output.store), outline)
+    sync_folder(output.root)  # zarr made the folder of the store
     publish(output, outline.attributes)
 
 
@@ -181,7 +183,14 @@ def rounded(features: NDArray[np.float32], mantissa_bits: int | None) -> NDArray
 
 
 def write_shard(output: OutputFolder, index: int, arrays: Arrays) -> dict[str, str]:
-    """Write all arrays of shard `index`; return {variable: checksum of its stored object}.
+    """Do what `prepare_shard` does, and give the objects their names; return their checksums."""
+    files, checksums = prepare_shard(output, index, arrays)
+    files.commit()
+    return checksums
+
+
+def prepare_shard(output: OutputFolder, index: int, arrays: Arrays) -> tuple[Unnamed, dict[str, str]]:
+    """Write all arrays of shard `index`; return the objects, to be given their names, and {variable: checksum}.
 
     `arrays` holds the whole shard for each variable over `sequence`, in that variable's type. Raises ValueError for
     anything but a whole shard, and OSError from the file system.
@@ -189,17 +198,18 @@ def write_shard(output: OutputFolder, index: int, arrays: Arrays) -> dict[str, s
     features = zarr.open_array(zarr_store(output.store, read_only=True), path="features", mode="r")
     start, stop = _bounds(features, index)
     chunk, shard = features.chunks[0], (features.shards or features.chunks)[0]
-    places, checksums = objects(output, index), {}
+    places = objects(output, index)
+    files: dict[UPath, list[memoryview]] = {}
+    checksums = {}
     for variable in schema.SEQUENCE_VARIABLES:
         name, values = variable.name, arrays[variable.name]
         inner = features.shape[1 : len(variable.dims)]
         if values.shape != (stop - start, *inner) or values.dtype != variable.dtype:
             raise ValueError(f"{name} of shard {index}: {values.dtype} {values.shape} is not the whole shard")
         compressed = name == "features" and bool(features.compressors)
-        parts = encode(values, chunk, shard // chunk, variable.fill, compressed=compressed)
-        write_atomically(places[name], *parts)
-        checksums[name] = bytes_digest(parts)
-    return checksums
+        files[places[name]] = encode(values, chunk, shard // chunk, variable.fill, compressed=compressed)
+        checksums[name] = bytes_digest(files[places[name]])
+    return Unnamed.write(files), checksums
 
 
 def write_valid(output: OutputFolder, index: int, valid: NDArray[np.bool_]) -> None:
@@ -216,11 +226,6 @@ def checksums(output: OutputFolder, index: int) -> dict[str, str]:
 def object_digests(output: OutputFolder, index: int) -> dict[str, FileDigest | None]:
     """Return {variable: digest and size of its stored object, or None if that is missing} for shard `index`."""
     return {name: file_digest(path) for name, path in objects(output, index).items()}
-
-
-def stored_bytes(output: OutputFolder, index: int) -> int:
-    """Return the size of all stored objects of shard `index`."""
-    return sum(path.stat().st_size for path in objects(output, index).values())
 
 
 def unsharded_objects(output: OutputFolder) -> list[UPath]:

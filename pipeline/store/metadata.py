@@ -3,6 +3,7 @@
 xarray, for example, replaces all attributes of a store when it adds a variable.
 """
 
+import asyncio
 import json
 import warnings
 from collections.abc import Collection, Mapping
@@ -14,6 +15,7 @@ import zarr.storage
 from pydantic import BaseModel, ConfigDict
 from upath import UPath
 from zarr.abc.store import Store
+from zarr.core.buffer import Buffer
 from zarr.errors import ZarrUserWarning
 
 from pipeline import schema
@@ -51,10 +53,21 @@ class _Node(BaseModel):
     consolidated_metadata: _Consolidated | None = None
 
 
+class _DurableStore(zarr.storage.LocalStore):
+    """zarr's local store, but each object survives a power cut once it is written (zarr 3.1: `set` writes objects)."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write the object `key` atomically."""
+        if not self._is_open:
+            await self._open()
+        self._check_writable()
+        await asyncio.to_thread(write_atomically, UPath(self.root / key), value.to_bytes())
+
+
 def zarr_store(path: UPath, *, read_only: bool = False) -> Store:
     """Return the zarr store at `path`, a folder or any URL that fsspec opens."""
     if is_local(path):
-        return zarr.storage.LocalStore(str(path), read_only=read_only)
+        return _DurableStore(str(path), read_only=read_only)
     # from_upath would reuse a file system whose connections belong to another event loop, or that has none
     return zarr.storage.FsspecStore.from_url(
         str(path), storage_options=dict(path.storage_options), read_only=read_only
