@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline import lease
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
 from pipeline.storage import is_local
@@ -18,16 +19,40 @@ HOLDER_BYTES = 1000
 class BusyError(PipelineError):
     """Another run is at work in the output folder."""
 
+    def __init__(self, output: OutputFolder, holder: str) -> None:
+        super().__init__(
+            f"--out {output.root}: another run is at work here ({holder}); wait for its end, or end it, and run the "
+            "same command again"
+        )
+
 
 @contextmanager
 def held(output: OutputFolder) -> Iterator[None]:
     """Keep other runs out of the output folder while the context is open; create the folder.
 
-    The kernel ends the lock with its process, however that ends. There is no lock at a URL, in a folder that cannot be
-    written, and on a file system without locks. Raises BusyError, with the holder, if another run has the lock.
+    The kernel ends the lock of a local folder with its process, however that ends; see `lease` for one at a URL. There
+    is no lock in a folder that cannot be written, and on a file system without locks. Raises BusyError, with the
+    holder, if another run has the lock.
     """
+    with _local(output) if is_local(output.root) else _remote(output):
+        yield
+
+
+@contextmanager
+def _remote(output: OutputFolder) -> Iterator[None]:
+    try:
+        with lease.held(output.lock):
+            yield
+    except lease.HeldError as error:
+        seen = f"last renewed {error.holder.renewed:%H:%M:%S}"
+        kept = f"if it was killed, it keeps others out for {lease.EXPIRY_S / 60:.0f} minutes from then on"
+        raise BusyError(output, f"{error.holder}, {seen}; {kept}") from None
+
+
+@contextmanager
+def _local(output: OutputFolder) -> Iterator[None]:
     path = Path(str(output.lock))
-    descriptor = _lock(path) if is_local(output.root) else None
+    descriptor = _lock(output, path)
     try:
         yield
     finally:
@@ -37,7 +62,7 @@ def held(output: OutputFolder) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _lock(path: Path) -> int | None:
+def _lock(output: OutputFolder, path: Path) -> int | None:
     """Return the descriptor that holds the lock, None where there can be none."""
     while True:
         try:
@@ -54,10 +79,7 @@ def _lock(path: Path) -> int | None:
         except BlockingIOError:
             holder = os.read(descriptor, HOLDER_BYTES).decode(errors="replace").strip()
             os.close(descriptor)
-            raise BusyError(
-                f"--out {path.parent}: another run is at work here ({holder or 'just started'}); wait for its end, or "
-                "end it, and run the same command again"
-            ) from None
+            raise BusyError(output, holder or "just started") from None
         except OSError:
             os.close(descriptor)
             return None

@@ -84,12 +84,6 @@ def test_of_many_at_once_one_is_at_work_at_a_time(output: OutputFolder) -> None:
     assert not output.lock.exists()
 
 
-def test_there_is_no_lock_behind_a_url(memory_url: str) -> None:
-    output = OutputFolder.at(memory_url)
-    with run_lock.held(output), run_lock.held(output):
-        assert not output.lock.exists()
-
-
 def test_error_of_a_folder_that_cannot_be_made_is_left_to_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with run_lock.held(OutputFolder.at(str(tmp_path / "file" / "out"))):
