@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import run_lock
+from pipeline import run_lock, stages
 from pipeline.config import load
 from pipeline.digests import value_digest
 from pipeline.errors import UsageError
@@ -56,9 +56,7 @@ def settled(output: OutputFolder) -> OutputFolder:
 
 def _finish_compaction(output: OutputFolder) -> None:
     if output.compacted.complete.exists():
-        from pipeline.extraction import compact  # noqa: PLC0415 rare
-
-        compact.swap(output)
+        stages.finish_compaction(output, RunRecord(output))
 
 
 @contextmanager

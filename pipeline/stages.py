@@ -33,7 +33,7 @@ from pipeline.extraction.plan import Plan
 from pipeline.model_stages import evaluate_stage, train_stage
 from pipeline.outputs import OutputFolder
 from pipeline.run_context import Facts, Run
-from pipeline.run_record import ExtractRecord, VerifyRecord
+from pipeline.run_record import ExtractRecord, RunRecord, VerifyRecord
 from pipeline.storage import file_digest, write_parquet
 from pipeline.store import feature_store
 from pipeline.store.records import StoreAttributes
@@ -268,16 +268,33 @@ def compact_stage(run: Run) -> None:
     def work() -> Facts:
         from pipeline.extraction import compact  # noqa: PLC0415
 
-        scanned = run.record.stages.get("scan")
-        run.record.forget("scan")  # a compaction that is killed leaves another manifest than it recorded
         sequences = compact.compact(run.output, manifest, run.config.pipeline, key, run.executor())
-        facts = {} if scanned is None else scanned.model_dump(include={"recordings", "ignored_files", "wall_s"})
-        run.record.finish("scan", key, [run.output.manifest], **facts)  # the next scan compares the corpus with it
-        run.record.confirm("extract", _extract_key(run, run.manifest()), _extract_outputs(run.output))
+        facts = {"appends": appends, "masked": masked, "sequences": sequences}
+        scanned = run.record.stages.get("scan")
+        scan = {} if scanned is None else scanned.model_dump(include={"recordings", "ignored_files", "wall_s"})
+        extract_key = _extract_key(run, read_manifest(run.output.compacted))
+        completion = compact.Completion(key=key, extract_key=extract_key, scan=scan, **facts)
+        compact.mark_complete(run.output, completion)
+        finish_compaction(run.output, run.record)
         log.info("compact: %s, as a single run would have written them", counted(sequences, "sequence"))
-        return {"appends": appends, "masked": masked, "sequences": sequences}
+        return facts
 
     run.perform("compact", key, [], work, complete=False)
+
+
+def finish_compaction(output: OutputFolder, record: RunRecord) -> None:
+    """Put the store of a complete compaction into its place, and record that; after a kill, this can be repeated."""
+    from pipeline.extraction import compact  # noqa: PLC0415
+
+    done = compact.swap(output)
+    if done is None:
+        record.forget("scan", "extract")
+    else:
+        # the next scan compares the corpus with it
+        record.finish("scan", done.key, [output.manifest], **done.scan)
+        record.confirm("extract", done.extract_key, _extract_outputs(output))
+        record.finish("compact", done.key, [], **done.model_dump(exclude={"key", "extract_key", "scan"}))
+    compact.remove_old(output)
 
 
 def report_key(run: Run) -> str:

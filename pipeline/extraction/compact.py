@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import schema, storage
 from pipeline.config import PipelineConfig
@@ -32,6 +33,23 @@ PARTS: Final = ("manifest.parquet", "ledger.parquet", "features.zarr", "shards")
 """What compaction replaces, by its names below the output folder."""
 
 log = logging.getLogger(__name__)
+
+
+class Completion(BaseModel):
+    """What run.json gets once the new store is in its place: the content of the mark `complete`.
+
+    `key` is that of the compaction, and `extract_key` that of an extraction which has nothing to do. `scan` are the
+    facts of the last scan. The numbers are those of a `CompactRecord`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    extract_key: str
+    scan: Mapping[str, Any]
+    appends: int
+    masked: int
+    sequences: int
 
 
 @dataclass(frozen=True)
@@ -60,12 +78,12 @@ class Move:
 
 
 def compact(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig, key: str, executor: Executor) -> int:
-    """Replace the finished store of the manifest `manifest` by one without masked recordings; return its sequences.
+    """Write the finished store of the manifest `manifest` anew, without masked recordings; return its sequences.
 
     No recording is read, and no recording changes its split. The manifest and the ledger lose the rows of masked
-    recordings. The new store is written beside the old one, which can be read until both are swapped. Shards that an
-    interrupted compaction of the same store (`key`) wrote are kept. Raises UsageError for an output folder that is not
-    local, and PipelineError if all recordings are masked.
+    recordings. The new store is written beside the old one, which can be read until `swap`. Shards that an interrupted
+    compaction of the same store (`key`) wrote are kept. Raises UsageError for an output folder that is not local, and
+    PipelineError if all recordings are masked.
     """
     if not is_local(output.root):
         raise UsageError(f"--out {output.root}: compact renames folders, so it needs a folder on this machine")
@@ -90,8 +108,6 @@ def compact(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig
         for _ in completed(executor.run(work, moves)):
             progress.advance()
     lifecycle.finish(beside, new, plan)
-    write_atomically(beside.complete, b"")
-    swap(output)
     return plan.sequences
 
 
@@ -179,20 +195,42 @@ def _outcome(segment: Segment, origin: Origin, written: int) -> RecordingOutcome
     return found if complete else found.model_copy(update=origin.state)
 
 
-def swap(output: OutputFolder) -> None:
-    """Move the store of a finished compaction into the place of the old one, or complete an interrupted swap.
+def mark_complete(output: OutputFolder, completion: Completion) -> None:
+    """Mark that the new store is complete: from now on every command finishes the compaction."""
+    write_atomically(output.compacted.complete, completion.model_dump_json().encode())
 
-    Each part is replaced by two renames, and the mark `complete` goes last: a swap that was killed can be repeated.
+
+def swap(output: OutputFolder) -> Completion | None:
+    """Move the new store into the place of the old one, or complete an interrupted swap.
+
+    Each part is replaced by two renames, and the mark `complete` stays: a swap that was killed can be repeated.
+    Returns the content of the mark, None if it has none, as in folders of earlier versions.
     """
-    root, beside = Path(str(output.root)), Path(str(output.compacted.root))
+    root, beside = _folders(output)
     for name in PARTS:
         if (beside / name).exists():
             if (root / name).exists():
                 (root / name).rename(beside / f"old-{name}")
             (beside / name).rename(root / name)
+    for folder in (output.root, output.compacted.root):
+        storage.sync_folder(folder)
+    try:
+        return Completion.model_validate_json(output.compacted.complete.read_bytes())
+    except ValidationError:
+        return None
+
+
+def remove_old(output: OutputFolder) -> None:
+    """Delete the old store after a swap, and last the mark."""
+    _, beside = _folders(output)
     for path in beside.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != output.compacted.complete.name:
             path.unlink()
+    storage.sync_folder(output.compacted.root)
     shutil.rmtree(beside)
+
+
+def _folders(output: OutputFolder) -> tuple[Path, Path]:
+    return Path(str(output.root)), Path(str(output.compacted.root))

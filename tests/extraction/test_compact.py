@@ -9,6 +9,7 @@ from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import compact, shard
 from pipeline.outputs import OutputFolder
+from pipeline.run_record import RunRecord
 from tests.conftest import Killed, make_corpus
 from tests.support.appending import (
     CONFIG,
@@ -161,6 +162,12 @@ def test_a_compaction_that_is_killed_at_any_write_or_move_continues_to_the_same_
     for there in killed_at_steps(lambda where: run(corpus, where, "compact"), out, expected, kill_at, first):
         if not (there / "compacted" / "complete").exists():
             assert features_by_place(there) == held
+        if (there / "compacted" / "complete").exists():
+            undisturbed = RunRecord(OutputFolder.at(str(expected))).stages
+            recorded = run(corpus, there, "verify").stages
+            for stage in ("extract", "compact"):
+                assert recorded[stage].key == undisturbed[stage].key
+            assert recorded["extract"].outputs == undisturbed["extract"].outputs
         run(corpus, there, "compact", "extract", "scan")
         assert store_bytes(there) == store_bytes(expected), there.name
         assert (there / "manifest.parquet").read_bytes() == (expected / "manifest.parquet").read_bytes()

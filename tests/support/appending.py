@@ -11,7 +11,6 @@ import soundfile
 import xarray as xr
 
 from pipeline.config import PipelineConfig, StoreConfig
-from pipeline.extraction import compact
 from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
 from pipeline.run_config import RunConfig
@@ -19,7 +18,7 @@ from pipeline.run_context import LazyExecutor, Run
 from pipeline.run_record import ExtractRecord, RunRecord
 from pipeline.runtime.executor import SerialExecutor
 from pipeline.schema import SPLITS
-from pipeline.stages import execute
+from pipeline.stages import execute, finish_compaction
 from tests.conftest import Killed, noise
 
 CONFIG = PipelineConfig(
@@ -43,7 +42,7 @@ def run(
     out.mkdir(exist_ok=True)
     output = OutputFolder.at(str(out))
     if output.compacted.complete.exists():
-        compact.swap(output)
+        finish_compaction(output, RunRecord(output))
     state = RunRecord(output)
     settings = RunConfig.model_validate(config.model_dump())
     execute(
