@@ -4,6 +4,7 @@
 #   make dags [CORPUS=… OUT=…]     start the nightly run on Apache Airflow, by default on the demo's corpus
 #   make test                      linter, types, import rules, tests
 #   make test-long                 the tests that make test leaves out because they take minutes
+#   make power-cuts CUTS=50        cut the power of a disk at random moments (root only; ten seconds per cut)
 #   make chaos SEED=1 KILLS=200     kill random processes of random commands, compare the files that they leave
 #   make soak MINUTES=60           one cluster for an hour, with flat memory and descriptors
 #   make test-fast                 the tests that need no whole runs, clusters or training: under two minutes
@@ -29,7 +30,7 @@ corpus = --corpus $(call quoted,$(value CORPUS))
 # the folder to write to, by default $(1), or out/run for recordings of one's own
 out    = --out $(call quoted,$(if $(call given,OUT),$(value OUT),$(if $(call given,CORPUS),out/run,$(1))))
 
-.PHONY: install run airflow dags dags-soak chaos soak test test-fast test-interop test-long test-python test-dags lint docs bench audit clean
+.PHONY: install run airflow dags dags-soak chaos soak test test-fast test-interop test-long power-cuts test-python test-dags lint docs bench audit clean
 
 install: $(VENV)/installed
 
@@ -78,6 +79,9 @@ test-dags: install airflow
 test-long: install airflow
 	$(BIN)/python -m pytest -m long $(ARGS)
 	$(AIRFLOW) -m pytest -c tests/dags/pytest.toml -m long tests/dags
+
+power-cuts: install
+	POWER_CUTS=$(or $(CUTS),50) $(BIN)/python -m pytest -m long tests/test_power_cuts.py $(ARGS)
 
 # other readers of Zarr and other training loops, in the environment of the benchmarks
 test-interop: $(VENV)-bench/installed
