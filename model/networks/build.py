@@ -5,6 +5,7 @@ A network takes features as they are stored: its first layer normalises them by 
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import keras
@@ -51,10 +52,16 @@ def build(config: ModelConfig, timesteps: int, mean: Array, std: Array, labels: 
 
 def parameters(config: ModelConfig, timesteps: int, features: int, labels: int) -> int:
     """Return the number of parameters of the network that `config` describes, without memory for them."""
-    with keras.StatelessScope(initialize_variables=False):
-        inputs = keras.Input((features,) if config.level == "frame" else (timesteps, features))
-        network = keras.Model(inputs, _output(labels)(config.network(inputs)))
-    return sum(math.prod(weights.shape) for weights in network.weights)
+
+    def count() -> int:
+        with keras.StatelessScope(initialize_variables=False):
+            inputs = keras.Input((features,) if config.level == "frame" else (timesteps, features))
+            network = keras.Model(inputs, _output(labels)(config.network(inputs)))
+        return sum(math.prod(weights.shape) for weights in network.weights)
+
+    # Keras lists variables without values per thread, and gives all of them values at the end of the next scope
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(count).result()
 
 
 def compute_capabilities() -> list[tuple[int, int]]:
