@@ -172,11 +172,6 @@ def damaged_records(output: OutputFolder, plan: Plan, listed: Mapping[int, str] 
     return {index for index in damaged if index < len(plan)}
 
 
-def accounted(output: OutputFolder, plan: Plan) -> bool:
-    """Whether the digests of the records of all shards were written, at the end of an extraction."""
-    return records.read_digests(output).keys() >= set(range(len(plan)))
-
-
 def retriable(output: OutputFolder, plan: Plan) -> set[tuple[int, int]]:
     """Return the failed recordings of written shards that may succeed now: (shard, row of the manifest).
 
