@@ -1,7 +1,6 @@
 """Reading and writing files at a path or URL: atomic, durable writes, typed JSON, and Parquet tables."""
 
 import errno
-import hashlib
 import io
 import os
 import shutil
@@ -41,6 +40,9 @@ NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 """Errors of file systems that cannot sync a folder, and of folders that this user may not open."""
 BACKUP: Final = "restore it from a backup"
 """The remedy for a damaged file that cannot be made again from others."""
+
+BLOCK_BYTES: Final = 2**20
+"""A file is read in blocks of this size to compute its digest: smaller ones take more time."""
 
 REMOTE_READERS: Final = 16
 """Files behind a URL that are read at the same time: each of them takes as long as the server needs to answer."""
@@ -146,8 +148,13 @@ def file_digest(path: UPath) -> FileDigest | None:
             content = path.read_bytes()
             return FileDigest(bytes_digest([content]), len(content))
         with Path(str(path)).open("rb", buffering=0) as file:
-            digest = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
-            return FileDigest(digest, file.tell())
+            state, block = (
+                xxhash.xxh3_128(),
+                memoryview(bytearray(min(BLOCK_BYTES, os.fstat(file.fileno()).st_size + 1))),
+            )
+            while size := file.readinto(block):
+                state.update(block[:size])
+            return FileDigest(state.hexdigest(), file.tell())
     except FileNotFoundError:
         return None
 
