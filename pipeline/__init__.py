@@ -4,6 +4,7 @@
 - `preparation`: from the options of a command to its run
 - `options`: the options that all stages share
 - `stages`: what each stage skips, calls and records
+- `scan_stage`: the same for scan
 - `model_stages`: the same for training, evaluation and promotion
 - `run_context`: what every stage of a run gets
 - `run_record`: run.json, the record of what each stage did
