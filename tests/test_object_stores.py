@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from upath import UPath
 
 from model.data.array_reader import Stored
 from model.data.store_reader import Store
-from pipeline import storage
+from pipeline import run_lock, storage
 from pipeline.corpus.listing import list_recordings
 from pipeline.errors import PipelineError, UsageError
 from pipeline.features.audio import AudioError
@@ -170,6 +171,27 @@ def test_store_is_made_in_an_object_store_whose_server_is_busy_now_and_then(s3: 
     found = storage.read_parquet(OutputFolder.at(out).ledger)
     assert (found["status"] == "ok").all()
     assert len(found) == 6
+
+
+def test_of_runs_that_begin_at_once_one_has_the_lock(s3: S3Server) -> None:
+    output, runs = storage.folder_at(f"s3://{BUCKET}/locked"), 4
+    all_tried, holders = threading.Barrier(runs), []
+
+    def work() -> None:
+        try:
+            with run_lock.held(OutputFolder(output)):
+                holders.append(s3.files.cat_file(f"{BUCKET}/locked/run.lock"))
+                all_tried.wait()
+        except run_lock.BusyError:
+            all_tried.wait()
+
+    threads = [threading.Thread(target=work) for _ in range(runs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(holders) == 1
+    assert not s3.files.exists(f"{BUCKET}/locked/run.lock")
 
 
 def test_what_other_processes_write_is_seen_at_once(s3: S3Server) -> None:
