@@ -140,10 +140,11 @@ def compact_stage(run: Run) -> None:
     """Store with appends or masked recordings → the store that a single run would have written."""
     manifest = run.manifest()
     appends, masked = int(manifest["append_index"].max()), int(masked_rows(manifest).sum())
+    if "extract" in run.record.stages:
+        run.store_key()  # raises an error for what is damaged
     if not appends and not masked:
         log.info("compact: nothing to do")
         return
-    run.store_key()  # raises an error for what is damaged
     if not run.record.unchanged("extract", _extract_key(run, manifest)):
         raise UsageError(f"--out {run.output.root}: the store does not match the manifest; run extract first")
     verify_stage(run)  # the sequences are copied under new checksums

@@ -201,3 +201,12 @@ def test_added_attributes_and_variables_are_no_damage(out: Path) -> None:
     group = zarr.open_group(out / "features.zarr", mode="r+")
     group.attrs["title"] = "mine"
     assert outcome("verify", out) == (0, "")
+
+
+@pytest.mark.parametrize("stage", ["verify", "report"])
+def test_the_progress_of_an_extraction_may_be_missing_but_not_damaged(out: Path, stage: str) -> None:
+    series = out / "report" / "extraction.csv"
+    damage(series, "half")
+    assert_named(outcome(stage, out), "report/extraction.csv")
+    series.unlink()
+    assert outcome("verify", out) == (0, "")

@@ -54,7 +54,7 @@ def find(output: OutputFolder, plan: Plan, executor: Executor, *, reads_objects:
     damaged: dict[int, Collection[str]] = dict.fromkeys(lifecycle.damaged_records(output, plan), computed_names())
     if reads_objects:
         finished = records.recorded_shards(output) - damaged.keys()
-        for check in check_shards(output, plan, records.read_digests(output), executor):
+        for check in check_shards(output, plan, records.read_digests(output), executor, "extract --repair"):
             if check.index in finished and check.variables:
                 damaged[check.index] = check.variables
     missing = dict(_missing(output, plan, damaged))

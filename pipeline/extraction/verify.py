@@ -127,14 +127,14 @@ def _ledger_matches(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) ->
 
 
 def check_shards(
-    output: OutputFolder, plan: Plan, listed: Mapping[int, str], executor: Executor
+    output: OutputFolder, plan: Plan, listed: Mapping[int, str], executor: Executor, stage: str = "verify"
 ) -> Iterator[ShardCheck]:
     """Read the record and the objects of every shard of `plan`; yield what was found, in any order.
 
-    `listed` are the digests that records must have, by shard.
+    `listed` are the digests that records must have, by shard. The progress is shown as that of `stage`.
     """
     shards = [ListedShard(index, listed.get(index)) for index in range(len(plan))]
-    with track("verify", len(shards), "shards", executor.monitor.dashboard) as progress:
+    with track(stage, len(shards), "shards", executor.monitor.dashboard) as progress:
         for done in completed(executor.run(partial(check_shard, out=str(output.root)), shards)):
             progress.advance(failed=bool(done.result.record_damaged or done.result.variables))
             yield done.result
