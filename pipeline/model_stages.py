@@ -99,8 +99,8 @@ def evaluate_as_of(run: Run, date: str) -> None:
     """
     moment = Moment.of(date, datetime.now(UTC))
     key = run.store_key()
-    registry.warn_if_changed(run.output)
     version = registry.read(run.output).served(moment)
+    registry.warn_if_changed(run.output)
     name, facts = f"{AS_OF}{moment.name}", {"version": version, "as_of": moment.at.isoformat()}
     metrics = _evaluate(run, name, registry.checked(run.output, version), facts)
     outputs = [run.output.metrics(name), run.output.scores(name)]

@@ -11,6 +11,7 @@ from upath import UPath
 
 from pipeline.errors import UsageError
 from pipeline.outputs import OutputFolder
+from pipeline.schema import AS_OF
 from pipeline.storage import file_digest, write_atomically
 
 LIBRARIES: Final = (
@@ -163,6 +164,11 @@ def read(output: OutputFolder) -> RunFile:
         raise UsageError(
             f"{output.run} is not the record of a run; delete it: every stage is then checked anew"
         ) from None
+
+
+def reported(stages: Mapping[str, StageRecord]) -> dict[str, StageRecord]:
+    """Return the stages that a report shows: not itself, and no evaluations of models that served earlier."""
+    return {name: stage for name, stage in stages.items() if name != "report" and f"/{AS_OF}" not in name}
 
 
 def changed_outputs(output: OutputFolder, run: RunFile, stage: str) -> list[str]:

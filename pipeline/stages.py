@@ -26,7 +26,7 @@ from pipeline.extraction.plan import Plan
 from pipeline.model_stages import evaluate_stage, train_stage
 from pipeline.outputs import OutputFolder
 from pipeline.run_context import Facts, Run
-from pipeline.run_record import ExtractRecord, RunRecord, VerifyRecord
+from pipeline.run_record import ExtractRecord, RunRecord, VerifyRecord, reported
 from pipeline.scan_stage import recorded_digest, scan_stage, stored_attributes
 from pipeline.storage import file_digest
 from pipeline.store import feature_store
@@ -184,7 +184,7 @@ def finish_compaction(output: OutputFolder, record: RunRecord) -> None:
 
 def report_key(run: Run) -> str:
     """Return a digest of all that a report shows, and of the settings of this run."""
-    stages = {name: dict(stage.outputs) for name, stage in run.record.stages.items() if name != "report"}
+    stages = {name: dict(stage.outputs) for name, stage in reported(run.record.stages).items()}
     history, settings = registry.read(run.output), run.config.model_dump(mode="json", exclude={"demo"})
     return value_digest([run.store_key(), stages, history.model_dump(mode="json"), settings])
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click.testing
@@ -127,6 +128,21 @@ def test_damaged_metrics_are_refused_and_made_again_by_evaluate(out: Path, file:
     assert outcome("evaluate", out) == (0, "")
     assert contents(out, METRICS) == before
     assert outcome("report", out) == (0, "")
+
+
+def test_an_evaluation_of_a_model_that_served_earlier_is_verified(out: Path) -> None:
+    page = (out / "report" / "index.html").read_bytes()
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    assert outcome("evaluate", out, "--as-of", today) == (0, "")
+    assert outcome("report", out) == (0, "")
+    assert (out / "report" / "index.html").read_bytes() == page
+    assert outcome("verify", out) == (0, "")
+    damage(out / "metrics" / f"as-of-{today}.json", "flipped")
+    code, line = outcome("verify", out)
+    assert code == 1
+    assert line.endswith(f"1 file damaged or missing (metrics/as-of-{today}.json); run evaluate --as-of {today}")
+    assert outcome("evaluate", out, "--as-of", today) == (0, "")
+    assert outcome("verify", out) == (0, "")
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

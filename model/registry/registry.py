@@ -162,7 +162,6 @@ def promote(output: OutputFolder, request: PromotionRequest, run_key: str | None
     by this run if it was promoted under the same `run_key`. Raises PipelineError if the champion is not what was
     promoted.
     """
-    warn_if_changed(output)
     history = read(output)
     champion = None if history.champion is None else checked(output, history.champion)
     settled = history.settled(request)
@@ -223,7 +222,6 @@ def roll_back(output: OutputFolder, to: Version | None, reason: str | None) -> V
 
     Raises UsageError if there is nothing to restore.
     """
-    warn_if_changed(output)
     history = read(output)
     try:
         version = history.back_to(to)
@@ -241,6 +239,7 @@ def _add(output: OutputFolder, history: History, decision: Decision) -> None:
     before = digests.of_file(output.decisions)
     if read(output) != history:
         raise PipelineError(f"{output.decisions} was changed by another promotion or rollback; run this again")
+    warn_if_changed(output)
     content = history.with_decision(decision).model_dump_json(indent=1).encode()
     copied = decision.champion not in history.promoted
     after = digests.of(content)

@@ -16,6 +16,7 @@ from pipeline.outputs import OutputFolder
 from pipeline.run_record import ExtractRecord, RunFile
 from pipeline.runtime import preflight
 from pipeline.runtime.executor import Executor, completed
+from pipeline.schema import AS_OF
 from pipeline.storage import file_digest
 from pipeline.store import feature_store, metadata, records
 
@@ -102,7 +103,10 @@ def _recorded(run: RunFile) -> Iterator[tuple[str, str, str]]:
     for stage, record in run.stages.items():
         if stage == "scan" and not accounted:  # an earlier version did not record a compacted manifest
             continue
-        remedy = REMEDIES.get(stage.partition("/")[0], REPAIR)
+        kind, _, model = stage.partition("/")
+        remedy = REMEDIES.get(kind, REPAIR)
+        if model.startswith(AS_OF):
+            remedy += f" --as-of {model.removeprefix(AS_OF)}"
         for name, digest in record.outputs.items():
             if digest is not None:
                 yield name, digest, remedy

@@ -50,8 +50,8 @@ class Results:
 
     @property
     def stages(self) -> Mapping[str, StageRecord]:
-        """What each stage did last, without the report itself: its record is of the last report."""
-        return {name: stage for name, stage in self.run.stages.items() if name != "report"}
+        """What each stage did last that the report shows."""
+        return run_record.reported(self.run.stages)
 
     @property
     def hop_s(self) -> float | None:
