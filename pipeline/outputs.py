@@ -137,6 +137,13 @@ class OutputFolder:
         """
         if is_local(self.root):
             deep = (self.root / name for name in ("models", "metrics", "registry", "report"))
-            flat = (self.root, self.shards, self.store, self.compacted.root, self.compacted.shards)
+            flat = [
+                self.root,
+                self.shards,
+                self.store,
+                *self.store.glob("*/"),
+                self.compacted.root,
+                self.compacted.shards,
+            ]
             found = chain.from_iterable(folder.glob(f"*{PARTIAL}") for folder in flat)
             clear_partial_files([*found, *chain.from_iterable(folder.rglob(f"*{PARTIAL}") for folder in deep)])

@@ -46,11 +46,11 @@ def make_corpus(output: OutputFolder, config: DemoConfig, executor: Executor) ->
         )
     write_atomically(key_file, key.encode())
     root = output.demo_corpus
+    clear_partial_files(root.rglob(f"*{PARTIAL}"))
     missing = [recording for recording in recordings(config) if not (root / recording.path).exists()]
     if not missing:
         log.info("demo: the corpus is complete already")
         return
-    clear_partial_files(root.rglob(f"*{PARTIAL}"))
     with track("demo", len(missing), "recordings", executor.monitor.dashboard) as progress:
         for _ in completed(executor.run(partial(write, root=root, config=config), missing)):
             progress.advance(audio_s=config.utterance_s)
