@@ -210,3 +210,20 @@ def test_the_progress_of_an_extraction_may_be_missing_but_not_damaged(out: Path,
     assert_named(outcome(stage, out), "report/extraction.csv")
     series.unlink()
     assert outcome("verify", out) == (0, "")
+
+
+def test_an_edited_setting_in_the_attributes_is_restored_from_the_copy(finished: Path, out: Path) -> None:
+    path = out / "features.zarr" / "zarr.json"
+    for old, new in (('"config_hash": "', '"config_hash": "0'), ('"schema_version": 2', '"schema_version": 3')):
+        path.write_text(path.read_text().replace(old, new, 1))
+        assert_named(outcome("verify", out), "features.zarr/zarr.json")
+        assert outcome("extract", out) == (0, "")
+        assert content_of(out) == content_of(finished / "out")
+
+
+def test_a_copy_of_the_metadata_that_is_not_recorded_is_made_again(finished: Path, out: Path) -> None:
+    path = out / "shards" / "_metadata"
+    path.write_text(path.read_text().replace('"attributes"', '"attribuues"'))
+    (out / "run.json").unlink()
+    assert outcome("extract", out) == (0, "")
+    assert content_of(out) == content_of(finished / "out")

@@ -109,9 +109,9 @@ def restore_copy(
     case. Raises PipelineError if nothing is right.
     """
     content = bytes_or_none(output.metadata)
-    if recorded is None or not lifecycle.is_there(output):
+    if not lifecycle.is_there(output) or (content is not None and bytes_digest([content]) == recorded):
         return
-    if content is not None and bytes_digest([content]) == recorded:
+    if recorded is None and not metadata.copy_is_damaged(output):
         return
     made = [_encoded(candidate) for candidate in _candidates(output, manifest, config)]
     if content is not None and content in made:

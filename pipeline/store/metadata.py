@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import zarr
 import zarr.storage
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from upath import UPath
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
@@ -40,6 +40,13 @@ class Metadata(BaseModel):
 
     attributes: Mapping[str, Any]
     variables: Mapping[str, Mapping[str, Any]]
+
+    @field_validator("variables")
+    @classmethod
+    def _have_attributes(cls, variables: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+        if not all(isinstance(document.get(ATTRIBUTES), Mapping) for document in variables.values()):
+            raise ValueError("a variable has no attributes")
+        return variables
 
 
 class _Consolidated(BaseModel):
@@ -116,11 +123,29 @@ def written(group: Mapping[str, Any]) -> Metadata:
 
 
 def readable(output: OutputFolder) -> list[Metadata]:
-    """Return the copy of the metadata and what readers see, each if it can be read and has all attributes."""
-    found = [_found(output)]
+    """Return the copy of the metadata, and what readers see, each if it can be read and has all attributes."""
+    found = []
     with suppress(PipelineError):
-        found += [kept for kept in [_copy(output)] if kept]
-    return [each for each in found if each.attributes.keys() == StoreAttributes.model_fields.keys()]
+        found.append(_copy(output))
+    found.append(_found(output))
+    return [each for each in found if each is not None and _is_complete(each)]
+
+
+def copy_is_damaged(output: OutputFolder) -> bool:
+    """Whether there is a copy of the metadata that cannot be read."""
+    try:
+        _copy(output)
+    except PipelineError:
+        return True
+    return False
+
+
+def _is_complete(found: Metadata) -> bool:
+    try:
+        StoreAttributes.model_validate(found.attributes)
+    except ValidationError:
+        return False
+    return True
 
 
 def changed_attributes(output: OutputFolder) -> list[str]:
@@ -208,8 +233,11 @@ def _read(output: OutputFolder) -> Metadata:
 
 def _metadata(found: _Node) -> Metadata:
     variables = found.consolidated_metadata.metadata if found.consolidated_metadata else {}
-    features = variables.get("features", {})
-    own = own_variables(features.get("dimension_names", ())[1:])
+    dims = variables.get("features", {}).get("dimension_names")
+    own = own_variables(dims[1:] if isinstance(dims, list) else ())
+    variables = {
+        name: document for name, document in variables.items() if isinstance(document.get(ATTRIBUTES), Mapping)
+    }
     return Metadata(
         attributes={name: found.attributes[name] for name in StoreAttributes.model_fields if name in found.attributes},
         variables={name: variables[name] for name in sorted(own & variables.keys())},
@@ -227,7 +255,7 @@ def _found(output: OutputFolder) -> Metadata:
 def _own(output: OutputFolder, kept: Metadata) -> Metadata:
     """Return the metadata with which the arrays are written, and the attributes of the store."""
     documents = {name: _document(output.store / name / "zarr.json") for name in kept.variables}
-    return Metadata(attributes=_found(output).attributes, variables=documents)
+    return Metadata.model_construct(attributes=_found(output).attributes, variables=documents)  # of any form
 
 
 def _changed_attributes(found: Metadata, kept: Metadata) -> list[str]:
