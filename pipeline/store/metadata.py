@@ -22,12 +22,9 @@ from pipeline import schema
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
 from pipeline.storage import bytes_or_none, is_local, read_json, write_atomically
+from pipeline.store import zarr_json
 from pipeline.store.records import REPAIR, StoreAttributes
-
-ATTRIBUTES: Final = "attributes"
-"""The key of a zarr.json to which other programs may add."""
-
-CONSOLIDATED: Final = "consolidated_metadata"
+from pipeline.store.zarr_json import ATTRIBUTES, CONSOLIDATED, changed_keys, encoded, mapping
 
 GROUP: Final[Mapping[str, Any]] = {"zarr_format": 3, "node_type": "group"}
 """What is in the zarr.json of every group."""
@@ -169,7 +166,7 @@ def changed_layouts(output: OutputFolder) -> list[str]:
         f"{name}.{key}"
         for found in (_found(output).variables, _own(output, kept).variables)
         for name, document in kept.variables.items()
-        for key in _changed(found.get(name, {}), document)
+        for key in changed_keys(found.get(name, {}), document)
         if key != ATTRIBUTES
     )
     return list(dict.fromkeys(changed))
@@ -194,8 +191,8 @@ def damaged_files(output: OutputFolder) -> list[UPath]:
     group = output.store / "zarr.json"
     arrays = {output.store / name / "zarr.json": document for name, document in kept.variables.items()}
     return [
-        *([] if _holds(group, _group(kept)) else [group]),
-        *(path for path, document in arrays.items() if not _holds(path, document)),
+        *([] if _is_whole(group, _group(kept)) else [group]),
+        *(path for path, document in arrays.items() if not _is_whole(path, document)),
     ]
 
 
@@ -259,26 +256,11 @@ def _own(output: OutputFolder, kept: Metadata) -> Metadata:
 
 
 def _changed_attributes(found: Metadata, kept: Metadata) -> list[str]:
-    changed = _changed(found.attributes, kept.attributes)
+    changed = changed_keys(found.attributes, kept.attributes)
     for variable, document in kept.variables.items():
-        attributes = _mapping(found.variables.get(variable, {}), ATTRIBUTES)
-        changed += [f"{variable}.{name}" for name in _changed(attributes, document[ATTRIBUTES])]
+        attributes = mapping(found.variables.get(variable, {}), ATTRIBUTES)
+        changed += [f"{variable}.{name}" for name in changed_keys(attributes, document[ATTRIBUTES])]
     return changed
-
-
-def _changed(found: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
-    """Return the keys of `kept` whose values differ."""
-    return [key for key, value in kept.items() if key not in found or _text(found[key]) != _text(value)]
-
-
-def _text(value: Any) -> str:
-    """Return a value as JSON: 1, 1.0 and true are different."""
-    return json.dumps(value, sort_keys=True)
-
-
-def _mapping(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = document.get(key)
-    return found if isinstance(found, Mapping) else {}
 
 
 def _group(kept: Metadata) -> dict[str, Any]:
@@ -287,32 +269,8 @@ def _group(kept: Metadata) -> dict[str, Any]:
     return {ATTRIBUTES: kept.attributes, **GROUP, CONSOLIDATED: consolidated}
 
 
-def _holds(path: UPath, document: Mapping[str, Any]) -> bool:
-    """Whether a zarr.json holds `document` and else only attributes and variables that other programs added."""
-    content, found = bytes_or_none(path), _document(path)
-    if content == _encoded(found) and _text(found) == _text(document):
-        return True
-    return bool(_additions(found, document)) and _text(_without_additions(found, document)) == _text(document)
-
-
-def _additions(found: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
-    """Whether other programs added attributes or variables."""
-    variables, own = (_mapping(_mapping(each, CONSOLIDATED), "metadata") for each in (found, document))
-    of_variables = any(_mapping(found_of, ATTRIBUTES).keys() - own[name][ATTRIBUTES].keys()
-                       for name, found_of in variables.items() if name in own)  # fmt: skip
-    added = _mapping(found, ATTRIBUTES).keys() - document[ATTRIBUTES].keys() or variables.keys() - own.keys()
-    return bool(added) or of_variables
-
-
-def _without_additions(found: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
-    attributes = {k: v for k, v in _mapping(found, ATTRIBUTES).items() if k in document[ATTRIBUTES]}
-    result = {**found, ATTRIBUTES: attributes}
-    if CONSOLIDATED in document:
-        own, consolidated = document[CONSOLIDATED]["metadata"], _mapping(found, CONSOLIDATED)
-        variables = _mapping(consolidated, "metadata")
-        kept = {name: _without_additions(variables[name], own[name]) for name in own if name in variables}
-        result[CONSOLIDATED] = {**consolidated, "metadata": kept}
-    return result
+def _is_whole(path: UPath, document: Mapping[str, Any]) -> bool:
+    return zarr_json.holds(bytes_or_none(path), _document(path), document)
 
 
 def _document(path: UPath) -> Mapping[str, Any]:
@@ -326,13 +284,9 @@ def _document(path: UPath) -> Mapping[str, Any]:
 
 def _restored(document: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes `kept` in their order, and after them those that others added to `document`."""
-    return {**kept, **_mapping(document, ATTRIBUTES), **kept}
+    return {**kept, **mapping(document, ATTRIBUTES), **kept}
 
 
 def _write(path: UPath, document: Mapping[str, Any]) -> None:
     """Write a zarr.json with the indentation of zarr, so that a restored file has its earlier bytes."""
-    write_atomically(path, _encoded(document))
-
-
-def _encoded(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, indent=zarr.config.get("json_indent")).encode()
+    write_atomically(path, encoded(document))
