@@ -23,8 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from upath import UPath
 
 from model import archive
+from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError, counted, in_one_line
-from pipeline.storage import refusing_damage, write_atomically
+from pipeline.storage import refusing_damage
 
 if TYPE_CHECKING:
     import keras

@@ -14,8 +14,8 @@ from model import archive
 from model.bundle import CHECKPOINTS, FILES, NETWORK, Description, load_members, saved_members
 from model.step_clock import Advance, StepClock
 from model.training_history import HISTORY, TrainingHistory
+from pipeline.durable_files import write_atomically
 from pipeline.errors import few
-from pipeline.storage import write_atomically
 
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
 """Shows the progress of a title in a number of steps, while its context is open."""

@@ -14,7 +14,8 @@
 - `config`: the settings that decide a store's bytes
 - `outputs`: where each file lies below an output folder
 - `schema`: names, types and codes shared by all packages
-- `storage`: paths and URLs, atomic and durable writes, typed JSON, Parquet tables
+- `storage`: paths and URLs, states and digests of files, and reading JSON and tables
+- `durable_files`: writing files that readers see whole or not at all, and that survive a power cut
 - `object_stores`: S3, Google and Azure: packages, settings, errors
 - `digests`: digests of values and tables
 - `yaml_file`: YAML that people write

@@ -15,8 +15,9 @@ from typing import Final, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 from upath import UPath
 
+from pipeline.durable_files import make_parent, process_runs
 from pipeline.object_stores import file_errors
-from pipeline.storage import make_parent, process_runs, refusing_damage
+from pipeline.storage import refusing_damage
 
 RENEW_S: Final = 30.0
 EXPIRY_S: Final = 300.0

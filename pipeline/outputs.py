@@ -5,7 +5,8 @@ from itertools import chain
 
 from upath import UPath
 
-from pipeline.storage import PARTIAL, clear_partial_files, folder_at, is_local
+from pipeline.durable_files import PARTIAL, clear_partial_files
+from pipeline.storage import folder_at, is_local
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any, Final
 from pydantic import AwareDatetime, BaseModel, ConfigDict, SerializeAsAny, ValidationError, field_validator
 from upath import UPath
 
+from pipeline.durable_files import write_atomically
 from pipeline.errors import UsageError
 from pipeline.outputs import OutputFolder
 from pipeline.schema import AS_OF
-from pipeline.storage import file_digest, write_atomically
+from pipeline.storage import file_digest
 
 LIBRARIES: Final = (
     "dask", "distributed", "keras", "librosa", "numpy", "scipy", "soundfile", "soxr", "tensorflow", "xarray", "zarr",

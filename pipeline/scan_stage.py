@@ -18,10 +18,10 @@ from pipeline.corpus.manifest import (
     unread_rows,
 )
 from pipeline.digests import value_digest
+from pipeline.durable_files import write_parquet
 from pipeline.errors import PipelineError, UsageError, counted, few
 from pipeline.extraction import lifecycle, repair
 from pipeline.run_context import Facts, Run
-from pipeline.storage import write_parquet
 from pipeline.store.records import StoreAttributes
 
 log = logging.getLogger("pipeline.stages")

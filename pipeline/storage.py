@@ -1,19 +1,12 @@
-"""Reading and writing files at a path or URL: atomic, durable writes, typed JSON, and Parquet tables."""
+"""Files at a path or URL: their places, states and digests; and reading typed JSON and tables."""
 
-import errno
 import io
 import os
-import shutil
-import socket
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -30,14 +23,6 @@ from pipeline.object_stores import check_bucket, failure, file_errors, find_stor
 
 Model = TypeVar("Model", bound=BaseModel)
 
-PARTIAL: Final = ".partial"
-"""Suffix of a file that is being written; zarr has the same for its own."""
-
-ABANDONED_S: Final = 3600.0
-"""A half-written file of another machine to which nothing was written for so long has no writer any more."""
-
-NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
-"""Errors of file systems that cannot sync a folder, and of folders that this user may not open."""
 BACKUP: Final = "restore it from a backup"
 """The remedy for a damaged file that cannot be made again from others."""
 
@@ -168,160 +153,12 @@ def file_digests(paths: Iterable[UPath], *, local: bool) -> Iterator[FileDigest 
         yield from pool.map(file_digest, paths)
 
 
-def write_atomically(path: UPath, *parts: bytes | memoryview) -> None:
-    """Write `parts`, one after the other, to a file that readers see either whole or not at all; create its folder.
-
-    When this returns, the file survives a power cut.
-    """
-    Unnamed.write({path: parts}).commit()
-
-
-@dataclass(frozen=True)
-class Unnamed:
-    """Local files that are written, but have their names only after `commit`, and the size of all files in bytes."""
-
-    partials: Mapping[UPath, UPath]
-    size_bytes: int
-
-    @classmethod
-    def write(cls, files: Mapping[UPath, Sequence[bytes | memoryview]]) -> Self:
-        """Write the parts of each file, one after the other; create the folders. Files at URLs get their names now."""
-        partials: dict[UPath, UPath] = {}
-        for path, parts in files.items():
-            with _removing(path, partials.values()):
-                make_parent(path)
-                if not is_local(path):  # object stores show an object only when it is complete
-                    path.write_bytes(b"".join(parts))
-                    continue
-                partials[path] = partial_path(path)
-                with partials[path].open("wb") as file:
-                    file.writelines(parts)
-        return cls(partials, sum(len(part) for parts in files.values() for part in parts))
-
-    def commit(self) -> None:
-        """Give the files their names, when the content of all is on the disk; they survive a power cut afterwards.
-
-        Syncs that come at the same time are one write to the journal of a file system.
-        """
-        if not self.partials:
-            return
-        with ThreadPoolExecutor(len(self.partials), "sync") as pool:
-            synced = [pool.submit(_sync, partial) for partial in self.partials.values()]
-            for path, done in zip(self.partials, synced, strict=True):
-                with _removing(path, self.partials.values()):
-                    done.result()
-            for path, partial in self.partials.items():
-                with _removing(path, self.partials.values()):
-                    partial.replace(path)
-            list(pool.map(sync_folder, {path.parent for path in self.partials}))
-
-
-@contextmanager
-def _removing(path: UPath, partials: Iterable[UPath]) -> Iterator[None]:
-    """Remove the half-written files `partials` if writing `path` fails."""
-    try:
-        yield
-    except BaseException as error:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and is_local(path):
-            error.filename = str(path)  # the error of a full disk names no file
-        raise
-
-
 def bytes_or_none(path: UPath) -> bytes | None:
     """Return the content of a file, or None if there is no such file."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return None
-
-
-@contextmanager
-def replacing(path: UPath) -> Iterator[BinaryIO]:
-    """Yield a file to write that replaces `path` when the block ends without an error; create its folder.
-
-    For files that are too large to be held in memory. Afterwards the file survives a power cut.
-    """
-    make_parent(path)
-    if not is_local(path):
-        with tempfile.TemporaryFile() as scratch:
-            yield scratch
-            scratch.seek(0)
-            with path.open("wb") as remote:
-                shutil.copyfileobj(scratch, remote)
-        return
-    unnamed = Unnamed({path: partial_path(path)}, 0)
-    with _removing(path, unnamed.partials.values()), unnamed.partials[path].open("wb") as file:
-        yield file
-    unnamed.commit()
-
-
-def sync_folder(folder: UPath) -> None:
-    """Return when the names in a folder are on the disk: of files that were created, renamed or deleted there.
-
-    Does nothing for a folder that does not exist or is not local, or whose file system has no such call.
-    """
-    try:
-        if is_local(folder):
-            _sync(folder)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        if error.errno not in NO_FOLDER_SYNC:
-            raise
-
-
-def _sync(path: UPath) -> None:
-    descriptor = os.open(str(path), os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def make_parent(path: UPath) -> None:
-    """Create the folder of a file. An object store has no folders, and its package would create the bucket."""
-    if find_store(str(path)) is None:
-        missing = list(takewhile(lambda folder: not folder.exists(), path.parents))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for folder in missing:
-            sync_folder(folder.parent)
-
-
-def partial_path(path: UPath) -> UPath:
-    """Return where this process writes `path` until it is complete; other processes write it elsewhere."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
-
-
-def clear_partial_files(paths: Iterable[UPath]) -> None:
-    """Delete those of `paths` that killed processes left half-written: of this machine, and old ones of others.
-
-    Call it while this process writes none of them: a file of its own process number is that of a killed process, too.
-    """
-    for path in paths:
-        if path.name.endswith(PARTIAL) and _is_abandoned(path):
-            path.unlink(missing_ok=True)
-
-
-def _is_abandoned(partial: UPath) -> bool:
-    """Whether the process that wrote a half-written file has ended."""
-    writer, _, process = partial.name.removesuffix(PARTIAL).rpartition(".")
-    if writer.endswith(f".{socket.gethostname()}") and process.isdecimal():
-        return int(process) == os.getpid() or not process_runs(int(process))
-    state = file_state(str(partial))
-    return state is not None and time.time() - state.modified_ns / 1e9 > ABANDONED_S
-
-
-def process_runs(number: int) -> bool:
-    """Whether a process of this number runs on this machine."""
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # of another user
-        return True
-    return True
 
 
 def read_json(path: UPath, schema: type[Model], remedy: str) -> Model:
@@ -369,10 +206,3 @@ def read_csv(path: UPath, remedy: str) -> pd.DataFrame:
     with reading_table(path, remedy):
         table = pd.read_csv(io.BytesIO(content))
         return table.astype({name: "float64" for name, kind in table.dtypes.items() if kind.kind not in "if"})
-
-
-def write_parquet(path: UPath, table: pd.DataFrame) -> None:
-    """Write a table atomically, without its index."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write_atomically(path, buffer.getvalue())

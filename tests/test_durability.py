@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from upath import UPath
 
-from pipeline import storage
+from pipeline import durable_files
 from tests.conftest import make_corpus
 from tests.support.appending import run
 
@@ -84,8 +84,8 @@ def test_all_that_a_record_lists_is_on_the_disk_first(tmp_path: Path, journal: J
 def test_new_folders_of_a_file_are_on_the_disk(tmp_path: Path, journal: Journal) -> None:
     path = UPath(str(tmp_path / "out" / "a" / "b" / "file"))
     (tmp_path / "out").mkdir()
-    storage.write_atomically(path, b"one")
-    with storage.replacing(path.parent / "c" / "other") as file:
+    durable_files.write_atomically(path, b"one")
+    with durable_files.replacing(path.parent / "c" / "other") as file:
         file.write(b"two")
     assert (journal.early, journal.unsynced) == ([], set())
     assert journal.renamed == {Path(path), Path(path.parent / "c" / "other")}
@@ -93,7 +93,7 @@ def test_new_folders_of_a_file_are_on_the_disk(tmp_path: Path, journal: Journal)
 
 def test_files_written_together_get_their_names_after_the_content_of_all(tmp_path: Path, journal: Journal) -> None:
     places = [UPath(str(tmp_path / "out" / name / "file")) for name in "abc"]
-    storage.Unnamed.write({place: [b"x", b"y"] for place in places}).commit()
+    durable_files.Unnamed.write({place: [b"x", b"y"] for place in places}).commit()
     assert (journal.early, journal.unsynced) == ([], set())
     assert {place.read_bytes() for place in places} == {b"xy"}
 
@@ -103,7 +103,7 @@ def test_of_files_written_together_none_is_replaced_if_one_cannot_be_written(tmp
     first.write_bytes(b"old")
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        storage.Unnamed.write({first: [b"new"], UPath(str(tmp_path / "file" / "second")): [b"new"]})
+        durable_files.Unnamed.write({first: [b"new"], UPath(str(tmp_path / "file" / "second")): [b"new"]})
     assert first.read_bytes() == b"old"
     assert {path.name for path in tmp_path.iterdir()} == {"first", "file"}
 
@@ -116,9 +116,9 @@ def test_folder_whose_file_system_cannot_sync_it_is_passed_over(
             raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    storage.write_atomically(UPath(str(tmp_path / "a" / "file")), b"one")
+    durable_files.write_atomically(UPath(str(tmp_path / "a" / "file")), b"one")
     assert (tmp_path / "a" / "file").read_bytes() == b"one"
-    storage.sync_folder(tmp_path / "none")
+    durable_files.sync_folder(tmp_path / "none")
 
 
 def test_error_of_a_disk_names_the_file_and_leaves_the_old_one(
@@ -132,7 +132,7 @@ def test_error_of_a_disk_names_the_file_and_leaves_the_old_one(
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="Input/output error") as error:
-        storage.write_atomically(path, b"new")
+        durable_files.write_atomically(path, b"new")
     assert error.value.filename == str(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert path.read_bytes() == b"old"

@@ -14,7 +14,7 @@ from upath import UPath
 
 from model.data.array_reader import Stored
 from model.data.store_reader import Store
-from pipeline import run_lock, storage
+from pipeline import durable_files, run_lock, storage
 from pipeline.corpus.listing import list_recordings
 from pipeline.errors import PipelineError, UsageError
 from pipeline.features.audio import AudioError
@@ -149,7 +149,7 @@ def test_no_bucket_is_created(s3: S3Server, tmp_path: Path) -> None:
     assert line == (
         "--out s3://mistyped/out cannot be written: The specified bucket does not exist; create the bucket first"
     )
-    with pytest.raises(FileNotFoundError), storage.replacing(UPath("s3://mistyped/out/large")) as file:
+    with pytest.raises(FileNotFoundError), durable_files.replacing(UPath("s3://mistyped/out/large")) as file:
         file.write(b"content")
     with pytest.raises(UsageError, match=r"^--corpus s3://mistyped/out: there is no such bucket or folder$"):
         list_recordings("s3://mistyped/out")
@@ -196,7 +196,7 @@ def test_of_runs_that_begin_at_once_one_has_the_lock(s3: S3Server) -> None:
 
 def test_what_other_processes_write_is_seen_at_once(s3: S3Server) -> None:
     folder = storage.folder_at(f"s3://{BUCKET}/shared")
-    storage.write_atomically(folder / "own", b"1")
+    durable_files.write_atomically(folder / "own", b"1")
     assert [path.name for path in folder.iterdir()] == ["own"]
     s3.files.pipe(f"{BUCKET}/shared/other", b"2")
     assert (folder / "other").read_bytes() == b"2"

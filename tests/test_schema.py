@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
+from pipeline.durable_files import write_atomically
 from pipeline.outputs import OutputFolder
 from pipeline.schema import (
     LEDGER_COLUMNS,
@@ -17,7 +18,7 @@ from pipeline.schema import (
     label_of_folder,
     reason_kind,
 )
-from pipeline.storage import is_local, write_atomically
+from pipeline.storage import is_local
 
 words = st.from_regex(r"\S+", fullmatch=True)
 

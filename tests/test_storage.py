@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 from upath import UPath
 
-from pipeline import storage
+from pipeline import durable_files, storage
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
 
@@ -26,28 +26,28 @@ TABLE = pd.DataFrame({
 
 def test_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
     path = UPath(str(tmp_path / "sub" / "table.parquet"))
-    storage.write_parquet(path, TABLE)
+    durable_files.write_parquet(path, TABLE)
     pd.testing.assert_frame_equal(storage.read_parquet(path), TABLE)
 
 
 def test_index_is_not_written(tmp_path: Path) -> None:
     path = UPath(str(tmp_path / "table.parquet"))
-    storage.write_parquet(path, TABLE.set_index(pd.Index([7, 8, 9])))
+    durable_files.write_parquet(path, TABLE.set_index(pd.Index([7, 8, 9])))
     assert list(storage.read_parquet(path).columns) == list(TABLE.columns)
     assert list(storage.read_parquet(path).index) == [0, 1, 2]
 
 
 def test_table_is_replaced_as_a_whole(tmp_path: Path) -> None:
     path = UPath(str(tmp_path / "table.parquet"))
-    storage.write_parquet(path, TABLE)
-    storage.write_parquet(path, TABLE[:1])
+    durable_files.write_parquet(path, TABLE)
+    durable_files.write_parquet(path, TABLE[:1])
     assert len(storage.read_parquet(path)) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["table.parquet"]
 
 
 def test_table_behind_a_url(memory_url: str) -> None:
     path = UPath(f"{memory_url}/table.parquet")
-    storage.write_parquet(path, TABLE)
+    durable_files.write_parquet(path, TABLE)
     pd.testing.assert_frame_equal(storage.read_parquet(path), TABLE)
 
 
@@ -64,7 +64,7 @@ class Typed(BaseModel):
 
 def test_typed_file_comes_back(tmp_path: Path) -> None:
     path = UPath(str(tmp_path / "typed.json"))
-    storage.write_atomically(path, Typed(number=7).model_dump_json().encode())
+    durable_files.write_atomically(path, Typed(number=7).model_dump_json().encode())
     assert storage.read_json(path, Typed, "") == Typed(number=7)
 
 
@@ -87,10 +87,10 @@ def test_damaged_file_is_one_line_with_a_remedy(tmp_path: Path, content: bytes, 
 KILLED = """
 import os, sys
 from upath import UPath
-from pipeline import storage
+from pipeline import durable_files, storage
 
 UPath.replace = lambda *_: os._exit(9)
-storage.write_atomically(UPath(sys.argv[1]), b"half")
+durable_files.write_atomically(UPath(sys.argv[1]), b"half")
 """
 
 

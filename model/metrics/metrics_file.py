@@ -6,8 +6,9 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 from upath import UPath
 
+from pipeline.durable_files import write_atomically
 from pipeline.outputs import OutputFolder
-from pipeline.storage import read_json, write_atomically
+from pipeline.storage import read_json
 
 
 class _Written(BaseModel):

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 from upath import UPath
 
+from pipeline.durable_files import replacing
 from pipeline.errors import PipelineError
-from pipeline.storage import replacing
 
 ROWS_PER_GROUP: Final = 2**16
 """Rows that are written and read at a time."""

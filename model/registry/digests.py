@@ -11,9 +11,10 @@ import xxhash
 from pydantic import BaseModel, ConfigDict
 from upath import UPath
 
+from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
-from pipeline.storage import read_json, write_atomically
+from pipeline.storage import read_json
 
 DELETE: Final = "delete it; the next decision writes it anew"
 """The remedy for a damaged file."""

@@ -19,9 +19,9 @@ from model.bundle import FILES, version_of
 from model.metrics.metrics_file import Metrics
 from model.registry import digests
 from model.registry.history import Comparison, Decision, History, PromotionRequest, Version, utc
+from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
-from pipeline.storage import write_atomically
 
 log = logging.getLogger(__name__)
 

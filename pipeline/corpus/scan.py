@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import durable_files, storage
 from pipeline.config import CorpusConfig, PipelineConfig
 from pipeline.corpus.diff import CorpusDiff
 from pipeline.corpus.layouts.folder_checks import UNREAD_AUDIO, extensions_text
@@ -91,7 +91,7 @@ def scan(
             f"{output.manifest} is damaged or missing, and the recordings give another one than that of the store; "
             f"{storage.BACKUP}, or choose another --out"
         )
-    storage.write_parquet(output.manifest, manifest)
+    durable_files.write_parquet(output.manifest, manifest)
     _log_summary(listing, manifest)
     return manifest
 
@@ -118,7 +118,7 @@ def update(
     if len(recordings):
         headers = _read_headers(recordings, output, executor, corpus).sort_index()
         manifest = _with_headers(recordings, headers, manifest, diff.unread, output, config)
-    storage.write_parquet(output.manifest, manifest)
+    durable_files.write_parquet(output.manifest, manifest)
     masked = len(diff.gone) + len(diff.changed)
     log.info("scan: %s, %d masked, %d in use again", counted(len(diff.new), "new recording"), masked, len(diff.back))
     _log_summary(listing, manifest)
@@ -162,7 +162,7 @@ def _release(manifest: pd.DataFrame, rows: NDArray[np.int64], output: OutputFold
 
     earlier = manifest["append_index"].max()
     manifest.loc[rows, "append_index"] = np.int32(earlier + 1)
-    storage.write_parquet(output.manifest, manifest)
+    durable_files.write_parquet(output.manifest, manifest)
     feature_store.write_manifest_digest(output, manifest_digest(manifest[manifest["append_index"] <= earlier]))
 
 

@@ -13,11 +13,12 @@ from upath import UPath
 from pipeline.config import DemoConfig
 from pipeline.demo.speech import LANGUAGES, SAMPLE_RATE_HZ, utterance
 from pipeline.digests import value_digest
+from pipeline.durable_files import PARTIAL, clear_partial_files, write_atomically
 from pipeline.errors import UsageError
 from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.executor import Executor, completed
-from pipeline.storage import PARTIAL, clear_partial_files, is_local, write_atomically
+from pipeline.storage import is_local
 
 log = logging.getLogger(__name__)
 

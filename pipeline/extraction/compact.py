@@ -13,9 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline import schema, storage
+from pipeline import durable_files, schema
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import compacted_manifest
+from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import extract, lifecycle, task
 from pipeline.extraction import ledger as ledger_rows
@@ -25,7 +26,7 @@ from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
 from pipeline.runtime.executor import Executor, completed
-from pipeline.storage import is_local, write_atomically
+from pipeline.storage import is_local
 from pipeline.store import added_variables, feature_store, records
 from pipeline.store.records import RecordingOutcome, Status
 
@@ -96,7 +97,7 @@ def compact(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig
     preflight.check(executor, output)
     beside = output.compacted
     _begin(beside, key)
-    storage.write_parquet(beside.manifest, new)
+    durable_files.write_parquet(beside.manifest, new)
     lifecycle.open_store(beside, new, plan)
     added_variables.create(
         output, beside, plan.sequences, config.store.sequences_per_chunk, config.store.sequences_per_shard
@@ -213,7 +214,7 @@ def swap(output: OutputFolder) -> Completion | None:
                 (root / name).rename(beside / f"old-{name}")
             (beside / name).rename(root / name)
     for folder in (output.root, output.compacted.root):
-        storage.sync_folder(folder)
+        durable_files.sync_folder(folder)
     try:
         return Completion.model_validate_json(output.compacted.complete.read_bytes())
     except ValidationError:
@@ -228,7 +229,7 @@ def remove_old(output: OutputFolder) -> None:
             shutil.rmtree(path)
         elif path.name != output.compacted.complete.name:
             path.unlink()
-    storage.sync_folder(output.compacted.root)
+    durable_files.sync_folder(output.compacted.root)
     shutil.rmtree(beside)
 
 

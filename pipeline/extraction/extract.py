@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import PipelineConfig
 from pipeline.corpus.sources import AudioSources
+from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError, counted
 from pipeline.extraction import lifecycle, poison
 from pipeline.extraction.plan import Plan, Task, projected_bytes
@@ -25,7 +26,6 @@ from pipeline.monitoring.progress import show
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
 from pipeline.runtime.executor import Executor, Lost, lost_for_good, surviving
-from pipeline.storage import write_atomically
 from pipeline.store import records
 
 MAX_FRUITLESS: Final = 2

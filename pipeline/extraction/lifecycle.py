@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import durable_files
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import extends, label_names, manifest_digest, split_runs
 from pipeline.errors import PipelineError, UsageError, few
@@ -208,7 +208,7 @@ def roll_back(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConf
             planned = {segment.recording for segment in plan[index].segments}
             kept = tuple(outcome for outcome in record.outcomes if outcome.recording in planned)
             records.write_record(output, record.model_copy(update={"checksums": {}, "outcomes": kept}))
-    storage.sync_folder(output.shards)
+    durable_files.sync_folder(output.shards)
     feature_store.extend(output, outline(manifest, plan))
 
 
@@ -260,7 +260,7 @@ def finish(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None:
     feature_store.write_indexes(output, outline(manifest, plan))
     feature_store.seal(output, statistics.mean, statistics.std, statistics.count)
     rows = ledger.build(manifest, (records.read_record(output, i) for i in shards), plan.config)
-    storage.write_parquet(output.ledger, rows)
+    durable_files.write_parquet(output.ledger, rows)
     records.write_digests(output, records.digests(output, shards))
 
 

@@ -14,13 +14,13 @@ from typing import Any, Final
 from threadpoolctl import ThreadpoolController
 
 from pipeline.config import PipelineConfig
+from pipeline.durable_files import Unnamed
 from pipeline.errors import PipelineError
 from pipeline.extraction import shard as shards
 from pipeline.extraction.plan import Shard, Task
 from pipeline.extraction.recording_reader import RecordingReader
 from pipeline.object_stores import cause_of, file_errors
 from pipeline.outputs import OutputFolder
-from pipeline.storage import Unnamed
 from pipeline.store import feature_store, records
 from pipeline.store.records import ShardRecord
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.durable_files import write_atomically
 from pipeline.outputs import OutputFolder
 from pipeline.report import champion, corpus_section, model_section, plots
 from pipeline.report.picture import missing_fonts
 from pipeline.report.results import Pictures, Results
-from pipeline.storage import read_csv, write_atomically
+from pipeline.storage import read_csv
 
 if TYPE_CHECKING:
     from model.metrics.metrics_file import Metrics

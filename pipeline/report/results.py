@@ -10,11 +10,11 @@ from upath import UPath
 
 from pipeline import run_record
 from pipeline.corpus.manifest import read_manifest
+from pipeline.durable_files import write_atomically
 from pipeline.extraction import ledger
 from pipeline.outputs import OutputFolder
 from pipeline.report.picture import Picture
 from pipeline.run_record import RunFile, StageRecord
-from pipeline.storage import write_atomically
 
 if TYPE_CHECKING:
     from model.metrics.metrics_file import Metrics

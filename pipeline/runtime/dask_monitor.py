@@ -7,12 +7,12 @@ from contextlib import contextmanager, suppress
 from distributed import Client, performance_report
 from upath import UPath
 
+from pipeline.durable_files import make_parent
 from pipeline.errors import first_cause, in_one_line
 from pipeline.monitoring import dashboard
 from pipeline.monitoring.events import Event, to_json
 from pipeline.monitoring.monitor import Monitor
 from pipeline.runtime.dask_errors import scheduler_needed
-from pipeline.storage import make_parent
 
 log = logging.getLogger(__name__)
 

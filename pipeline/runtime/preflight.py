@@ -11,13 +11,13 @@ from typing import Final
 
 from upath import UPath
 
+from pipeline.durable_files import make_parent, partial_path
 from pipeline.errors import UsageError
 from pipeline.features.audio_source import AudioSource
 from pipeline.object_stores import cause_of, file_errors
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.code_upload import REMEDY, code_digest, versions
 from pipeline.runtime.executor import THIS_PROCESS, Executor
-from pipeline.storage import make_parent, partial_path
 
 MAX_RECORDINGS_TRIED: Final = 16
 

@@ -17,9 +17,10 @@ from zarr.storage import MemoryStore
 
 from pipeline import schema
 from pipeline.digests import bytes_digest
+from pipeline.durable_files import PARTIAL, Unnamed, sync_folder
 from pipeline.outputs import OutputFolder
 from pipeline.schema import FEATURE, Variable
-from pipeline.storage import PARTIAL, FileDigest, Unnamed, file_digest, is_local, sync_folder
+from pipeline.storage import FileDigest, file_digest, is_local
 from pipeline.store import added_variables
 from pipeline.store.metadata import Metadata, consolidate, publish, unsharded, written, zarr_store
 from pipeline.store.records import recorded_shards

@@ -19,9 +19,10 @@ from zarr.core.buffer import Buffer
 from zarr.errors import ZarrUserWarning
 
 from pipeline import schema
+from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
-from pipeline.storage import bytes_or_none, is_local, read_json, write_atomically
+from pipeline.storage import bytes_or_none, is_local, read_json
 from pipeline.store import zarr_json
 from pipeline.store.records import REPAIR, StoreAttributes
 from pipeline.store.zarr_json import ATTRIBUTES, CONSOLIDATED, changed_keys, encoded, mapping

@@ -6,10 +6,11 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
 from pipeline.schema import version_mismatch
-from pipeline.storage import file_digests, is_local, read_json, refusing_damage, write_atomically
+from pipeline.storage import file_digests, is_local, read_json, refusing_damage
 
 SUM_UNIT: Final = 2.0**-20
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from pipeline import storage
+from pipeline import durable_files, storage
 from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus.manifest import (
     UNDIGESTED,
@@ -131,7 +131,7 @@ DIGESTED = build(
 
 def test_digest_survives_writing_and_reading(tmp_path: Path) -> None:
     path = UPath(str(tmp_path / "manifest.parquet"))
-    storage.write_parquet(path, DIGESTED)
+    durable_files.write_parquet(path, DIGESTED)
     read = storage.read_parquet(path)
     pd.testing.assert_frame_equal(read, DIGESTED)
     assert manifest_digest(read) == manifest_digest(DIGESTED)
@@ -236,7 +236,7 @@ def test_length_of_a_segment_is_cut_at_the_end_of_its_file() -> None:
 
 def test_manifest_without_a_column_is_refused(tmp_path: Path) -> None:
     output = OutputFolder.at(str(tmp_path))
-    storage.write_parquet(output.manifest, DIGESTED.drop(columns=["size_bytes", "start_s"]))
+    durable_files.write_parquet(output.manifest, DIGESTED.drop(columns=["size_bytes", "start_s"]))
     with pytest.raises(UsageError) as error:
         read_manifest(output)
     assert str(error.value) == (
@@ -256,7 +256,7 @@ def test_languages_without_a_split_follow_the_ledger_once_there_is_one() -> None
 
 def test_manifest_of_an_earlier_version_gets_the_columns_that_it_lacks(tmp_path: Path) -> None:
     output = OutputFolder.at(str(tmp_path))
-    storage.write_parquet(output.manifest, DIGESTED.drop(columns=["modified_ns", "transient"]))
+    durable_files.write_parquet(output.manifest, DIGESTED.drop(columns=["modified_ns", "transient"]))
     manifest = read_manifest(output)
     assert manifest_digest(manifest) == manifest_digest(DIGESTED)
     assert set(manifest["modified_ns"]) == {-1}

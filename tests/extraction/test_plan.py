@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from pipeline import storage
+from pipeline import durable_files, storage
 from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus.manifest import label_names
 from pipeline.extraction.plan import (  # fmt: skip
@@ -97,7 +97,7 @@ def test_shards_are_the_same_in_any_order_and_every_time(samples: list[int], con
 def test_plan_of_a_manifest_read_back_is_the_same(tmp_path: Path) -> None:
     config, path = configuration(), UPath(str(tmp_path / "manifest.parquet"))
     table = table_of([5000, 90_000, 300], config)
-    storage.write_parquet(path, table)
+    durable_files.write_parquet(path, table)
     assert list(Plan(storage.read_parquet(path), config)) == list(Plan(table, config))
 
 

@@ -19,9 +19,9 @@ from model.metrics.metrics_file import Metrics
 from model.metrics.score_file import ScoreFile, joined
 from model.metrics.scores import METRICS
 from model.registry.history import Comparison
+from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
-from pipeline.storage import write_atomically
 from tests.support import model_stores
 from tests.support.known_networks import frame_network, log_softmax, sequence_network
 from tests.support.model_stores import LANGUAGES, SAVES_MODELS, TIMESTEPS

@@ -25,10 +25,10 @@ from model.networks.basic import Ann, Lstm
 from model.predict import Classifier, main
 from model.registry.history import Decision, History, PromotionRequest
 from model.train import train
+from pipeline.durable_files import write_atomically
 from pipeline.features.audio import AudioError, read_blocks
 from pipeline.features.audio_source import AudioSource
 from pipeline.outputs import OutputFolder
-from pipeline.storage import write_atomically
 from tests.support import model_stores, score_files
 from tests.support.model_stores import LANGUAGES, SAVES_MODELS
 

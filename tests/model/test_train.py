@@ -27,9 +27,9 @@ from model.loader import sequence_dataset
 from model.networks.basic import Ann, Lstm
 from model.train import train
 from model.training_history import TrainingHistory
+from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
-from pipeline.storage import write_atomically
 from tests.support import model_stores
 from tests.support.model_stores import LANGUAGES, SAVES_MODELS, SplitRuns
 

@@ -11,12 +11,12 @@ from rich.console import Console
 from model.metrics.estimate import Estimate
 from model.registry import registry
 from model.registry.history import Comparison, Decision, History, PromotionRequest
+from pipeline.durable_files import write_atomically
 from pipeline.outputs import OutputFolder
 from pipeline.report import status
 from pipeline.report.champion import MAX_DRAWN, MAX_LISTED, champions, section
 from pipeline.report.picture import Picture
 from pipeline.run_record import RunRecord
-from pipeline.storage import write_atomically
 
 START = datetime(2026, 1, 1, 3, tzinfo=UTC)
 

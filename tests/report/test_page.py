@@ -19,13 +19,13 @@ from matplotlib.text import Text
 from model.metrics.metrics_file import metrics_of_models
 from model.registry import registry
 from model.training_history import histories_of_models
-from pipeline import storage
+from pipeline import durable_files
+from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
 from pipeline.report import corpus_section, picture, plots
 from pipeline.report import page as report_page
 from pipeline.schema import LEDGER_COLUMNS, MANIFEST_COLUMNS, SCHEMA_VERSION
-from pipeline.storage import write_atomically
 from pipeline.store import feature_store
 
 EVIL = "<script>alert(1)</script>"
@@ -191,8 +191,8 @@ def write_pictures(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, read
         models: dict[str, int], run: dict[str, Any] | None = None, entries: pd.DataFrame | None = None,
         history: pd.DataFrame | None = HISTORY, rows: pd.DataFrame | None = None,
     ) -> Page:  # fmt: skip
-        storage.write_parquet(output.manifest, manifest() if rows is None else rows)
-        storage.write_parquet(output.ledger, ledger() if entries is None else entries)
+        durable_files.write_parquet(output.manifest, manifest() if rows is None else rows)
+        durable_files.write_parquet(output.ledger, ledger() if entries is None else entries)
         write_atomically(output.store / "zarr.json", json.dumps({"attributes": ATTRIBUTES}).encode())
         write_atomically(output.run, json.dumps(run_record() if run is None else run).encode())
         for name, right in models.items():

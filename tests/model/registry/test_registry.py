@@ -17,7 +17,7 @@ from model.metrics import metrics_file
 from model.metrics.metrics_file import Metrics
 from model.registry import digests, registry
 from model.registry.history import Comparison, History, PromotionRequest
-from pipeline import storage
+from pipeline import durable_files
 from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
 from tests.conftest import Killed
@@ -212,7 +212,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bool], list[str]]
         def write(path: UPath, content: bytes) -> None:
             if len(written) == number and not done:
                 raise Killed
-            storage.write_atomically(path, content)
+            durable_files.write_atomically(path, content)
             written.append(path.name)
             if len(written) == number + 1 and done:
                 raise Killed
@@ -278,7 +278,7 @@ def test_a_file_of_schema_version_1_is_read_and_written_as_version_2(output: Out
     decision = {"at": "2026-01-02T03:04:05Z", "kind": "refused", "reason": "worse", "by": "ana", "champion": None,
                 "run_key": None, "question": asked, "judgement": judged}  # fmt: skip
     content = {"schema_version": 1, "champion": None, "decisions": [decision]}
-    storage.write_atomically(output.decisions, json.dumps(content).encode())
+    durable_files.write_atomically(output.decisions, json.dumps(content).encode())
     (found,) = registry.read(output).decisions
     assert found.request == PromotionRequest.model_validate(asked)
     assert found.comparison == Comparison.model_validate(judged)
