@@ -44,7 +44,8 @@ def _refuse(constant: str) -> None:
     raise AssertionError(f"{constant} is not JSON")
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.long  # tests/runtime/test_hosts.py compares clusters with one process
+@pytest.mark.parametrize("workers", [1, 2])
 def test_the_store_has_the_same_bytes_with_any_number_of_workers(
     corpus: Path, uninterrupted: Path, tmp_path: Path, workers: int
 ) -> None:
@@ -152,6 +153,7 @@ def test_ctrl_c_in_the_first_epoch_of_other_settings_keeps_the_model(uninterrupt
     assert "train/lstm" in json.loads((out / "run.json").read_text())["stages"]
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_the_demo_and_the_same_command_goes_on_with_its_corpus(tmp_path: Path) -> None:
     arguments = ("demo", "--out", tmp_path, "--executor", "serial", *SMALL, "--set=models.lstm=null")
     arguments += ("--set=demo.utterances_per_speaker=1", "--set=demo.speakers_per_language=8")

@@ -51,6 +51,7 @@ def test_written_bytes_are_the_same_every_time(tmp_path: Path) -> None:
     assert (tmp_path / recording.path).read_bytes() == first
 
 
+@pytest.mark.long
 def test_only_the_model_that_sees_the_order_of_frames_tells_the_languages_apart(tmp_path: Path) -> None:
     smaller = ("--set=demo.utterances_per_speaker=8", "--set=demo.utterance_s=3")
     epochs = ("--set=models.ann.max_epochs=2", "--set=models.lstm.max_epochs=10")

@@ -381,7 +381,7 @@ def test_an_appended_manifest_compacts_to_that_of_a_single_run_with_its_splits(
         assert one["recording_id"].tolist() == compacted["recording_id"].tolist()
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(groups=st.lists(st.integers(0, 3), min_size=11, max_size=11), prune=st.booleans())
 def test_any_grouping_of_additions_gives_the_sequences_of_one_run(
     whole: tuple[Path, Path], groups: list[int], prune: bool, tmp_path_factory: pytest.TempPathFactory

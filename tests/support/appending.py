@@ -59,7 +59,7 @@ def extracted(record: RunRecord) -> ExtractRecord:
     return found
 
 
-STRIDE = 4
+STRIDE = 6
 """See `killed_at_steps`."""
 each_first_step = pytest.mark.parametrize(
     "first", [0, *(pytest.param(first, marks=pytest.mark.long) for first in range(1, STRIDE))]
