@@ -173,8 +173,8 @@ def process_runs(number: int) -> bool:
         os.kill(number, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # of another user
-        return True
+    except PermissionError:
+        pass  # of another user
     return True
 
 

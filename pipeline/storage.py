@@ -133,10 +133,8 @@ def file_digest(path: UPath) -> FileDigest | None:
             content = path.read_bytes()
             return FileDigest(bytes_digest([content]), len(content))
         with Path(str(path)).open("rb", buffering=0) as file:
-            state, block = (
-                xxhash.xxh3_128(),
-                memoryview(bytearray(min(BLOCK_BYTES, os.fstat(file.fileno()).st_size + 1))),
-            )
+            state = xxhash.xxh3_128()
+            block = memoryview(bytearray(min(BLOCK_BYTES, os.fstat(file.fileno()).st_size + 1)))
             while size := file.readinto(block):
                 state.update(block[:size])
             return FileDigest(state.hexdigest(), file.tell())

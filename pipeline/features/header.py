@@ -1,6 +1,6 @@
 """Headers of recordings; those of common MP3 and Opus files without libsndfile, which takes twice as long.
 
-Sources: RFC 7845 (Ogg Opus), RFC 6716 section 3.1 (the first byte of an Opus packet).
+Source: RFC 7845 (Ogg Opus).
 """
 
 import io
@@ -21,9 +21,6 @@ _OPUS_HEADER_PAGES = 2
 _OPUS_CHANNELS = (1, 2)
 _OPUS_RATES_HZ = (8000, 12_000, 16_000, 24_000, OPUS_RATE_HZ)
 """libsndfile decodes Opus at the lowest of these that is not below the rate of the encoder's input."""
-_SILK, _HYBRID, _CELT = (480, 960, 1920, 2880), (480, 960), (120, 240, 480, 960)
-_FRAME_SAMPLES = (*3 * _SILK, *2 * _HYBRID, *4 * _CELT)
-"""Samples of one frame at 48 kHz, by the first five bits of a packet."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,10 @@ def quick_header(file: BinaryIO) -> Header | None:
         read = _mp3
     else:
         return None
-    data = head + file.read(MAX_BYTES)
-    return read(data) if len(data) <= MAX_BYTES else None
+    if file.seek(0, io.SEEK_END) > MAX_BYTES:
+        return None
+    file.seek(0)
+    return read(file.read())
 
 
 def _mp3(data: bytes) -> Header | None:
@@ -101,7 +100,6 @@ def _samples_at_48_khz(data: bytes, page: Page) -> int:
     samples, position = 0, page.body
     for before, segment in pairwise(b"\x00" + page.table):
         if before < ogg_pages.FULL_SEGMENT and segment:  # a packet begins here, and is not empty
-            frames = (1, 2, 2, data[position + 1] & 63)[data[position] & 3]
-            samples += frames * _FRAME_SAMPLES[data[position] >> 3]
+            samples += ogg_pages.opus_samples(data[position : position + min(segment, 2)])
         position += segment
     return samples

@@ -27,6 +27,7 @@ _PAGE_HEADER = struct.Struct(
 _CAPTURE = re.compile(rb"OggS\x00[\x00-\x07]")  # capture pattern, version 0, flags
 _LARGEST_PAGE_HEADER = 27 + 255
 _BEGINS_STREAM = 2
+_OPUS_FRAME_SAMPLES = (*(480, 960, 1920, 2880) * 3, *(480, 960) * 2, *(120, 240, 480, 960) * 4)
 OPUS_RATE_HZ = 48_000
 """Opus counts its samples at this rate, whatever rate the input had (RFC 7845, section 4)."""
 LONGEST_OPUS_PACKET = OPUS_RATE_HZ * 120 // 1000
@@ -59,6 +60,18 @@ class OggStream:
     def max_samples(self) -> int:
         """The most samples per channel that this number of packets holds."""
         return self.packets * self.samples_per_packet
+
+
+def opus_samples(packet: bytes) -> int:
+    """Return the samples of an Opus packet at 48 kHz, of which two bytes are enough; 0 for an invalid one.
+
+    Source: RFC 6716, section 3.
+    """
+    if not packet:
+        return 0
+    first, second = (packet[:2] + b"\0")[:2]
+    samples = (1, 2, 2, second & 63)[first & 3] * _OPUS_FRAME_SAMPLES[first >> 3]
+    return samples if samples <= LONGEST_OPUS_PACKET else 0
 
 
 class Page(NamedTuple):

@@ -15,16 +15,13 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, Final, NamedTuple
 
+from pipeline.features.ogg_pages import FULL_SEGMENT, opus_samples
+
 HEADER: Final = struct.Struct("<4sBBQIIIB")
 MAX_PAGE_BYTES: Final = HEADER.size + 255 + 255 * 255
 BLOCK_BYTES: Final = 4 * MAX_PAGE_BYTES
 CONTINUED, BEGIN, END = 1, 2, 4
 """Flags of a page."""
-FRAME_SAMPLES: Final = (*(480, 960, 1920, 2880) * 3, *(480, 960) * 2, *(120, 240, 480, 960) * 4)
-"""Samples of an Opus frame at 48 kHz, by its configuration (RFC 6716, section 3.1)."""
-MAX_PACKET_SAMPLES: Final = 5760
-CONTINUES: Final = 255
-"""The size of a segment whose packet goes on in the next one."""
 _REVERSED_BITS: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -44,7 +41,7 @@ class Page(NamedTuple):
         packets, start, size = [], 0, 0
         for segment in self.table:
             size += segment
-            if segment < CONTINUES:
+            if segment < FULL_SEGMENT:
                 packets.append(self.body[start : start + size])
                 start, size = start + size, 0
         return packets[1:] if whole and self.flags & CONTINUED else packets
@@ -79,7 +76,7 @@ def _first_pitfall(file: BinaryIO) -> int | None:
         elif follows_hole and not packets:
             return page.begin
         elif page.flags & END:
-            begin = page.granule - sum(map(_samples, packets)) if follows_hole else end
+            begin = page.granule - sum(map(opus_samples, packets)) if follows_hole else end
             return page.begin if packets and _wraps(begin % 2**64, page.granule) else None
         elif packets:
             end = page.granule
@@ -89,15 +86,6 @@ def _first_pitfall(file: BinaryIO) -> int | None:
 def _wraps(begin: int, end: int) -> bool:
     """Whether libsndfile, which keeps 32 bits of the difference of positions, takes a page to be longer than 0."""
     return begin > end and 0 < (end - begin) % 2**32 < 2**31
-
-
-def _samples(packet: bytes) -> int:
-    """Return the samples of an Opus packet at 48 kHz, 0 for an invalid one (RFC 6716, section 3)."""
-    if not packet:
-        return 0
-    first, second = (packet + b"\0")[:2]
-    samples = (1, 2, 2, second & 63)[first & 3] * FRAME_SAMPLES[first >> 3]
-    return samples if samples <= MAX_PACKET_SAMPLES else 0
 
 
 def valid_pages(file: BinaryIO) -> Iterator[Page]:
