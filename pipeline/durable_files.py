@@ -29,6 +29,9 @@ ABANDONED_S: Final = 3600.0
 NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 """Errors of file systems that cannot sync a folder, and of folders that this user may not open."""
 
+Files = Mapping[UPath, Sequence[bytes | memoryview]]
+"""The content of each file, in parts."""
+
 
 def write_atomically(path: UPath, *parts: bytes | memoryview) -> None:
     """Write `parts`, one after the other, to a file that readers see either whole or not at all; create its folder.
@@ -40,42 +43,53 @@ def write_atomically(path: UPath, *parts: bytes | memoryview) -> None:
 
 @dataclass(frozen=True)
 class Unnamed:
-    """Local files that are written, but have their names only after `commit`, and the size of all files in bytes."""
+    """Local files that are written, but have their names only after `commit`; and folders that got new folders."""
 
     partials: Mapping[UPath, UPath]
-    size_bytes: int
+    grown: frozenset[UPath] = frozenset()
 
     @classmethod
-    def write(cls, files: Mapping[UPath, Sequence[bytes | memoryview]]) -> Self:
-        """Write the parts of each file, one after the other; create the folders. Files at URLs get their names now."""
+    def write(cls, files: Files) -> Self:
+        """Write the files in their order, each part after part; create their folders.
+
+        Files at URLs get their names now.
+        """
         partials: dict[UPath, UPath] = {}
+        grown: set[UPath] = set()
         for path, parts in files.items():
             with _removing(path, partials.values()):
-                make_parent(path)
+                grown.update(_create_parent(path))
                 if not is_local(path):  # object stores show an object only when it is complete
                     path.write_bytes(b"".join(parts))
                     continue
                 partials[path] = partial_path(path)
                 with partials[path].open("wb") as file:
                     file.writelines(parts)
-        return cls(partials, sum(len(part) for parts in files.values() for part in parts))
+        return cls(partials, frozenset(grown))
 
     def commit(self) -> None:
         """Give the files their names, when the content of all is on the disk; they survive a power cut afterwards.
 
-        Syncs that come at the same time are one write to the journal of a file system.
+        The last file gets its name when the others have theirs on the disk: it may vouch for them. Syncs that come at
+        the same time are one write to the journal of a file system.
         """
         if not self.partials:
             return
+        *others, last = self.partials
         with ThreadPoolExecutor(len(self.partials), "sync") as pool:
             synced = [pool.submit(_sync, partial) for partial in self.partials.values()]
             for path, done in zip(self.partials, synced, strict=True):
                 with _removing(path, self.partials.values()):
                     done.result()
-            for path, partial in self.partials.items():
-                with _removing(path, self.partials.values()):
-                    partial.replace(path)
-            list(pool.map(sync_folder, {path.parent for path in self.partials}))
+            for path in others:
+                self._name(path)
+            list(pool.map(sync_folder, self.grown.union(path.parent for path in others)))
+            self._name(last)
+            sync_folder(last.parent)
+
+    def _name(self, path: UPath) -> None:
+        with _removing(path, self.partials.values()):
+            self.partials[path].replace(path)
 
 
 @contextmanager
@@ -105,7 +119,7 @@ def replacing(path: UPath) -> Iterator[BinaryIO]:
             with path.open("wb") as remote:
                 shutil.copyfileobj(scratch, remote)
         return
-    unnamed = Unnamed({path: partial_path(path)}, 0)
+    unnamed = Unnamed({path: partial_path(path)})
     with _removing(path, unnamed.partials.values()), unnamed.partials[path].open("wb") as file:
         yield file
     unnamed.commit()
@@ -135,12 +149,21 @@ def _sync(path: UPath) -> None:
 
 
 def make_parent(path: UPath) -> None:
-    """Create the folder of a file. An object store has no folders, and its package would create the bucket."""
-    if find_store(str(path)) is None:
-        missing = list(takewhile(lambda folder: not folder.exists(), path.parents))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for folder in missing:
-            sync_folder(folder.parent)
+    """Create the folder of a file; it survives a power cut."""
+    for folder in _create_parent(path):
+        sync_folder(folder)
+
+
+def _create_parent(path: UPath) -> list[UPath]:
+    """Create the folder of a file, and those above it; return the folders that got new ones.
+
+    An object store has no folders, and its package would create the bucket.
+    """
+    if find_store(str(path)) is not None:
+        return []
+    missing = list(takewhile(lambda folder: not folder.exists(), path.parents))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return [folder.parent for folder in missing]
 
 
 def partial_path(path: UPath) -> UPath:

@@ -91,8 +91,10 @@ def test_new_folders_of_a_file_are_on_the_disk(tmp_path: Path, journal: Journal)
     assert journal.renamed == {Path(path), Path(path.parent / "c" / "other")}
 
 
-def test_files_written_together_get_their_names_after_the_content_of_all(tmp_path: Path, journal: Journal) -> None:
-    places = [UPath(str(tmp_path / "out" / name / "file")) for name in "abc"]
+def test_files_written_together_get_their_names_after_the_content_of_all_and_the_last_one_last(
+    tmp_path: Path, journal: Journal
+) -> None:
+    places = [UPath(str(tmp_path / "out" / name / "file")) for name in ("a", "b", "shards")]
     durable_files.Unnamed.write({place: [b"x", b"y"] for place in places}).commit()
     assert (journal.early, journal.unsynced) == ([], set())
     assert {place.read_bytes() for place in places} == {b"xy"}

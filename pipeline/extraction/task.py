@@ -22,7 +22,6 @@ from pipeline.extraction.recording_reader import RecordingReader
 from pipeline.object_stores import cause_of, file_errors
 from pipeline.outputs import OutputFolder
 from pipeline.store import feature_store, records
-from pipeline.store.records import ShardRecord
 
 MAX_SLOWEST: Final = 3
 
@@ -116,8 +115,9 @@ def _extract_shard(
         outcomes, works = shards.fill(arrays, shard, config, reader, kept, filter_silent=filter_silent)
         shards.clear_invalid(arrays)
         previous.result()
-        files, checksums = feature_store.prepare_shard(output, shard.index, arrays)
+        files, checksums = feature_store.encode_shard(output, shard.index, arrays)
         record = shards.record_of(shard, arrays, outcomes, checksums)
+        written = Unnamed.write({**files, output.shard_record(shard.index): [records.content(record)]})
     sequence_s = config.store.timesteps * config.features.hop_s
     slowest = heapq.nlargest(MAX_SLOWEST, works, key=attrgetter("busy_s"))
     summary = ShardSummary(
@@ -126,17 +126,16 @@ def _extract_shard(
         failures=Counter(work.failure for work in works if work.failure),
         slowest=tuple((work.recording, work.busy_s, work.sequences * sequence_s) for work in slowest),
         bytes_read=sum(work.bytes_read for work in works),
-        bytes_written=files.size_bytes,
+        bytes_written=sum(len(part) for parts in files.values() for part in parts),
         busy_s=time.perf_counter() - started_s,
     )
-    return summary, partial(_finish_shard, shard, out, files, record)
+    return summary, partial(_finish_shard, shard, out, written)
 
 
-def _finish_shard(shard: Shard, out: str, files: Unnamed, record: ShardRecord) -> None:
-    """Wait until the objects of a shard are on the disk, and mark it finished."""
+def _finish_shard(shard: Shard, out: str, written: Unnamed) -> None:
+    """Wait until the objects of a shard are on the disk, and mark it finished by its record."""
     with _writing(shard, out):
-        files.commit()
-        records.write_record(OutputFolder.at(out), record)
+        written.commit()
 
 
 @contextmanager

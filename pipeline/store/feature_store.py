@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 
 from pipeline import schema
 from pipeline.digests import bytes_digest
-from pipeline.durable_files import PARTIAL, Unnamed, sync_folder
+from pipeline.durable_files import PARTIAL, Files, Unnamed, sync_folder
 from pipeline.outputs import OutputFolder
 from pipeline.schema import FEATURE, Variable
 from pipeline.storage import FileDigest, file_digest, is_local
@@ -184,14 +184,14 @@ def rounded(features: NDArray[np.float32], mantissa_bits: int | None) -> NDArray
 
 
 def write_shard(output: OutputFolder, index: int, arrays: Arrays) -> dict[str, str]:
-    """Do what `prepare_shard` does, and give the objects their names; return their checksums."""
-    files, checksums = prepare_shard(output, index, arrays)
-    files.commit()
+    """Write all arrays of shard `index`; return {variable: checksum of its object}. See `encode_shard`."""
+    files, checksums = encode_shard(output, index, arrays)
+    Unnamed.write(files).commit()
     return checksums
 
 
-def prepare_shard(output: OutputFolder, index: int, arrays: Arrays) -> tuple[Unnamed, dict[str, str]]:
-    """Write all arrays of shard `index`; return the objects, to be given their names, and {variable: checksum}.
+def encode_shard(output: OutputFolder, index: int, arrays: Arrays) -> tuple[Files, dict[str, str]]:
+    """Return the objects of all arrays of shard `index`, to be written, and {variable: checksum}.
 
     `arrays` holds the whole shard for each variable over `sequence`, in that variable's type. Raises ValueError for
     anything but a whole shard, and OSError from the file system.
@@ -210,7 +210,7 @@ def prepare_shard(output: OutputFolder, index: int, arrays: Arrays) -> tuple[Unn
         compressed = name == "features" and bool(features.compressors)
         files[places[name]] = encode(values, chunk, shard // chunk, variable.fill, compressed=compressed)
         checksums[name] = bytes_digest(files[places[name]])
-    return Unnamed.write(files), checksums
+    return files, checksums
 
 
 def write_valid(output: OutputFolder, index: int, valid: NDArray[np.bool_]) -> None:

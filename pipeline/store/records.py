@@ -116,8 +116,13 @@ def read_attributes(output: OutputFolder) -> StoreAttributes | None:
 
 
 def write_record(output: OutputFolder, record: ShardRecord) -> None:
-    """Write the record of a shard: the last write of the task that finishes it."""
-    write_atomically(output.shard_record(record.index), record.model_dump_json(exclude_defaults=True).encode())
+    """Write the record of a shard."""
+    write_atomically(output.shard_record(record.index), content(record))
+
+
+def content(record: ShardRecord) -> bytes:
+    """Return the content of a record's file."""
+    return record.model_dump_json(exclude_defaults=True).encode()
 
 
 def read_record(output: OutputFolder, index: int) -> ShardRecord:
