@@ -1,6 +1,7 @@
 """Extraction: the plan, the work on a shard, and the stages that write, verify and compact a store.
 
 - `plan`: which frames land in which shard
+- `task_size`: how many shards are a task
 - `task`: the work of one task: decode, compute, write
 - `shard`: the arrays and the record of one shard
 - `recording_reader`: the features of the recordings of a task, from as few decodings as possible

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Self
 
@@ -20,6 +20,7 @@ from pipeline.extraction import lifecycle, poison
 from pipeline.extraction.plan import Plan, Task, projected_bytes
 from pipeline.extraction.repair import find as find_damage
 from pipeline.extraction.task import ShardSummary, run_task
+from pipeline.extraction.task_size import TaskSize
 from pipeline.monitoring.counters import ExtractionCounters
 from pipeline.monitoring.events import BeginEvent, EndEvent, ShardEvent, SlowRecording
 from pipeline.monitoring.progress import show
@@ -88,6 +89,32 @@ class _Account:
         return cls(monitor.counters, executor.workers, lost_workers, retries, monitor.dashboard)
 
 
+@dataclass(frozen=True)
+class _Todo:
+    """The shards that are pending; `replaced` are those that earlier runs have written (see `Task`)."""
+
+    output: OutputFolder
+    plan: Plan
+    pending: NDArray[np.int64]
+    replaced: frozenset[int]
+
+    @classmethod
+    def of(cls, output: OutputFolder, plan: Plan, pending: NDArray[np.int64]) -> Self:
+        return cls(output, plan, pending, frozenset(records.recorded_shards(output).intersection(pending.tolist())))
+
+    def tasks(self, shards: NDArray[np.int64], size: TaskSize) -> Iterator[Task]:
+        """Yield the tasks that extract `shards`."""
+        return self.plan.tasks(shards, size.shards, self.replaced)
+
+    def unfinished(self, task: Task) -> Task:
+        """Return a task without the shards that one of its tries has finished, as far as that can be seen."""
+        found = ((shard, records.find_record(self.output, shard.index)) for shard in task.shards)
+        return replace(task, shards=tuple(
+            shard for shard, record in found
+            if record is None or shard.index in task.replaced or not shard.is_recorded_by(record)
+        ))  # fmt: skip
+
+
 def extract(
     output: OutputFolder,
     manifest: pd.DataFrame,
@@ -123,7 +150,7 @@ def extract(
             stack.enter_context(executor.monitor.performance_report(output.performance))
             records.release(output, pending.tolist())
             work = partial(run_task, out=str(output.root), config=config, filter_silent=filter_silent)
-            _extract(work, manifest, plan, pending, executor)
+            _extract(work, manifest, _Todo.of(output, plan, pending), executor)
             write_atomically(output.series, executor.monitor.series_csv())
             account = _Account.of(executor)
         if damage.missing:
@@ -147,13 +174,13 @@ def extract(
     )
 
 
-def _extract(work: Work, manifest: pd.DataFrame, plan: Plan, pending: NDArray[np.int64], executor: Executor) -> None:
+def _extract(work: Work, manifest: pd.DataFrame, todo: _Todo, executor: Executor) -> None:
     """Extract the pending shards, and report each to the monitor and to the terminal."""
-    monitor = executor.monitor
-    monitor.report(BeginEvent(stage="extract", shards=len(plan), done=len(plan) - len(pending)))
+    monitor, plan = executor.monitor, todo.plan
+    monitor.report(BeginEvent(stage="extract", shards=len(plan), done=len(plan) - len(todo.pending)))
     try:
         with show("extract", monitor.counters, "shards", monitor.dashboard) as refresh:
-            for summaries, worker in _summaries(work, manifest, plan, pending, executor):
+            for summaries, worker in _summaries(work, manifest, todo, executor):
                 monitor.report(*(_event(summary, worker, manifest, plan) for summary in summaries))
                 refresh()
     finally:
@@ -161,7 +188,7 @@ def _extract(work: Work, manifest: pd.DataFrame, plan: Plan, pending: NDArray[np
 
 
 def _summaries(
-    work: Work, manifest: pd.DataFrame, plan: Plan, pending: NDArray[np.int64], executor: Executor
+    work: Work, manifest: pd.DataFrame, todo: _Todo, executor: Executor
 ) -> Iterator[tuple[list[ShardSummary], str]]:
     """Extract the pending shards; yield their summaries, once each, and the worker of each task.
 
@@ -171,7 +198,8 @@ def _summaries(
     guilty: dict[int, str] = {}
     known: set[int] = set()
     fruitless = 0
-    tasks = plan.tasks(pending, lambda: executor.workers)
+    size = TaskSize(lambda: executor.threads)
+    tasks = todo.tasks(todo.pending, size)
     while True:
         lost: list[Lost[Task]] = []
         for outcome in surviving(executor, work, tasks, limit_s):
@@ -179,18 +207,20 @@ def _summaries(
                 log.warning("extract: %s", poison.describe(outcome))
                 lost.append(outcome)
             else:
+                size.add(outcome.result)
                 yield [summary for summary in outcome.result if summary.index not in known], outcome.worker
         if not lost:
             return
-        found = poison.find([outcome.item for outcome in lost], plan.config, executor, limit_s)
+        unfinished = [todo.unfinished(outcome.item) for outcome in lost]
+        found = poison.find(unfinished, todo.plan.config, executor, limit_s)
         fruitless = 0 if found else fruitless + 1
         if fruitless > MAX_FRUITLESS:
             raise lost_for_good(lost[0])
         guilty |= found
-        unfinished = {shard.index for outcome in lost for shard in outcome.item.shards}
-        known |= plan.shards_with(found) - unfinished
-        again = np.array(sorted(unfinished | known), np.int64)
-        tasks = (poison.without(task, guilty) for task in plan.tasks(again, lambda: executor.workers))
+        unreported = {shard.index for outcome in lost for shard in outcome.item.shards}
+        known |= todo.plan.shards_with(found) - unreported
+        again = np.array(sorted(unreported | known), np.int64)
+        tasks = (poison.without(task, guilty) for task in todo.tasks(again, size))
 
 
 def _event(summary: ShardSummary, worker: str, manifest: pd.DataFrame, plan: Plan) -> ShardEvent:

@@ -15,13 +15,13 @@ from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import extends, label_names, manifest_digest, split_runs
 from pipeline.errors import PipelineError, UsageError, few
 from pipeline.extraction import ledger, retry
-from pipeline.extraction.plan import Plan, Shard, bytes_per_sequence
+from pipeline.extraction.plan import Plan, bytes_per_sequence
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.code_upload import FEATURE_LIBRARIES
-from pipeline.schema import SCHEMA_VERSION, SEQUENCE_VARIABLES, SILENT, SPLITS, flag_attributes, version_mismatch
+from pipeline.schema import SCHEMA_VERSION, SEQUENCE_VARIABLES, SPLITS, flag_attributes, version_mismatch
 from pipeline.storage import is_local
 from pipeline.store import feature_store, metadata, records
-from pipeline.store.records import RecordingOutcome, ShardRecord, StoreAttributes
+from pipeline.store.records import StoreAttributes
 from pipeline.store.statistics import combine
 
 MAX_STORE_BYTES: Final = 2**50
@@ -151,7 +151,7 @@ def pending_shards(
     outdated = damaged_records(output, plan, listed)
     for index in (plan.changeable() & recorded) - outdated:
         record = records.find_record(output, index)
-        if record is None or not _matches(record, plan[index]):
+        if record is None or not plan[index].is_recorded_by(record):
             outdated.add(index)
     outdated |= {shard for shard, _ in retriable(output, plan)}
     if filter_silent is not None:
@@ -230,18 +230,6 @@ def check_room(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None
         f"longest recording is {longest['recording_id']}, {longest['duration_s'] / 3600:,.0f} h in a file of "
         f"{longest['size_bytes']} bytes; repair or remove it, and run scan again"
     )
-
-
-def _matches(record: ShardRecord, shard: Shard) -> bool:
-    planned = [(segment.recording, segment.masked) for segment in shard.segments]
-    return record.finished and planned == [
-        (outcome.recording, outcome.reason if outcome.status == "filtered" and not _is_silent(outcome) else "")
-        for outcome in record.outcomes
-    ]
-
-
-def _is_silent(outcome: RecordingOutcome) -> bool:
-    return outcome.reason.startswith(SILENT)
 
 
 def _treated_otherwise(output: OutputFolder, plan: Plan, *, filter_silent: bool) -> set[int]:

@@ -13,15 +13,12 @@ from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import as_codes, label_names
 from pipeline.corpus.sources import AudioSources
 from pipeline.features.audio_source import AudioSource
-from pipeline.schema import SEQUENCE_VARIABLES, SPLITS
+from pipeline.schema import SEQUENCE_VARIABLES, SILENT, SPLITS
+from pipeline.store.records import RecordingOutcome, ShardRecord
 
 MIN_SHARDS_OF_A_LONG_FILE: Final = 3
 """A file that fills this many shards is one task. A file in two shards is decoded once for each of them: a long
 recording has to be decoded twice anyway, for its peak and for its frames, and two workers share the work."""
-MAX_SHARDS_OF_A_TASK: Final = 4
-"""For tasks without a long file: the cost of a task beside its work is spread over so many shards."""
-TASKS_PER_WORKER: Final = 4
-"""Tasks become smaller than MAX_SHARDS_OF_A_TASK if there are fewer tasks left than this for each worker."""
 DECODING_BYTES: Final = 72 * 2**20
 """Blocks that are being decoded and resampled, and 8 MiB of samples that a `SegmentReader` holds."""
 
@@ -47,6 +44,13 @@ class Segment:
     masked: str = ""
     failure: str = ""
 
+    def has_outcome(self, outcome: RecordingOutcome) -> bool:
+        """Return whether an outcome is that of this segment as it is planned."""
+        silent = outcome.reason.startswith(SILENT)
+        masked = outcome.reason if outcome.status == "filtered" and not silent else ""
+        same = (outcome.recording, masked) == (self.recording, self.masked)
+        return same and self.failure in ("", outcome.reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -60,12 +64,25 @@ class Shard:
     def __str__(self) -> str:
         return f"shard {self.index} (sequences {self.start} to {self.stop})"
 
+    def is_recorded_by(self, record: ShardRecord) -> bool:
+        """Return whether a record is that of this shard as it is planned, finished."""
+        return (
+            record.finished
+            and len(record.outcomes) == len(self.segments)
+            and all(map(Segment.has_outcome, self.segments, record.outcomes))
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Consecutive shards that one task extracts, one after the other."""
+    """Consecutive shards that one task extracts, one after the other.
+
+    A finished shard, which an earlier try of the task wrote, is not written again, unless it is one of `replaced`:
+    these shards were written by earlier runs, and what is stored of them has to be replaced.
+    """
 
     shards: tuple[Shard, ...]
+    replaced: frozenset[int] = frozenset()
 
     def __str__(self) -> str:
         first, last = self.shards[0], self.shards[-1]
@@ -127,29 +144,29 @@ class Plan:
         first, last = self._shards_of(self._start[used], self._stop[used])
         return {i for begin, end in zip(first.tolist(), last.tolist(), strict=True) for i in range(begin, end + 1)}
 
-    def tasks(self, pending: NDArray[np.int64], workers: Callable[[], int]) -> Iterator[Task]:
+    def tasks(
+        self, pending: NDArray[np.int64], size: Callable[[int], int], replaced: Collection[int] = frozenset()
+    ) -> Iterator[Task]:
         """Yield the tasks that extract the shards `pending`, (shard,) int64 in rising order; the longest come first.
 
         Shards that one long file fills, with one recording or with many segments, are one task, which decodes the
-        file from beginning to end. All other full shards hold the same duration of audio. A few consecutive ones are
-        a task, towards the end only one, so that all of `workers()` finish at the same time (guided self-scheduling:
-        Polychronopoulos and Kuck, IEEE Transactions on Computers C-36, 1987).
+        file from beginning to end. All other full shards hold the same duration of audio. Of them, at most
+        `size(left)` consecutive ones are a task, where `left` shards are in no task yet. See `Task` for `replaced`.
         """
         follows = self._follows_the_shard_before()
         long = (run for run in _runs(pending, follows) if len(run) > 1)
         for run in sorted(long, key=len, reverse=True):
-            yield self._task(run)
+            yield self._task(run, replaced)
         single = np.fromiter((run.start for run in _runs(pending, follows) if len(run) == 1), np.int64)
         left = len(single)
         for run in _runs(single, np.ones(len(self), np.bool_)):
             while run:
-                fair = max(1, left // (TASKS_PER_WORKER * max(1, workers())))
-                taken = run[: min(fair, MAX_SHARDS_OF_A_TASK)]
-                yield self._task(taken)
+                taken = run[: size(left)]
+                yield self._task(taken, replaced)
                 run, left = run[len(taken) :], left - len(taken)  # noqa: PLW2901
 
-    def _task(self, indices: range) -> Task:
-        return Task(tuple(self[index] for index in indices))
+    def _task(self, indices: range, replaced: Collection[int]) -> Task:
+        return Task(tuple(self[index] for index in indices), frozenset(i for i in indices if i in replaced))
 
     def _follows_the_shard_before(self) -> NDArray[np.bool_]:
         """Return for each shard whether it belongs to the task of the shard before it, because of a long file.

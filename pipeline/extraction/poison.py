@@ -67,7 +67,7 @@ def _one_recording_each(tasks: Iterable[Task]) -> list[Task]:
 
 def without(task: Task, guilty: Mapping[int, str]) -> Task:
     """Return `task` with the recordings `guilty`, reasons by manifest row, as failed ones that are not read."""
-    return Task(tuple(
+    return replace(task, shards=tuple(
         replace(shard, segments=tuple(
             replace(segment, failure=guilty.get(segment.recording, "")) for segment in shard.segments
         ))

@@ -31,9 +31,9 @@ class ShardSummary:
     """What the driver shows of a finished shard, and its cost.
 
     `sequences` counts the sequences that were extracted; sequences that the store held already do not count.
-    `failures` counts failed recordings by their reason. `busy_s` is the worker's time. `slowest` holds the recordings
-    that took most of it, as (row of the manifest, seconds of work, seconds of audio). `bytes_read` counts an audio
-    file as often as it was decoded.
+    `failures` counts failed recordings by their reason. `busy_s` is the worker's time, 0 for a shard that an earlier
+    try of the task wrote. `slowest` holds the recordings that took most of it, as (row of the manifest, seconds of
+    work, seconds of audio). `bytes_read` counts an audio file as often as it was decoded.
     """
 
     index: int
@@ -55,21 +55,26 @@ def run_task(task: Task, *, out: str, config: PipelineConfig, filter_silent: boo
 
     The sequences of a recording that cannot be used stay invalid, and the shard's record holds the reason; with
     `filter_silent`, so do those of a recording without sound. What is stored of a shard from an earlier manifest is
-    reused. A shard is synced to the disk while the next one is extracted. Raises PipelineError if the store cannot be
-    written or is damaged.
+    reused; a shard that an earlier try of the task finished is passed over. A shard is synced to the disk while the
+    next one is extracted. Raises PipelineError if the store cannot be written or is damaged.
     """
     summaries = []
     with ThreadPoolExecutor(1, "disk") as disk:
         finishing = disk.submit(lambda: None)
         with one_thread(), RecordingReader(task, config) as reader:
             for shard in task.shards:
+                written = None if shard.index in task.replaced else _find_written(shard, out)
+                if written:
+                    summaries.append(written)
+                    continue
                 summary, finish = _extract_shard(shard, out, config, reader, finishing, filter_silent=filter_silent)
                 finishing = disk.submit(finish)
                 summaries.append(summary)
         extracted_s = time.perf_counter()
         finishing.result()
     waited_s = time.perf_counter() - extracted_s
-    return [*summaries[:-1], *(replace(last, busy_s=last.busy_s + waited_s) for last in summaries[-1:])]
+    *others, last = summaries
+    return [*others, replace(last, busy_s=last.busy_s + waited_s) if last.busy_s else last]
 
 
 def try_task(task: Task, *, config: PipelineConfig) -> None:
@@ -91,6 +96,28 @@ def one_thread() -> AbstractContextManager[Any]:
 def _numerical_libraries() -> ThreadpoolController:
     """Find the numerical libraries that the imports above have loaded; searching takes milliseconds."""
     return ThreadpoolController()
+
+
+def _find_written(shard: Shard, out: str) -> ShardSummary | None:
+    """Return the summary of a shard that is written as it is planned, None for any other."""
+    with _writing(shard, out):
+        record = records.find_record(OutputFolder.at(out), shard.index)
+    if record is None or not shard.is_recorded_by(record):
+        return None
+    read = [
+        (segment, outcome)
+        for segment, outcome in zip(shard.segments, record.outcomes, strict=True)
+        if not segment.masked
+    ]
+    return ShardSummary(
+        index=shard.index,
+        sequences=sum(segment.count for segment, _ in read),
+        failures=Counter(outcome.reason for _, outcome in read if outcome.status == "failed"),
+        slowest=(),
+        bytes_read=0,
+        bytes_written=0,
+        busy_s=0.0,
+    )
 
 
 def _extract_shard(

@@ -59,6 +59,12 @@ class DaskExecutor:
         self.session.workers.look()
         return self.session.workers.count
 
+    @property
+    def threads(self) -> int:
+        """Number of threads of all workers at the last look, which is at most two seconds old."""
+        self.session.workers.look()
+        return self.session.workers.threads
+
     def worker_memory_bytes(self) -> int | None:
         """Return the memory limit of the smallest worker, None where workers have no limit."""
         with scheduler_needed(self.session.scheduler):
@@ -129,9 +135,7 @@ class DaskExecutor:
 
     def _window(self) -> int:
         """Return how many tasks may be submitted: it follows the number of workers."""
-        workers = self.session.workers
-        workers.look()
-        return TASKS_PER_THREAD * max(1, workers.threads)
+        return TASKS_PER_THREAD * max(1, self.threads)
 
     def __enter__(self) -> Self:
         return self

@@ -62,6 +62,11 @@ class Executor(Protocol):
         ...
 
     @property
+    def threads(self) -> int:
+        """Number of threads of all workers now."""
+        ...
+
+    @property
     def monitor(self) -> Monitor:
         """Where the run is reported and can be watched."""
         ...
@@ -93,7 +98,7 @@ class Executor(Protocol):
 class SerialExecutor:
     """Runs tasks one after the other in this process. It loses none: a task that crashes or hangs ends the run."""
 
-    workers = 1
+    workers = threads = 1
 
     def __init__(self) -> None:
         self.monitor = Monitor()

@@ -101,7 +101,7 @@ def _clusters(folder: Path, scratch: Path) -> list[Contender]:
 class PoolExecutor(SerialExecutor):
     """What `pipeline.extraction` asks of an executor, by processes of the standard library."""
 
-    workers = WORKERS
+    workers = threads = WORKERS
 
     def __init__(self, pool: ProcessPoolExecutor) -> None:
         super().__init__()

@@ -120,7 +120,7 @@ def plan() -> Iterator[Callable[[], float]]:
     def once() -> float:
         def work() -> None:
             made = Plan(build_manifest(recordings, probed, config), config)
-            for _ in made.tasks(np.arange(len(made)), lambda: WORKERS):
+            for _ in made.tasks(np.arange(len(made)), lambda left: min(4, left)):
                 pass
 
         return timed(work)

@@ -13,8 +13,6 @@ from pipeline import durable_files, storage
 from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus.manifest import label_names
 from pipeline.extraction.plan import (  # fmt: skip
-    MAX_SHARDS_OF_A_TASK,
-    TASKS_PER_WORKER,
     Plan,
     Segment,
     Shard,
@@ -170,40 +168,41 @@ def test_default_shard_fits_a_worker_of_one_gibibyte() -> None:
     assert projected_bytes(PipelineConfig()) < 2**30 - 300 * 2**20
 
 
-@given(lengths, configs, st.integers(0, 5), st.data())
-def test_batches_hold_each_pending_shard_once_and_a_long_recording_is_read_by_few(
-    samples: list[int], config: PipelineConfig, workers: int, data: st.DataObject
+@given(lengths, configs, st.integers(1, 5), st.data())
+def test_tasks_hold_each_pending_shard_once_and_a_long_recording_is_read_by_few(
+    samples: list[int], config: PipelineConfig, size: int, data: st.DataObject
 ) -> None:
     plan = Plan(table_of(samples, config), config)
     pending = np.array(sorted(data.draw(st.sets(st.sampled_from(range(len(plan)))))), np.int64)
-    batches = [batch.shards for batch in plan.tasks(pending, lambda: workers)]
+    batches = [batch.shards for batch in plan.tasks(pending, lambda _: size)]
     assert sorted(shard.index for batch in batches for shard in batch) == pending.tolist()
-    left = len(pending)
     for batch in batches:
         assert [shard.index for shard in batch] == list(range(batch[0].index, batch[-1].index + 1))
         # what makes them one task: a recording that goes through all of them, or that there is much to do
         held = [{segment.recording for segment in shard.segments} for shard in batch]
         shared = set.intersection(*held) == {batch[0].segments[-1].recording}
-        fair = max(1, left // (TASKS_PER_WORKER * max(1, workers)))
-        assert len(batch) <= min(fair, MAX_SHARDS_OF_A_TASK) or shared
-        left -= len(batch)
-    whole = [batch.shards for batch in plan.tasks(np.arange(len(plan)), lambda: workers)]
+        assert len(batch) <= size or shared
+    whole = [batch.shards for batch in plan.tasks(np.arange(len(plan)), lambda _: size)]
     for recording in {segment.recording for shard in plan for segment in shard.segments}:
         tasks = [batch for batch in whole if any(s.recording == recording for shard in batch for s in shard.segments)]
         # its own, that of the recording before it, and that of a short one which ends where it begins
         assert len(tasks) <= 2
 
 
-def test_tasks_become_smaller_towards_the_end() -> None:
+def test_size_of_a_task_follows_the_shards_that_are_left() -> None:
     config = configuration()
     plan = Plan(table_of([1_600 * 16 - 1] * 99, config), config)  # 8 sequences each, as a shard has
+    left_when_asked: list[int] = []
 
-    def sizes(pending: list[int], workers: int) -> list[int]:
-        return [len(batch.shards) for batch in plan.tasks(np.array(pending), lambda: workers)]
+    def half(left: int) -> int:
+        left_when_asked.append(left)
+        return -(-left // 2)
 
-    assert sizes(list(range(40)), 2) == [4, 4, 4, 3, 3, 2, 2, 2, 2] + [1] * 14
-    assert sizes([0, 1, 3, *range(5, 40)], 1) == [2, 1, 4, 4, 4, 4, 4, 3, 3, 2] + [1] * 7
-    assert sizes(list(range(40)), 20) == [1] * 40
+    pending = np.array([0, 1, 3, *range(5, 40)])
+    tasks = list(plan.tasks(pending, half, {3, 6, 50}))
+    assert [len(task.shards) for task in tasks] == [2, 1, 18, 9, 4, 2, 1, 1]
+    assert left_when_asked == [38, 36, 35, 17, 8, 4, 2, 1]
+    assert [sorted(task.replaced) for task in tasks[:4]] == [[], [3], [6], []]
 
 
 def test_batch_names_its_shards() -> None:

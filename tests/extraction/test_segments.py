@@ -59,7 +59,7 @@ class Work:
 
     def pending(self) -> list[Task]:
         """Return the tasks that are left."""
-        return list(self.plan.tasks(lifecycle.pending_shards(self.output, self.plan), lambda: 1))
+        return list(self.plan.tasks(lifecycle.pending_shards(self.output, self.plan), lambda _: 4))
 
     def checksums(self) -> list[records.ShardRecord]:
         return [records.read_record(self.output, index) for index in range(len(self.plan))]

@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from pipeline.config import PipelineConfig, StoreConfig
-from pipeline.extraction.plan import MAX_SHARDS_OF_A_TASK, Plan, Task
+from pipeline.extraction.plan import Plan, Task
+from pipeline.extraction.task_size import UNMEASURED_SHARDS, TaskSize
 from pipeline.runtime.dask_executor import TASKS_PER_THREAD, DaskExecutor
 from pipeline.runtime.executor import completed
 from pipeline.runtime.profiles import load_profile
@@ -53,7 +54,7 @@ def test_a_million_shards_are_submitted_in_a_window_of_flat_memory() -> None:
     # another test's dashboard may have the port, and Dask forgets to close the socket that it tried
     profile = local.model_copy(update={"kwargs": {**local.kwargs, "dashboard_address": "127.0.0.1:0"}})
     with DaskExecutor(profile, 2) as executor:
-        results = executor.run(numbers, plan.tasks(np.arange(SHARDS), lambda: executor.workers))
+        results = executor.run(numbers, plan.tasks(np.arange(SHARDS), TaskSize(lambda: executor.threads).shards))
         finished = completed(results)
         done = next(finished).result
         scheduler = executor.session.client.cluster.scheduler  # it is in this process, as the driver is
@@ -63,5 +64,5 @@ def test_a_million_shards_are_submitted_in_a_window_of_flat_memory() -> None:
             assert len(scheduler.tasks) <= 2 * TASKS_PER_THREAD * executor.workers
         assert process.memory_info().rss - before < GROWTH_BYTES
         results.close()
-    assert len(set(done)) == MAX_SHARDS_OF_A_TASK * (RUN + 1)
-    assert max(done) < MAX_SHARDS_OF_A_TASK * (RUN + 3 * TASKS_PER_THREAD * executor.workers)
+    assert len(set(done)) == UNMEASURED_SHARDS * (RUN + 1)
+    assert max(done) < UNMEASURED_SHARDS * (RUN + 3 * TASKS_PER_THREAD * executor.workers)
