@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from subprocess import DEVNULL
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ CLOSE_TIMEOUT_S: Final = 10
 class ClusterClass:
     """What a class of clusters needs besides the arguments of its profile."""
 
+    dask_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Dask's settings while the cluster runs."""
     check: Callable[[Mapping[str, Any]], None] = lambda _: None
     """Called with the arguments; raises UsageError for those that the class takes and this project cannot use."""
     defaults: Callable[[Any], dict[str, Any]] = lambda _: {}
@@ -110,6 +112,11 @@ def _pods(cluster: Any) -> Outlook:
 
 CLASSES: Final[Mapping[str, ClusterClass]] = {
     "LocalCluster": ClusterClass(
+        dask_settings={
+            # so long after a worker's death, a cluster closes its nanny if the worker is away: as another one starts,
+            # perhaps, since nannies replace workers themselves
+            "distributed.deploy.lost-worker-timeout": "1000 days",
+        },
         check=_refuse_threads, defaults=_local_defaults, memory_key=("memory_limit",), outlook=_local_outlook,
         kill=_kill_local_workers,
     ),

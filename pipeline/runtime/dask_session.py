@@ -66,7 +66,7 @@ def open_session(profile: ClusterProfile, workers_wanted: int | None) -> Iterato
     """
     with ExitStack() as stack:
         _set_log_levels(starting_or_stopping=True)
-        stack.enter_context(dask.config.set(DASK_SETTINGS))
+        stack.enter_context(dask.config.set({**DASK_SETTINGS, **profile.dask_settings}))
         with warnings.catch_warnings():
             # a second run on a machine finds the dashboard's port taken and gets another one
             warnings.filterwarnings("ignore", message="Port .* is already in use")

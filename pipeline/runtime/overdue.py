@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 from dask.typing import Key
@@ -51,15 +52,17 @@ class Watch:
         shortest_s = min(limit_s for _, limit_s in self._limits_s.values())
         with scheduler_needed(self._scheduler):
             running = self._client.run_on_scheduler(running_tasks, longer_than_s=shortest_s)
-            for key, (seconds, worker, has_nanny) in running.items():
+            for key, (seconds, worker, has_nanny) in sorted(running.items(), key=lambda item: -item[1][0]):
                 future, limit_s = self._limits_s.get(key, (None, math.inf))
                 if future is None or seconds <= limit_s or key in self._overdue:
                     continue
                 log.warning("worker %s is killed: its task has not ended within %.0f s", worker, limit_s)
                 self._overdue.add(key)
                 self._client.cancel([future], force=True)
-                self._client.run(kill_process, workers=[worker], nanny=has_nanny, on_error="return")
+                with suppress(KeyError):  # the worker has left meanwhile
+                    self._client.run(kill_process, workers=[worker], nanny=has_nanny, on_error="return")
                 self._wait_until_gone(worker)
+                return  # other tasks of that worker have not begun, or begin anew elsewhere
 
     def _wait_until_gone(self, worker: str) -> None:
         """Wait until the scheduler knows that `worker` is dead: the next task should not be given to it."""

@@ -143,6 +143,11 @@ class ClusterProfile(Settings):
         attended = sys.stderr is not None and sys.stderr.isatty()
         return found if attended or found.limit_s is not None else replace(found, limit_s=UNATTENDED_LIMIT_S)
 
+    @property
+    def dask_settings(self) -> Mapping[str, Any]:
+        """Dask's settings while the cluster runs."""
+        return self._needs.dask_settings
+
     def kill(self, cluster: Any) -> None:
         """Kill the worker processes of a cluster of this machine, whose tasks are not needed any more."""
         self._needs.kill(cluster)

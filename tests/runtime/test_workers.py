@@ -106,7 +106,8 @@ def own_process(_: int) -> int:
 @pytest.mark.slow
 def test_reason_of_the_last_death_of_a_worker_is_reported() -> None:
     profile = local()
-    with DaskExecutor(profile, 1) as executor:
+    # a cluster that closes the nanny of a worker as soon as the worker is away
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}), DaskExecutor(profile, 1) as executor:
         cluster = executor.session.client.cluster
         assert profile.outlook(cluster).news == ""
         (pid,) = executor.on_each_worker(os.getpid).values()
