@@ -90,17 +90,17 @@ class _Account:
 
 
 @dataclass(frozen=True)
-class _Todo:
-    """The shards that are pending; `replaced` are those that earlier runs have written (see `Task`)."""
+class _Pending:
+    """The pending shards of a plan; `replaced` are those that earlier runs have written (see `Task`)."""
 
     output: OutputFolder
     plan: Plan
-    pending: NDArray[np.int64]
+    shards: NDArray[np.int64]
     replaced: frozenset[int]
 
     @classmethod
-    def of(cls, output: OutputFolder, plan: Plan, pending: NDArray[np.int64]) -> Self:
-        return cls(output, plan, pending, frozenset(records.recorded_shards(output).intersection(pending.tolist())))
+    def of(cls, output: OutputFolder, plan: Plan, shards: NDArray[np.int64]) -> Self:
+        return cls(output, plan, shards, frozenset(records.recorded_shards(output).intersection(shards.tolist())))
 
     def tasks(self, shards: NDArray[np.int64], size: TaskSize) -> Iterator[Task]:
         """Yield the tasks that extract `shards`."""
@@ -150,7 +150,7 @@ def extract(
             stack.enter_context(executor.monitor.performance_report(output.performance))
             records.release(output, pending.tolist())
             work = partial(run_task, out=str(output.root), config=config, filter_silent=filter_silent)
-            _extract(work, manifest, _Todo.of(output, plan, pending), executor)
+            _extract(work, manifest, _Pending.of(output, plan, pending), executor)
             write_atomically(output.series, executor.monitor.series_csv())
             account = _Account.of(executor)
         if damage.missing:
@@ -174,13 +174,13 @@ def extract(
     )
 
 
-def _extract(work: Work, manifest: pd.DataFrame, todo: _Todo, executor: Executor) -> None:
+def _extract(work: Work, manifest: pd.DataFrame, pending: _Pending, executor: Executor) -> None:
     """Extract the pending shards, and report each to the monitor and to the terminal."""
-    monitor, plan = executor.monitor, todo.plan
-    monitor.report(BeginEvent(stage="extract", shards=len(plan), done=len(plan) - len(todo.pending)))
+    monitor, plan = executor.monitor, pending.plan
+    monitor.report(BeginEvent(stage="extract", shards=len(plan), done=len(plan) - len(pending.shards)))
     try:
         with show("extract", monitor.counters, "shards", monitor.dashboard) as refresh:
-            for summaries, worker in _summaries(work, manifest, todo, executor):
+            for summaries, worker in _summaries(work, manifest, pending, executor):
                 monitor.report(*(_event(summary, worker, manifest, plan) for summary in summaries))
                 refresh()
     finally:
@@ -188,7 +188,7 @@ def _extract(work: Work, manifest: pd.DataFrame, todo: _Todo, executor: Executor
 
 
 def _summaries(
-    work: Work, manifest: pd.DataFrame, todo: _Todo, executor: Executor
+    work: Work, manifest: pd.DataFrame, pending: _Pending, executor: Executor
 ) -> Iterator[tuple[list[ShardSummary], str]]:
     """Extract the pending shards; yield their summaries, once each, and the worker of each task.
 
@@ -199,7 +199,7 @@ def _summaries(
     known: set[int] = set()
     fruitless = 0
     size = TaskSize(lambda: executor.threads)
-    tasks = todo.tasks(todo.pending, size)
+    tasks = pending.tasks(pending.shards, size)
     while True:
         lost: list[Lost[Task]] = []
         for outcome in surviving(executor, work, tasks, limit_s):
@@ -211,16 +211,16 @@ def _summaries(
                 yield [summary for summary in outcome.result if summary.index not in known], outcome.worker
         if not lost:
             return
-        unfinished = [todo.unfinished(outcome.item) for outcome in lost]
-        found = poison.find(unfinished, todo.plan.config, executor, limit_s)
+        unfinished = [pending.unfinished(outcome.item) for outcome in lost]
+        found = poison.find(unfinished, pending.plan.config, executor, limit_s)
         fruitless = 0 if found else fruitless + 1
         if fruitless > MAX_FRUITLESS:
             raise lost_for_good(lost[0])
         guilty |= found
         unreported = {shard.index for outcome in lost for shard in outcome.item.shards}
-        known |= todo.plan.shards_with(found) - unreported
+        known |= pending.plan.shards_with(found) - unreported
         again = np.array(sorted(unreported | known), np.int64)
-        tasks = (poison.without(task, guilty) for task in todo.tasks(again, size))
+        tasks = (poison.without(task, guilty) for task in pending.tasks(again, size))
 
 
 def _event(summary: ShardSummary, worker: str, manifest: pd.DataFrame, plan: Plan) -> ShardEvent:
