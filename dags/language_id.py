@@ -25,10 +25,11 @@ SKIP_EXIT_CODE: Final = 99
 PERMANENT_FAILURES: Final = {
     2: "wrong usage or configuration",
     3: "too many recordings failed",
+    66: "the lock file cannot be opened",
     126: "a program cannot be executed",
     127: "a program is missing",
 }
-"""Exit codes that a retry cannot change, and their meaning; 126 and 127 are the shell's."""
+"""Exit codes that a retry cannot change, and their meaning; 66 is flock's, 126 and 127 are the shell's."""
 
 ALERTS: Final = "language_id_alerts"
 """An optional Airflow connection; its password is the URL of the webhook that receives failed runs."""
@@ -38,10 +39,14 @@ ALERTS: Final = "language_id_alerts"
 # setpriv terminates the command when its task's process is killed. flock waits for any earlier command that still
 # holds the lock, for example one started by cron. exec replaces the shell, which would not forward signals.
 COMMAND: Final = """\
-if [ -z "$OUT" ]; then
-    echo "out is empty: set the Variable language_id_out, or the parameter out, to the output folder"
-    exit 2
-fi
+case "$OUT" in
+    /* | "~"* | *://*) ;;
+    *)
+        echo "out is '$OUT': set the Variable language_id_out, or the parameter out, to the output folder, an" \\
+            "absolute path or a URL"
+        exit 2
+        ;;
+esac
 if ! error=$("$PYTHON" -c 'import pipeline.options' 2>&1); then
     echo "language_id_python: '$PYTHON' cannot run the pipeline (${{error##*$'\\n'}}); set this Variable to the" \\
         "Python of the environment in which the pipeline is installed"

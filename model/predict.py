@@ -42,16 +42,17 @@ class Classifier:
     def load(cls, model: str | os.PathLike[str]) -> Self:
         """Load the folder models/NAME (or the model.keras in it), or the champion of the folder OUT/registry.
 
-        `model` is a path or a URL. Raises UsageError if there is no complete model.
+        `model` is a path or a URL. Raises UsageError if there is no complete model, and PipelineError if its server
+        does not answer.
         """
         place = folder_at(os.fspath(model))
-        try:
-            with reaching(place, "MODEL"):
+        with reaching(place, "MODEL"):
+            try:
                 return cls._read(_folder_of(place))
-        except UsageError:
-            raise
-        except PipelineError as error:
-            raise UsageError(f"MODEL {error}") from None
+            except UsageError:
+                raise
+            except PipelineError as error:
+                raise UsageError(f"MODEL {error}") from None
 
     @classmethod
     def _read(cls, folder: UPath) -> Self:
@@ -176,9 +177,17 @@ usage.
 """
 
 
+class _Name(click.ParamType[str]):
+    name = "path or URL"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse an empty name, which stands for the working folder."""
+        return value if value.strip() else self.fail("it is empty", param, ctx)
+
+
 @click.command(epilog=EPILOG)
-@click.argument("model")
-@click.argument("audio", nargs=-1, required=True)
+@click.argument("model", type=_Name())
+@click.argument("audio", type=_Name(), nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead of a table.")
 def main(model: str, audio: tuple[str, ...], as_json: bool) -> None:
     """Name the language of each recording AUDIO with MODEL: a folder like OUT/models/lstm, or OUT/registry.

@@ -21,6 +21,14 @@ def open_standard_streams() -> None:
             setattr(sys, name, stream)
 
 
+def ensure_home() -> None:
+    """Let / be the home of a user without one, as in containers: Bokeh, which Dask loads, requires one."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = os.sep
+
+
 def check() -> None:
     """Raise UsageError if names of files are not read as UTF-8, or if processes cannot start in the working folder."""
     encoding = sys.getfilesystemencoding()

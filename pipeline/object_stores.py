@@ -1,6 +1,8 @@
 """Object stores: the packages that open them, where their settings come from, and the errors that they raise."""
 
+import errno
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -75,7 +77,9 @@ def file_errors(*further: type[Exception]) -> tuple[type[Exception], ...]:
 
 def cause_of(error: BaseException) -> str:
     """Return what an error of `file_errors` states, without the file's name and a full stop."""
-    return (getattr(error, "strerror", None) or in_one_line(error)).rstrip(".")
+    text = (getattr(error, "strerror", None) or in_one_line(error)).rstrip(".")
+    is_name = isinstance(error, FileNotFoundError) and "/" in text  # the text of fsspec's file systems
+    return os.strerror(errno.ENOENT) if is_name else text
 
 
 def failure(subject: str, uri: str, error: Exception) -> PipelineError:

@@ -39,6 +39,8 @@ class ExpandedPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return the path."""
+        if not value:
+            self.fail("it is empty; name a file, or leave the option out", param, ctx)
         path = os.fspath(super().convert(value, param, ctx))
         return Path(os.path.expanduser(os.fsdecode(path)))  # noqa: PTH111 Path raises without a home
 

@@ -11,14 +11,15 @@ from pipeline.monitoring.progress import set_up_logging
 
 try:
     from pipeline import model_stages, stages
-except ModuleNotFoundError as missing:
-    if (missing.name or "").partition(".")[0] != "model":
-        raise
+except (ModuleNotFoundError, UsageError) as error:
+    reason = str(error)
+    if isinstance(error, ModuleNotFoundError):
+        if (error.name or "").partition(".")[0] != "model":
+            raise
+        place = getattr(sys.modules.get("model"), "__file__", None) or "a module"
+        reason = f"{place} hides the package `model` of this project: rename it, or run this command in another folder"
     set_up_logging()
-    logging.getLogger("pipeline.run").error(
-        "%s hides the package `model` of this project: rename it, or run this command in another folder",
-        getattr(sys.modules.get("model"), "__file__", None) or "a module",
-    )
+    logging.getLogger("pipeline.run").error("%s", reason)
     sys.exit(UsageError.exit_code)
 
 from pipeline import environment, interrupts
@@ -204,6 +205,7 @@ def _exit_code(run: Run, options: Options, unchanged: int = 0) -> int:
 def command_line() -> None:
     """Run `main`, and exit with its code; an error that the user can fix is one line."""
     environment.open_standard_streams()
+    environment.ensure_home()
     set_up_logging()
     interrupts.set_up()
     try:

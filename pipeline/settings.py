@@ -24,6 +24,8 @@ WORDS: Final[Mapping[str, str]] = {
     "string_type": "expected text",
     **dict.fromkeys(("dict_type", "mapping_type", "model_type"), "expected keys with values below it"),
     **dict.fromkeys(("list_type", "tuple_type"), "expected a list"),
+    "extra_forbidden": "there is no such key",
+    "invalid_key": "a key must be text; put it in quotes",
     **dict.fromkeys(("missing", "too_short"), "there are too few values"),
     "too_long": "there are too many values",
 }

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +12,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 import pandas as pd
 import pyarrow as pa
 import xxhash
-from fsspec import get_filesystem_class
 from pyarrow import parquet
 from pydantic import BaseModel, ValidationError
 from upath import UPath
@@ -39,23 +39,25 @@ MODIFIED_KEYS: Final = ("mtime", "LastModified", "last_modified", "updated", "cr
 def folder_at(uri: str) -> UPath:
     """Return the folder that a path or URL names; ~ is the home folder, and file:// and local:// are paths.
 
-    Raises UsageError for a URL that no installed package opens or that names no bucket, and for a home folder that
-    does not exist.
+    Raises UsageError for a URL that no installed package opens, for one with a host but no bucket, and for a home
+    folder that does not exist.
     """
     place = os.path.expanduser(uri)  # noqa: PTH111 of a str
     if place.startswith("~"):
         raise UsageError(f"{uri}: there is no such home folder; write ./{uri} for a folder of that name")
     check_bucket(uri)
+    if found := re.fullmatch("(file|local)://(?:localhost/)?([^/].*)", place):
+        raise UsageError(f"{uri}: the path of such a URL begins with a slash; write {found[1]}:///{found[2]}")
     try:
         path = UPath(place)
         if path.protocol in ("file", "local"):
             path = UPath(path.path)
-        if find_store(uri):
+        if path.storage_options and not find_store(uri):
+            raise UsageError(f"{uri} cannot be opened: no {path.protocol} server is supported; mount it as a folder")
+        if not is_local(path):
             _ = path.fs  # loads the package, which reads its settings
-        elif not is_local(path):
-            get_filesystem_class(path.protocol)
         return path.absolute()
-    except file_errors(ImportError, ValueError) as error:
+    except file_errors(ImportError, TypeError, ValueError) as error:  # some file systems need arguments beside the URL
         raise failure(f"{uri} cannot be opened", uri, error) from None
 
 
@@ -67,7 +69,7 @@ def reaching(folder: UPath, name: str) -> Iterator[None]:
     """
     try:
         yield
-    except file_errors() as error:
+    except file_errors(ValueError) as error:  # botocore's for an endpoint without a scheme
         raise failure(f"{name} {folder} cannot be used", str(folder), error) from None
 
 

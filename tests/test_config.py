@@ -245,7 +245,7 @@ def test_file_of_another_encoding_is_named(tmp_path: Path) -> None:
 
 
 def test_keys_that_are_no_text_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="keys should be strings"):
+    with pytest.raises(UsageError, match="a key must be text; put it in quotes"):
         load(PipelineConfig, written(tmp_path, "1: 2\nyes: 3\n"), [])
 
 

@@ -103,6 +103,42 @@ def test_ascii_is_refused_where_python_was_told_to_keep_it(
     assert ("names of files in ascii" in check_in(tmp_path, **variables)) == refused
 
 
+def test_user_without_a_home_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.environ.get("HOME")
+    environment.ensure_home()
+    assert os.environ.get("HOME") == before
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.delenv("HOME")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getuid", lambda: UID)
+        environment.ensure_home()
+    assert os.environ["HOME"] == "/"
+
+
+NO_TEMPORARY_FOLDER = """
+import runpy, sys, tempfile
+
+tempfile._candidate_tempdir_list = lambda: ["/proc/none"]
+sys.argv[1:] = ["status", "--out", "out"]
+runpy.run_module("pipeline.run", run_name="__main__")
+"""
+
+
+def test_no_folder_for_temporary_files_is_one_line() -> None:
+    variables = {"PATH": os.environ["PATH"], "XDG_CACHE_HOME": "/dev/null/none"}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TEMPORARY_FOLDER],
+        cwd=ROOT,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "this user can write to no folder for temporary files; set TMPDIR to one that can be written" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_deleted_working_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()

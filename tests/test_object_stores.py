@@ -14,6 +14,7 @@ from upath import UPath
 
 from model.data.array_reader import Stored
 from model.data.store_reader import Store
+from model.predict import Classifier
 from pipeline import durable_files, run_lock, storage
 from pipeline.corpus.listing import list_recordings
 from pipeline.errors import PipelineError, UsageError
@@ -79,6 +80,28 @@ def test_url_of_a_local_folder_is_its_path(tmp_path: Path, scheme: str) -> None:
     assert storage.is_local(folder)
 
 
+@pytest.mark.parametrize("url", ["file://data/out", "file://localhost/data/out", "local://data/out"])
+def test_url_of_a_path_with_a_host_is_refused(url: str) -> None:
+    line = refusal("status", "--out", url)
+    assert line.startswith(
+        f"{url}: the path of such a URL begins with a slash; write {url.partition(':')[0]}:///data/out"
+    )
+
+
+@pytest.mark.parametrize("url", ["ftp://host/c", "sftp://user@host:22/c", "smb://host/share/c", "github://a:b@main/c"])
+def test_server_whose_host_the_path_of_a_recording_would_lose_is_refused(tmp_path: Path, url: str) -> None:
+    line = refusal("scan", "--corpus", url, "--out", tmp_path, *SERIAL)
+    protocol = url.partition(":")[0]
+    assert line == f"{url} cannot be opened: no {protocol} server is supported; mount it as a folder"
+
+
+def test_url_of_a_file_system_that_needs_further_arguments_is_one_line() -> None:
+    line = refusal("status", "--out", "github://folder")
+    assert line.startswith(
+        "github://folder cannot be opened: GithubFileSystem.__init__() missing 2 required positional"
+    )
+
+
 def test_store_is_extracted_into_a_new_folder_at_a_file_url(tmp_path: Path) -> None:
     corpus, out = write_corpus(tmp_path / "corpus", recordings=1).as_uri(), (tmp_path / "new" / "out").as_uri()
     assert run("scan", "--corpus", corpus, "--out", out, *SERIAL) == 0
@@ -135,6 +158,33 @@ def test_server_that_does_not_answer_is_one_line(s3: S3Server, monkeypatch: pyte
     line = refusal("status", "--out", f"s3://{BUCKET}/out", kind=PipelineError)
     assert line.startswith(f"--out s3://{BUCKET}/out cannot be used: Could not connect to the endpoint URL")
     assert "AWS_ENDPOINT_URL" in line
+
+
+def test_endpoint_without_a_scheme_is_one_line(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    url = f"s3://{BUCKET}/out"
+    for line in (refusal("status", "--out", url), refusal("scan", "--corpus", url, "--out", tmp_path, *SERIAL)):
+        assert "Invalid endpoint: localhost:9000; check AWS_ACCESS_KEY_ID" in line
+    with pytest.raises(UsageError, match=rf"^MODEL {url} cannot be used: Invalid endpoint: localhost:9000; check "):
+        Classifier.load(url)
+
+
+def test_model_whose_server_does_not_answer_may_be_loaded_later(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(PipelineError, match=rf"^MODEL s3://{BUCKET}/out cannot be used: Could not connect") as error:
+        Classifier.load(f"s3://{BUCKET}/out")
+    assert error.value.exit_code == 1
+
+
+def test_missing_file_is_named_without_its_name(s3: S3Server) -> None:
+    with pytest.raises(AudioError, match=r"^cannot be opened: No such file or directory$"):
+        open_audio(AudioSource(f"s3://{BUCKET}/none.wav")).__enter__()
+
+
+def test_url_of_an_unknown_kind_is_an_error_of_its_recording_alone() -> None:
+    with pytest.raises(AudioError, match=r"^cannot be opened: Unsupported filesystem: 'unknown'$"):
+        open_audio(AudioSource("unknown://host/0.wav")).__enter__()
 
 
 def test_web_server_that_does_not_answer_is_named_with_its_option(tmp_path: Path) -> None:

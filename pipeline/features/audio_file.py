@@ -223,10 +223,10 @@ def open_stream(source: AudioSource) -> Iterator[tuple[BinaryIO, str | None]]:
     """Open the file of a recording; its path is None for one behind a URL. Raises AudioError for one that fails."""
     if source.member is not None:
         raise AudioError(f"cannot be opened: reading {source.member} inside {source.container} is not supported")
-    path = _local_path(source.container)
     # Python opens the file because libsndfile gives no cause when a path cannot be opened. Unbuffered, because
     # libsndfile continues where the descriptor stands.
     with audio_errors():
+        path = _local_path(source.container)
         stream: Any = io.FileIO(path) if path else io.BytesIO(UPath(source.container).read_bytes())
         with stream:
             yield stream, path

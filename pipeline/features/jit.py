@@ -16,6 +16,7 @@ from pathlib import Path
 from numba import njit
 from numba.core import config
 
+from pipeline.errors import UsageError
 from pipeline.storage import nearest_existing
 
 __all__ = ["njit"]
@@ -43,9 +44,16 @@ def _can_be_written(folder: Path) -> bool:
 def private_folder() -> Path:
     """Return a folder in which only this user can write: Numba runs the code that it finds there.
 
-    It is the same for all processes of the user, unless somebody else has taken its name.
+    It is the same for all processes of the user, unless somebody else has taken its name. Raises UsageError if there
+    is no folder for temporary files.
     """
-    folder = Path(tempfile.gettempdir(), f"numba-cache-{os.getuid()}")
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError:
+        raise UsageError(
+            "this user can write to no folder for temporary files; set TMPDIR to one that can be written"
+        ) from None
+    folder = Path(temporary, f"numba-cache-{os.getuid()}")
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()

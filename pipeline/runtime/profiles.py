@@ -213,12 +213,14 @@ def load_profile(name: str, file: Path | None) -> ClusterProfile:
             return profiles[name]
         names += [other for other in profiles if other not in names]
     places = " or ".join(str(path) for path in files)
-    raise UsageError(f"--cluster {name}: no such profile in {places}; the profiles are {', '.join(names)}")
+    known = f"the profiles are {', '.join(names)}" if names else "there are no profiles in it"
+    raise UsageError(f"--cluster {name}: no such profile in {places}; {known}")
 
 
 def _read_profiles(path: Path) -> dict[str, ClusterProfile]:
+    content = read_yaml(path, "--cluster-file")
     try:
-        return TypeAdapter(dict[str, ClusterProfile]).validate_python(read_yaml(path, "--cluster-file"))
+        return TypeAdapter(dict[str, ClusterProfile]).validate_python({} if content is None else content)
     except ValidationError as error:
         first = error.errors()[0]
         if first["loc"][-1:] == ("[key]",):

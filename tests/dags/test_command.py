@@ -40,7 +40,22 @@ def test_a_python_without_the_pipeline_is_named(tmp_path: Path, python: str, rea
 
 
 def test_an_output_folder_that_is_not_set_is_asked_for(tmp_path: Path) -> None:
-    assert "set the Variable language_id_out" in failure(tmp_path, OUT="")
+    assert "out is '': set the Variable language_id_out" in failure(tmp_path, OUT="")
+
+
+@pytest.mark.parametrize("out", ["out/mine", " ", "s3:/bucket/out"])
+def test_an_output_folder_that_depends_on_the_working_folder_is_refused(tmp_path: Path, out: str) -> None:
+    message = failure(tmp_path, OUT=out)
+    assert (
+        f"out is '{out}': set the Variable language_id_out, or the parameter out, to the output folder, an" in message
+    )
+
+
+def test_a_lock_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    lock = tmp_path / "none" / "lock"
+    assert failure(tmp_path, LOCK=str(lock)).startswith(
+        f"the lock file cannot be opened: flock: cannot open lock file {lock}"
+    )
 
 
 @pytest.mark.long

@@ -277,7 +277,7 @@ def test_the_working_folder_comes_before_the_package(tmp_path: Path, monkeypatch
 def test_unknown_key_is_answered_with_those_allowed(tmp_path: Path) -> None:
     file = written(tmp_path, "mine: {module: a, klass: b}")
     message = refusal("mine", file)
-    assert message.startswith(f"--cluster-file {file}: mine.klass: ")
+    assert message.startswith(f"--cluster-file {file}: mine.klass: there is no such key; allowed: ")
     assert message.endswith(
         "allowed: module, class, kwargs, address, adaptive, client, security, worker_timeout_s, ship_code, "
         "price_per_core_hour"
@@ -312,7 +312,15 @@ def test_name_of_a_profile_that_yaml_reads_as_another_value_is_to_be_quoted(
     assert load_profile(name, written(tmp_path, f'"{name}": {{}}')).kwargs == {}
 
 
-@pytest.mark.parametrize("text", ["", "- local", "local"])
+def test_empty_file_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(tmp_path, "# nothing yet")
+    assert refusal("local", file) == f"--cluster local: no such profile in {file}; there are no profiles in it"
+    monkeypatch.chdir(tmp_path)
+    file.rename("cluster.yaml")
+    assert load_profile("local", None).class_ == "LocalCluster"
+
+
+@pytest.mark.parametrize("text", ["- local", "local"])
 def test_file_without_profiles_is_refused(tmp_path: Path, text: str) -> None:
     assert "expected keys with values below it; allowed: module" in refusal("local", written(tmp_path, text))
 
