@@ -2,10 +2,14 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends at once and without a traceback: there is nothing to clean up
 
 import click
 import numpy as np

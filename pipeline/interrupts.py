@@ -15,8 +15,14 @@ from typing import NoReturn, TypeVar
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 RESEND_AFTER_S = 0.05
 GRACE_S = 2.0
+PATIENCE_S = 1.5
+"""After Ctrl-C, how long the main thread may take to notice it; then `_watch` ends the run without it."""
+
+SHOW_CURSOR = b"\x1b[?25h"
 
 T = TypeVar("T")
 
@@ -24,6 +30,9 @@ IMPORT_SYSTEM = "<frozen importlib._bootstrap>"  # the file name of Python's imp
 
 
 _arrived = threading.Event()
+_ending = threading.Lock()
+
+log = logging.getLogger(__name__)
 
 
 class Terminated(SystemExit):
@@ -33,7 +42,7 @@ class Terminated(SystemExit):
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
-        self.signal_name = signal.Signals(signum).name
+        self.signum = signal.Signals(signum)
 
 
 def set_up() -> None:
@@ -42,9 +51,16 @@ def set_up() -> None:
     No signal is lost or aborts the process: Python raises the exception of a signal wherever its main thread is.
     Inside a finaliser it drops the exception with "Exception ignored", and the run would continue; inside the import
     of an extension module, C++ code may not expect it and abort (nanobind does). Such a signal is sent again a moment
-    later.
+    later. A Ctrl-C that cannot be raised within PATIENCE_S ends the process all the same.
     """
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    received, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    # the signals are blocked in the new thread: there they would not interrupt what the main thread waits for
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    threading.Thread(target=_watch, args=(received, os.dup(2)), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for signum in ENDING:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # background jobs ignore SIGINT, and nohup's SIGHUP
             signal.signal(signum, _raise_outside_imports)
     sys.unraisablehook = _resend_dropped
@@ -55,10 +71,15 @@ def arrived() -> bool:
     return _arrived.is_set()
 
 
-def settled() -> None:
-    """Ignore all further signals: the run has ended, and its last line is to be written."""
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_IGN)
+def end(signum: signal.Signals) -> NoReturn:
+    """Log the last line of a run that a signal has ended, and leave with the signal's exit code."""
+    _ending.acquire()  # for good: of the main thread and `_watch` one ends the run
+    _ignore_signals()
+    if signum == signal.SIGINT:
+        log.error("interrupted; the same command continues")
+    else:
+        log.error("ended by %s; the same command continues", signum.name)
+    leave(128 + signum)
 
 
 def leave(code: int) -> NoReturn:
@@ -68,13 +89,34 @@ def leave(code: int) -> NoReturn:
     also reports what the interrupted work leaves unfinished, and may replace the exit code by the signal (CPython 3.11
     after a Ctrl-C in code compiled from text, such as a dataclass).
     """
-    settled()
+    _ignore_signals()
     logging.shutdown()
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     for process in multiprocessing.active_children():
         process.kill()
     os._exit(code)
+
+
+def _ignore_signals() -> None:
+    if threading.current_thread() is threading.main_thread():  # Python allows it there alone
+        for signum in ENDING:
+            signal.signal(signum, signal.SIG_IGN)
+
+
+def _watch(received: int, stderr: int) -> None:
+    """End the run if the main thread does not notice a Ctrl-C.
+
+    It does not during a step of TensorFlow, which may take minutes, and during its import, which takes seconds and
+    redirects the file descriptor of stderr. `received` is a pipe with the numbers of signals, `stderr` a copy of that
+    file descriptor.
+    """
+    while number := os.read(received, 1):
+        if number[0] == signal.SIGINT and not _arrived.wait(PATIENCE_S):
+            os.dup2(stderr, 2)
+            if os.isatty(stderr):
+                os.write(stderr, SHOW_CURSOR)  # a progress bar hides it
+            end(signal.SIGINT)
 
 
 def _raise_outside_imports(signum: int, frame: FrameType | None) -> None:

@@ -1,8 +1,12 @@
 """The command line: `python -m pipeline.run`, also installed as `spoken-language-pipeline`."""
 
 import logging
+import signal
 import sys
 from typing import Final
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until interrupts.set_up: no traceback of the imports below
 
 import click
 
@@ -218,13 +222,9 @@ def command_line() -> None:
         log.error("%s", error)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        interrupts.settled()
-        log.error("interrupted; the same command continues")
-        interrupts.leave(interrupts.EXIT_INTERRUPTED)
+        interrupts.end(signal.SIGINT)
     except interrupts.Terminated as ended:
-        interrupts.settled()
-        log.error("ended by %s; the same command continues", ended.signal_name)
-        interrupts.leave(ended.code)
+        interrupts.end(ended.signum)
     except file_errors() as error:
         place = getattr(error, "filename", None)
         what = f"{place}: {cause_of(error)}" if place else cause_of(error)

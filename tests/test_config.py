@@ -71,6 +71,10 @@ def test_values_of_set_are_yaml(override: str, value: object) -> None:
     assert features != DEFAULT.features or value is None
 
 
+def test_the_last_set_of_a_key_counts() -> None:
+    assert read("features.n_mfcc=13", "features.n_mfcc=20").features.n_mfcc == 20
+
+
 settings_of = st.fixed_dictionaries(
     {},
     optional={

@@ -77,6 +77,38 @@ def test_a_signal_in_an_import_ends_the_run_after_the_import(
     assert run(IMPORTING, str(int(signum)), modules=tmp_path) == (exit_code, "")
 
 
+# the signal comes while the main thread executes C code for a long time, with stderr redirected
+DEAF = """
+import hashlib, os, signal, sys, threading
+from pipeline import interrupts
+
+interrupts.PATIENCE_S = 0.1
+interrupts.set_up()
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
+hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+# … or an import that takes long
+INTERRUPTED = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(10**6)"
+LONG_IMPORT = """
+import sys, time
+from pipeline import interrupts
+
+interrupts.PATIENCE_S = 0.1
+interrupts.set_up()
+import long
+"""
+
+
+def test_ctrl_c_ends_a_run_whose_main_thread_does_not_notice_it(tmp_path: Path) -> None:
+    ended = (interrupts.EXIT_INTERRUPTED, "interrupted; the same command continues\n")
+    assert run(DEAF) == ended
+    (tmp_path / "long.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(10**6)"
+    )
+    assert run(LONG_IMPORT, modules=tmp_path) == ended
+
+
 def test_a_command_under_nohup_survives_its_terminal() -> None:
     script = "import os, signal, time; from pipeline import interrupts; interrupts.set_up()\n"
     script += "os.kill(os.getpid(), signal.SIGHUP); time.sleep(0.01)"
@@ -152,6 +184,16 @@ def test_an_interrupted_command_ends_at_once_and_reports_nothing_that_is_unfinis
     code, pid = run(script)
     assert code == 130
     assert not Path("/proc", pid.strip()).exists()
+
+
+@pytest.mark.parametrize("command", ["pipeline.run", "model.predict"])
+def test_ctrl_c_while_a_command_starts_leaves_no_traceback(tmp_path: Path, command: str) -> None:
+    (tmp_path / "click.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(10**6)"
+    )
+    script = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script += f"runpy.run_module({command!r}, run_name='__main__')"
+    assert run(script, modules=tmp_path) == (-signal.SIGINT, "")
 
 
 def test_ctrl_c_in_code_made_from_text_leaves_the_exit_code(tmp_path: Path) -> None:

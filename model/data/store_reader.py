@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from upath import UPath
+from zarr.errors import ContainsArrayError
 
 from model.data.array_reader import open_arrays
 from pipeline.errors import PipelineError, UsageError, in_one_line
@@ -70,7 +71,7 @@ def _open(uri: str) -> xr.Dataset:
     """Return the store as a dataset; raises ValueError, UsageError or PipelineError if it cannot be used."""
     try:
         dataset: xr.Dataset = xr.open_zarr(uri, chunks=None)  # with chunks Dask would list every chunk of the store
-    except FileNotFoundError:
+    except (FileNotFoundError, ContainsArrayError):
         inside = UPath(uri) / "features.zarr"
         place = inside if inside.exists() else "features.zarr in the output folder of a run"
         raise ValueError(f"{uri} is no feature store; give {place}") from None

@@ -264,7 +264,7 @@ def test_a_folder_that_is_no_store_is_refused_with_the_store_in_it(plain: Store,
     out = Path(plain.uri).parent
     with pytest.raises(ValueError, match=f"{out} is no feature store; give {plain.uri}"):
         sequence_dataset(str(out), "train", 8)
-    for place in (tmp_path, tmp_path / "nothing"):
+    for place in (tmp_path, tmp_path / "nothing", Path(plain.uri) / "features"):
         with pytest.raises(ValueError, match=f"{place} is no feature store; give features.zarr in the output folder"):
             Store(str(place))
 
