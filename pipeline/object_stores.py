@@ -34,7 +34,9 @@ OBJECT_STORES: Final[Mapping[str, ObjectStore]] = {
 }  # fmt: skip
 """The object stores by the scheme of their URLs."""
 
-OF_SETTINGS: Final = re.compile("credential|auth|forbidden|denied|anonymous|profile|region|config", re.IGNORECASE)
+OF_SETTINGS: Final = re.compile(
+    "credential|auth|forbidden|denied|anonymous|profile|region|config|invalid", re.IGNORECASE
+)
 """In the type or text of an error that is due to the settings."""
 
 PACKAGE_ERRORS: Final = (

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 def output_of(options: Options) -> OutputFolder:
     """Return the output folder.
 
-    Raises UsageError for an empty name, a file, and a folder that cannot be entered or reached.
+    Raises UsageError for an empty name, a file, a folder that cannot be entered or reached, and a URL with an empty
+    name or with characters that fsspec takes for a pattern.
     """
     if not options.out.strip():
         raise UsageError("--out is empty: name the output folder")
@@ -41,6 +43,8 @@ def output_of(options: Options) -> OutputFolder:
         if not os.access(existing, os.X_OK, effective_ids=True):
             raise UsageError(f"--out {root}: this user may not enter {existing}; name another place")
     else:
+        if found := re.search(r"//|[*?[]", str(output.root).partition("://")[2]):
+            raise UsageError(f"--out {output.root}: {found[0]} is not supported in URLs; name another place")
         with reaching(output.root, "--out"):
             output.root.exists()
     return output

@@ -80,6 +80,12 @@ def test_url_of_a_local_folder_is_its_path(tmp_path: Path, scheme: str) -> None:
     assert storage.is_local(folder)
 
 
+@pytest.mark.parametrize(("name", "what"), [("a//b", "//"), ("[x]", "["), ("a?b", "?"), ("*", "*")])
+def test_url_that_would_be_a_pattern_is_no_output_folder(memory_url: str, name: str, what: str) -> None:
+    url = f"{memory_url}/{name}"
+    assert refusal("scan", "--out", url) == f"--out {url}: {what} is not supported in URLs; name another place"
+
+
 @pytest.mark.parametrize("url", ["file://data/out", "file://localhost/data/out", "local://data/out"])
 def test_url_of_a_path_with_a_host_is_refused(url: str) -> None:
     line = refusal("status", "--out", url)
@@ -175,6 +181,10 @@ def test_model_whose_server_does_not_answer_may_be_loaded_later(s3: S3Server, mo
     with pytest.raises(PipelineError, match=rf"^MODEL s3://{BUCKET}/out cannot be used: Could not connect") as error:
         Classifier.load(f"s3://{BUCKET}/out")
     assert error.value.exit_code == 1
+
+
+def test_name_that_no_bucket_can_have_is_wrong_usage(s3: S3Server) -> None:
+    assert 'Invalid bucket name "bad!"' in refusal("status", "--out", "s3://bad!/out")
 
 
 def test_missing_file_is_named_without_its_name(s3: S3Server) -> None:
