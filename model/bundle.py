@@ -114,10 +114,7 @@ class ModelFiles:
         """Read a model's folder; raises PipelineError if a file is missing, damaged or of another training."""
         content = _content(folder / DESCRIPTION, TRAIN_AGAIN)
         members = archive.read(folder / NETWORK, TRAIN_AGAIN)
-        if members.get(archive.LABELS, content) != content:
-            raise PipelineError(
-                f"{folder / DESCRIPTION} is not what training wrote together with {NETWORK}; {TRAIN_AGAIN}"
-            )
+        _check_copy(members, content, folder, TRAIN_AGAIN)
         return cls(folder, members, Description.parse(content, folder))
 
 
@@ -176,14 +173,22 @@ def version_of(folder: UPath, remedy: str = TRAIN_AGAIN) -> str:
     """Return the version of the model in `folder`: a digest of its weights and its description, 16 hex digits.
 
     The rest of model.keras is left out: training again to the same weights gives the same version. Raises
-    PipelineError, with the remedy, if a file is missing or damaged.
+    PipelineError, with the remedy, if a file is missing, damaged or of another training.
     """
-    weights = archive.read(folder / NETWORK, remedy).get(archive.WEIGHTS)
+    members = archive.read(folder / NETWORK, remedy)
+    weights, description = members.get(archive.WEIGHTS), _content(folder / DESCRIPTION, remedy)
     if weights is None:
         raise PipelineError(f"{folder / NETWORK} is damaged; {remedy}")
+    _check_copy(members, description, folder, remedy)
     state = xxhash.xxh3_128(weights)
-    state.update(_content(folder / DESCRIPTION, remedy))
+    state.update(description)
     return state.hexdigest()[:16]
+
+
+def _check_copy(members: archive.Members, description: bytes, folder: UPath, remedy: str) -> None:
+    """Raise PipelineError if labels.json differs from its copy in model.keras; earlier versions wrote no copy."""
+    if members.get(archive.LABELS, description) != description:
+        raise PipelineError(f"{folder / DESCRIPTION} is not what training wrote together with {NETWORK}; {remedy}")
 
 
 def _content(path: UPath, remedy: str) -> bytes:

@@ -110,22 +110,22 @@ def checked(output: OutputFolder, version: Version) -> UPath:
 
     Its files could be loaded then: the model was evaluated before it was promoted.
     """
-    folder = _checked(output.registry, version)
-    needed = {f"{version}/{name}" for name in FILES}
-    if not needed.isdisjoint(digests.changed_files(output, [version])):
-        raise _changed(folder)
+    folder, changed = _checked(output.registry, version), digests.changed_files(output, [version])
+    for file in FILES:
+        if f"{version}/{file}" in changed:
+            raise _changed(folder / file)
     return folder
 
 
 def _checked(registry: UPath, version: Version) -> UPath:
     folder = registry / version
     if version_of(folder, RESTORE) != version:
-        raise _changed(folder)
+        raise _changed(f"{folder}: {' or '.join(FILES)}")
     return folder
 
 
-def _changed(folder: UPath) -> PipelineError:
-    return PipelineError(f"{folder} has changed since it was promoted; {RESTORE}")
+def _changed(what: object) -> PipelineError:
+    return PipelineError(f"{what} has changed since it was promoted; {RESTORE}")
 
 
 def damaged(output: OutputFolder) -> dict[str, str]:
@@ -163,7 +163,7 @@ def promote(output: OutputFolder, request: PromotionRequest, run_key: str | None
     promoted.
     """
     history = read(output)
-    champion = None if history.champion is None else checked(output, history.champion)
+    champion = None if history.champion is None else _serving(output, history.champion)
     settled = history.settled(request)
     if settled is not None:
         log.info("promote: unchanged, %s was %s at %s: %s", request.challenger, settled.kind, utc(settled.at),
@@ -181,6 +181,14 @@ def promote(output: OutputFolder, request: PromotionRequest, run_key: str | None
     log.info("promote: %s %s (%s); champion %s: %s", decision.kind, request.challenger, request.model,
              decision.champion or "none", decision.reason)  # fmt: skip
     return comparison.promoted
+
+
+def _serving(output: OutputFolder, champion: Version) -> UPath:
+    """Return the folder of the champion; raises PipelineError if it cannot serve."""
+    try:
+        return checked(output, champion)
+    except PipelineError as error:
+        raise PipelineError(f"the champion {champion} cannot serve: {error}") from None
 
 
 def _judge(

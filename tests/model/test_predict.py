@@ -345,7 +345,7 @@ def test_a_registry_stands_for_its_champion(trained: Trained, tmp_path: Path) ->
     labels.write_bytes(labels.read_bytes() + b" ")
     result = _predict(registry, trained.recordings[0])
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"MODEL {registry / version} has changed since it was promoted; restore")
+    assert result.stderr.startswith(f"MODEL {labels} is not what training wrote together with model.keras; restore")
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -314,7 +314,7 @@ def test_a_version_that_has_changed_never_serves(output: OutputFolder) -> None:
     (output.version(first) / "labels.json").write_text("{}")
     with pytest.raises(
         PipelineError,
-        match=rf"{first} has changed since it was promoted; restore its folder from a copy, or roll back",
+        match=rf"{first}: model\.keras or labels\.json has changed since it was promoted; restore its fold",
     ):
         registry.roll_back(output, None, None)
     (output.version(first) / "model.keras").unlink()
@@ -330,7 +330,9 @@ def test_a_champion_that_has_changed_is_not_judged(output: OutputFolder) -> None
     first = train(output, "a")
     promote(output, first)
     (output.version(first) / "labels.json").write_text("{}")
-    with pytest.raises(PipelineError, match="has changed since it was promoted"):
+    with pytest.raises(
+        PipelineError, match=f"^the champion {first} cannot serve: .* has changed since it was promoted"
+    ):
         promote(output, train(output, "b"), never)
 
 
@@ -344,7 +346,8 @@ def test_a_damaged_champion_is_told_even_if_there_is_nothing_to_decide(
     damage(Path(output.version(version) / file), kind)
     with pytest.raises(PipelineError) as told:
         promote(output, version, never)
-    assert str(told.value).startswith(str(output.version(version)))
+    assert str(told.value).startswith(f"the champion {version} cannot serve: {output.version(version)}")
+    assert file in str(told.value)
     assert str(told.value).endswith("; restore its folder from a copy, or roll back to another version with --to")
     assert told.value.exit_code == 1
 
@@ -391,7 +394,7 @@ def test_a_champion_with_another_network_of_the_same_weights_is_told(output: Out
     members = archive.read(model, "")
     model.write_bytes(archive.pack({**members, "config.json": b"[]"}))
     assert version_of(output.version(version)) == version
-    with pytest.raises(PipelineError, match=f"{version} has changed since it was promoted"):
+    with pytest.raises(PipelineError, match=rf"{version}/model\.keras has changed since it was promoted"):
         promote(output, version, never)
 
 
