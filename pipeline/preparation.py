@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import run_lock, stages
+from pipeline import run_lock, run_record, stages
 from pipeline.config import load
 from pipeline.digests import value_digest
 from pipeline.errors import UsageError
@@ -104,6 +104,10 @@ def _record(output: OutputFolder, config: RunConfig, corpus: str | None, *, only
     """Record the settings; raises UsageError for a store of other settings, or a folder that cannot be written."""
     lifecycle.check_settings(output, config.pipeline)
     record = RunRecord(output)
+    if record.altered:
+        log.warning(
+            "%s has changed since the last command; if nobody has edited it, %s", output.run, run_record.DELETE
+        )
     settings: Mapping[str, Any] = config.model_dump(mode="json")
     try:
         record.describe(corpus=corpus, config=settings, config_hash=value_digest(settings))

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import AwareDatetime, BaseModel, ConfigDict, SerializeAsAny, ValidationError, field_validator
 from upath import UPath
 
+from pipeline.digests import bytes_digest
 from pipeline.durable_files import write_atomically
 from pipeline.errors import UsageError
 from pipeline.outputs import OutputFolder
@@ -118,12 +119,22 @@ RECORDS: Final[Mapping[str, type[StageRecord]]] = {
     "report": StageRecord,
 }
 
+DELETE: Final = "delete it: every stage is then checked anew"
+"""The remedy for a run.json that is damaged."""
+
 SHARD_DIGESTS: Final = "shards/_digests"
 """An output of extract that earlier versions did not write."""
 
 
+END: Final = b'"\n}'
+"""What follows the digest in run.json."""
+
+
 class RunFile(BaseModel):
-    """The content of run.json; `stages` is keyed by stage, or STAGE/MODEL for the stages that run once per model."""
+    """The content of run.json; `stages` is keyed by stage, or STAGE/MODEL for the stages that run once per model.
+
+    `digest` is that of all bytes before it, None in files of earlier versions.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -132,6 +143,19 @@ class RunFile(BaseModel):
     config_hash: str | None = None
     versions: Mapping[str, str] = {}
     stages: Mapping[str, SerializeAsAny[StageRecord]]
+    digest: str | None = None
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of the file, with their digest."""
+        text = self.model_copy(update={"digest": ""}).model_dump_json(indent=1, exclude_none=False)
+        before = text.encode().removesuffix(END)
+        return before + bytes_digest([before]).encode() + END
+
+    def is_content(self, content: bytes) -> bool:
+        """Whether `content`, from which this was read, is as a command wrote it."""
+        before = content[: -len(END) - len(self.digest or "")]
+        return self.digest is None or bytes_digest([before]) == self.digest
 
     @property
     def accounted(self) -> bool:
@@ -157,14 +181,19 @@ def _type_of(stage: str) -> type[StageRecord]:
 
 def read(output: OutputFolder) -> RunFile:
     """Return the content of run.json, empty if there is no such file; raises UsageError for one that is damaged."""
+    return _read(output)[0]
+
+
+def _read(output: OutputFolder) -> tuple[RunFile, bool]:
+    """Return the content of run.json, and whether it is as a command wrote it."""
     try:
-        return RunFile.model_validate_json(output.run.read_bytes())
+        content = output.run.read_bytes()
+        found = RunFile.model_validate_json(content)
     except FileNotFoundError:
-        return RunFile(stages={})
+        return RunFile(stages={}), True
     except ValidationError:
-        raise UsageError(
-            f"{output.run} is not the record of a run; delete it: every stage is then checked anew"
-        ) from None
+        raise UsageError(f"{output.run} is not the record of a run; {DELETE}") from None
+    return found, found.is_content(content)
 
 
 def reported(stages: Mapping[str, StageRecord]) -> dict[str, StageRecord]:
@@ -184,7 +213,9 @@ class RunRecord:
 
     def __init__(self, output: OutputFolder) -> None:
         self._output = output
-        self._file = read(output)
+        self._file, whole = _read(output)
+        self.altered = not whole
+        """Whether run.json was not as the last command wrote it; people may edit it."""
         self.changed = False
         """Whether a stage has done anything since then."""
         self.saved = True
@@ -249,7 +280,7 @@ class RunRecord:
     def _write(self, **changes: Any) -> None:
         self._file = self._file.model_copy(update=changes)
         if self.saved:
-            write_atomically(self._output.run, self._file.model_dump_json(indent=1, exclude_none=False).encode())
+            write_atomically(self._output.run, self._file.content)
 
 
 def _digest(path: UPath) -> str | None:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Final
 
 import numpy as np
@@ -14,6 +14,7 @@ from upath import UPath
 from model.metrics.metrics_file import metrics_of_models
 from model.registry import registry
 from model.training_history import histories_of_models
+from pipeline import run_record
 from pipeline.corpus.manifest import (
     manifest_digest,
     masked_rows,
@@ -119,6 +120,8 @@ def verify_stage(run: Run) -> None:
     started_s = time.perf_counter()
     found = verify.verify(run.output, run.manifest(), run.config.pipeline, run.record.file, run.executor())
     damaged = {**found.damaged, **registry.damaged(run.output)}
+    if run.record.altered:
+        damaged[run.output.run.name] = f"if nobody has edited {run.output.run.name}, {run_record.DELETE}"
     run.record.finish(
         "verify", key, [], wall_s=time.perf_counter() - started_s, shards=found.shards, files=found.files,
         size_bytes=found.size_bytes, damaged=len(damaged),
@@ -147,7 +150,7 @@ def compact_stage(run: Run) -> None:
         return
     if not run.record.unchanged("extract", _extract_key(run, manifest)):
         raise UsageError(f"--out {run.output.root}: the store does not match the manifest; run extract first")
-    verify_stage(run)  # the sequences are copied under new checksums
+    verify_stage(replace(run, recheck=True))  # the sequences are copied under new checksums
     key = run.store_key()
 
     def work() -> Facts:

@@ -70,7 +70,9 @@ def reaching(folder: UPath, name: str) -> Iterator[None]:
     try:
         yield
     except file_errors(ValueError) as error:  # botocore's for an endpoint without a scheme
-        raise failure(f"{name} {folder} cannot be used", str(folder), error) from None
+        file = str(getattr(error, "filename", None) or "")
+        place = file if file.startswith(f"{folder}/") else folder
+        raise failure(f"{name} {place} cannot be used", str(folder), error) from None
 
 
 def nearest_existing(path: Path) -> Path:

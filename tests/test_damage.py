@@ -185,6 +185,22 @@ def test_a_folder_of_an_earlier_version_is_completed_by_the_next_extraction(fini
     assert RunRecord(output).stages["extract"].wall_s == facts
 
 
+@pytest.mark.parametrize("file", OBJECTS)
+def test_compact_copies_no_damage_that_came_after_the_last_verification(out: Path, file: str) -> None:
+    (out / file).unlink()
+    damaged = content_of(out)
+    code, message = outcome("compact", out)
+    assert (code, f"1 file damaged or missing ({file})" in message) == (1, True), message
+    assert content_of(out) == damaged
+
+
+def test_metadata_that_is_nested_too_deeply_is_damaged(finished: Path, out: Path) -> None:
+    (out / "features.zarr" / "zarr.json").write_bytes(b"[" * 100_000)
+    assert_named(outcome("verify", out), "features.zarr/zarr.json")
+    assert outcome("extract", out) == (0, "")
+    assert content_of(out) == content_of(finished / "out")
+
+
 def test_status_shows_when_verify_ran_and_on_what(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome("status", out) == (0, "")
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("verified"))

@@ -1,6 +1,7 @@
 """Files of models, metrics and the registry, damaged in every way: each command names them or makes them again."""
 
 import json
+import random
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ import soundfile
 from model import predict
 from pipeline import run
 from pipeline.errors import PipelineError
-from tests.support.damage import DAMAGES, damage
+from tests.support.damage import DAMAGES, damage, flipped
 from tests.support.model_stores import SAVES_MODELS
 from tests.support.whole_system import SAMPLE_RATE_HZ
 
@@ -143,6 +144,38 @@ def test_an_evaluation_of_a_model_that_served_earlier_is_verified(out: Path) -> 
     assert line.endswith(f"1 file damaged or missing (metrics/as-of-{today}.json); run evaluate --as-of {today}")
     assert outcome("evaluate", out, "--as-of", today) == (0, "")
     assert outcome("verify", out) == (0, "")
+
+
+def group_of(name: str) -> str:
+    """Return which files may be damaged together: damage to one must not keep verify from another."""
+    if name in ("run.json", "manifest.parquet"):
+        return name
+    if name.startswith("shards/_") or name == "registry/digests.json":
+        return "digests"
+    if name.startswith("shards/") or name.endswith("zarr.json") or name == "registry/registry.json":
+        return "records"
+    return "content"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_flipped_bit_in_any_file_is_found(out: Path, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    every = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    names = {name for name in every if "/tensorboard/" not in name}
+    assert len(names) > 60
+    for group in sorted({group_of(name) for name in names}):
+        files = {name for name in names if group_of(name) == group}
+        chance, there = random.Random(f"{seed} {group}"), out.with_name(group)
+        shutil.copytree(out, there)
+        for name in sorted(files):
+            (there / name).write_bytes(flipped((there / name).read_bytes(), chance))
+        code, line = outcome("verify", there)
+        assert code in (1, 2), files
+        if group.endswith((".json", ".parquet")):
+            assert group in line
+        else:
+            assert f": {len(files)} files damaged" in line, [
+                name for name in sorted(files) if f"{there}/{name} " not in caplog.text
+            ]
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

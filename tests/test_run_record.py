@@ -124,3 +124,28 @@ def test_damaged_file_is_named_with_the_remedy(output: OutputFolder, content: by
     with pytest.raises(UsageError) as error:
         RunRecord(output)
     assert str(error.value) == f"{output.run} is not the record of a run; delete it: every stage is then checked anew"
+
+
+def test_any_flipped_bit_is_found(output: OutputFolder) -> None:
+    RunRecord(output).finish("train/lstm", "key", [output.root / "gone"], epochs=3, wall_s=0.25)
+    content = output.run.read_bytes()
+    assert not RunRecord(output).altered
+    for place in range(8 * len(content)):
+        byte, bit = divmod(place, 8)
+        flipped = bytearray(content)
+        flipped[byte] ^= 1 << bit
+        output.run.write_bytes(flipped)
+        try:
+            assert RunRecord(output).altered, place
+        except UsageError as error:
+            assert str(output.run) in str(error)  # noqa: PT017 most flips are no JSON
+
+
+def test_files_of_earlier_versions_have_no_digest(output: OutputFolder) -> None:
+    RunRecord(output).finish("scan", "key", [])
+    document = json.loads(output.run.read_bytes())
+    del document["digest"]
+    output.run.write_text(json.dumps(document))
+    assert not RunRecord(output).altered
+    RunRecord(output).finish("scan", "other", [])
+    assert json.loads(output.run.read_bytes())["digest"]

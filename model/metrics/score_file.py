@@ -146,7 +146,7 @@ class ScoreFile:
             counts = json.loads(metadata[FRAME_CONFUSION]) if FRAME_CONFUSION in metadata else None
         except FileNotFoundError:
             raise PipelineError(f"{path} is missing; run evaluate again") from None
-        except (pa.ArrowException, ValueError, KeyError, TypeError):
+        except (pa.ArrowException, ValueError, KeyError, TypeError, RecursionError):
             raise PipelineError(f"{path} is damaged; run evaluate again") from None
         return cls(path, tuple(labels), None if counts is None else np.array(counts, np.int64))
 

@@ -90,7 +90,7 @@ def verify(
     for check in check_shards(output, plan, listed, executor):
         files, size_bytes = files + check.files, size_bytes + check.size_bytes
         damaged |= dict.fromkeys(damaged_files(output, check), REPAIR)
-    documents = [file_digest(path) for path in metadata.documents(output)]
+    documents = [] if below(output, output.metadata) in damaged else list(map(file_digest, metadata.documents(output)))
     files, size_bytes = files + len(documents), size_bytes + sum(found.size_bytes for found in documents if found)
     if not damaged and not _ledger_matches(output, manifest, plan):
         damaged["ledger.parquet"] = REPAIR

@@ -278,7 +278,7 @@ def _document(path: UPath) -> Mapping[str, Any]:
     """Return the content of a zarr.json, nothing if it is missing or damaged."""
     try:
         content = json.loads(bytes_or_none(path) or b"")
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for a list of lists of lists …
         return {}
     return content if isinstance(content, dict) else {}
 
