@@ -1,5 +1,6 @@
 """The lock of an output folder: one run at a time writes there."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -32,7 +33,7 @@ def held(output: OutputFolder) -> Iterator[None]:
 
     The kernel ends the lock of a local folder with its process, however that ends; see `lease` for one at a URL. There
     is no lock in a folder that cannot be written, and on a file system without locks. Raises BusyError, with the
-    holder, if another run has the lock.
+    holder, if another run has the lock, and PipelineError if something else is in its place.
     """
     with _local(output) if is_local(output.root) else _remote(output):
         yield
@@ -68,8 +69,10 @@ def _lock(output: OutputFolder, path: Path) -> int | None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError:  # the first write of the run names the reason
-            return None
+        except OSError as error:
+            if error.errno in (errno.EISDIR, errno.ELOOP):
+                raise PipelineError(f"{path} is not a file ({error.strerror}); remove it") from None
+            return None  # the first write of the run names the reason
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_file_of(descriptor, path):

@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pipeline import run_lock
-from pipeline.errors import UsageError
+from pipeline.errors import PipelineError, UsageError
 from pipeline.outputs import OutputFolder
 from pipeline.run import main
 
@@ -87,4 +88,13 @@ def test_of_many_at_once_one_is_at_work_at_a_time(output: OutputFolder) -> None:
 def test_error_of_a_folder_that_cannot_be_made_is_left_to_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with run_lock.held(OutputFolder.at(str(tmp_path / "file" / "out"))):
+        pass
+
+
+@pytest.mark.parametrize("put", [lambda path: path.mkdir(), lambda path: path.symlink_to(path)])
+def test_what_is_no_file_in_the_place_of_the_lock_is_named(output: OutputFolder, put: Callable[[Path], None]) -> None:
+    path = Path(str(output.lock))
+    path.parent.mkdir()
+    put(path)
+    with pytest.raises(PipelineError, match=r"run\.lock is not a file .*; remove it"), run_lock.held(output):
         pass
