@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -187,7 +188,8 @@ class ClusterProfile(Settings):
         reason = in_one_line(error)
         if isinstance(error, TypeError):
             return UsageError(f"--cluster: {self} refuses its kwargs: {reason}")
-        if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+        unknown = isinstance(error, socket.gaierror) and self.class_ == "LocalCluster"
+        if unknown or (isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL):
             return UsageError(
                 f"--cluster: {self} did not start: {reason}; host and dashboard_address in its kwargs must be "
                 "addresses of this machine"
