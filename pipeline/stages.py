@@ -185,16 +185,21 @@ def finish_compaction(output: OutputFolder, record: RunRecord) -> None:
     compact.remove_old(output)
 
 
-def report_key(run: Run) -> str:
-    """Return a digest of all that a report shows, and of the settings of this run."""
+def report_key(run: Run, store_key: str) -> str:
+    """Return a digest of all that a report shows, of the store with its key, and of the settings of this run."""
     stages = {name: dict(stage.outputs) for name, stage in reported(run.record.stages).items()}
     history, settings = registry.read(run.output), run.config.model_dump(mode="json", exclude={"demo"})
-    return value_digest([run.store_key(), stages, history.model_dump(mode="json"), settings])
+    return value_digest([store_key, stages, history.model_dump(mode="json"), settings])
 
 
 def complete(run: Run) -> bool:
-    """Whether the corpus of the last scan has been extracted and reported with the settings of this run."""
-    return "extract" in run.record.stages and run.record.unchanged("report", report_key(run))
+    """Whether the corpus of the last scan has been extracted and reported with the settings of this run.
+
+    It has not if an extraction was interrupted, or if what it wrote is damaged.
+    """
+    if "extract" not in run.record.stages or run.record.changed_outputs("extract"):
+        return False
+    return run.record.unchanged("report", report_key(run, run.unchecked_store_key()))
 
 
 def _check_progress(run: Run) -> None:
@@ -226,7 +231,7 @@ def report_stage(run: Run) -> None:
         run.require_outputs(f"train/{name}")
         run.require_outputs(f"evaluate/{name}")
     _check_progress(run)
-    run.perform("report", report_key(run), _report_files(run.output), work)
+    run.perform("report", report_key(run, run.store_key()), _report_files(run.output), work)
     log.info("report: %s", page)
 
 

@@ -243,3 +243,11 @@ def test_a_copy_of_the_metadata_that_is_not_recorded_is_made_again(finished: Pat
     (out / "run.json").unlink()
     assert outcome("extract", out) == (0, "")
     assert content_of(out) == content_of(finished / "out")
+
+
+@pytest.mark.parametrize("file", ["shards/_digests", "shards/_metadata", "ledger.parquet"])
+def test_scan_of_the_same_corpus_leaves_what_extract_left_unfinished_to_extract(
+    finished: Path, out: Path, file: str
+) -> None:
+    (out / file).unlink()
+    assert outcome("scan", out, "--unchanged-exit-code=99", corpus=finished / "corpus") == (0, "")
