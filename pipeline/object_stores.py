@@ -47,6 +47,8 @@ PACKAGE_ERRORS: Final = (
     ("gcsfs.retry", "HttpError"),
     ("azure.core.exceptions", "AzureError"),
     ("aiohttp", "ClientError"),
+    ("tarfile", "TarError"),
+    ("zipfile", "BadZipFile"),
 )
 """Errors, by module and name, that fsspec's file systems let through although they are no OSError."""
 

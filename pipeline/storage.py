@@ -52,7 +52,7 @@ def folder_at(uri: str) -> UPath:
         path = UPath(place)
         if path.protocol in ("file", "local"):
             path = UPath(path.path)
-        if path.storage_options and not find_store(uri):
+        if path.storage_options and "::" not in place and not find_store(uri):
             raise UsageError(f"{uri} cannot be opened: no {path.protocol} server is supported; mount it as a folder")
         if not is_local(path):
             _ = path.fs  # loads the package, which reads its settings

@@ -1,6 +1,5 @@
 """The listing: the table of the recordings of a corpus, before any file is opened."""
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -82,7 +81,7 @@ def _root(corpus: str) -> UPath:
             return root
         missing = "there is no such bucket or folder" if find_store(str(root)) else "there is no such folder"
         what = "is a file, not a folder" if root.exists() else missing
-    except file_errors(ValueError, RuntimeError, zipfile.BadZipFile) as error:
+    except file_errors(ValueError, RuntimeError) as error:
         raise failure(f"--corpus {corpus}: cannot be read", str(root), error) from None
     raise UsageError(f"--corpus {corpus}: {what}")
 

@@ -291,9 +291,10 @@ def test_bilingual_speakers_and_unknown_ones_are_no_mistake(tmp_path: Path, name
     assert len(list_recordings(str(files(tmp_path, names))).recordings) == len(names)
 
 
-def test_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.zip").write_bytes(b"no archive")
-    assert refusal(f"zip://::file://{tmp_path}/x.zip").endswith("cannot be read: File is not a zip file")
+@pytest.mark.parametrize(("kind", "reason"), [("zip", "File is not a zip file"), ("tar", "truncated header")])
+def test_file_that_is_no_archive_is_refused(tmp_path: Path, kind: str, reason: str) -> None:
+    (tmp_path / "x").write_bytes(b"no archive")
+    assert f"x cannot be opened: {reason}" in refusal(f"{kind}://::file://{tmp_path}/x")
 
 
 @pytest.mark.parametrize("name", ["\u0645\u06cc\u200c\u0634\u0648\u062f", "a\u00a0b", "a\u0308", "\U0001f3a4"])

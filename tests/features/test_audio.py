@@ -191,9 +191,8 @@ def test_folder_with_the_name_of_a_recording_says_so(tmp_path: Path) -> None:
     assert reason(tmp_path) == "cannot be opened: Is a directory"
 
 
-def test_missing_file_behind_a_url_is_named(memory_url: str) -> None:
-    assert reason(f"{memory_url}/none.wav").startswith("cannot be opened: ")
-    assert "none.wav" in reason(f"{memory_url}/none.wav")
+def test_missing_file_behind_a_url_says_so(memory_url: str) -> None:
+    assert reason(f"{memory_url}/none.wav") == "cannot be opened: No such file or directory"
 
 
 def test_empty_file_behind_a_url_says_so(memory_url: str) -> None:
