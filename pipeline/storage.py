@@ -26,8 +26,8 @@ Model = TypeVar("Model", bound=BaseModel)
 BACKUP: Final = "restore it from a backup"
 """The remedy for a damaged file that cannot be made again from others."""
 
-BLOCK_BYTES: Final = 2**20
-"""A file is read in blocks of this size to compute its digest: smaller ones take more time."""
+BLOCK_BYTES: Final = 2**18
+"""A file is read in blocks of this size to compute its digest: they stay in the processor's cache."""
 
 REMOTE_READERS: Final = 16
 """Files behind a URL that are read at the same time: each of them takes as long as the server needs to answer."""
@@ -137,6 +137,8 @@ def file_digest(path: UPath) -> FileDigest | None:
             content = path.read_bytes()
             return FileDigest(bytes_digest([content]), len(content))
         with Path(str(path)).open("rb", buffering=0) as file:
+            if hasattr(os, "posix_fadvise"):  # makes the system read further ahead
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
             state = xxhash.xxh3_128()
             block = memoryview(bytearray(min(BLOCK_BYTES, os.fstat(file.fileno()).st_size + 1)))
             while size := file.readinto(block):
