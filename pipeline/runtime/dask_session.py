@@ -4,7 +4,7 @@ import asyncio
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,8 @@ from pipeline.runtime.profiles import ClusterProfile
 from pipeline.runtime.workers import Workers
 
 CONNECT_TIMEOUT_S: Final = 5.0
+CLOSE_LIMIT_S: Final = 5.0
+"""How long an interrupted run waits for its cluster to stop."""
 
 DASK_SETTINGS: dict[str, Any] = {
     # by default glibc returns every freed block at once, which turns large NumPy temporaries into page faults
@@ -117,9 +119,14 @@ def _stop(profile: ClusterProfile, cluster: Any | None) -> None:
     """Stop a cluster that was started here; if a signal ended the run, do not wait for the tasks of its workers."""
     if cluster is None:
         return
-    if arrived():
-        profile.kill(cluster)
-    cluster.close()
+    if not arrived():
+        cluster.close()
+        return
+    profile.kill(cluster)
+    # a job that is being submitted holds the cluster up; distributed 2026.8.0 raises UnboundLocalError if it is
+    # cancelled
+    with suppress(TimeoutError, UnboundLocalError):
+        cluster.close(timeout=CLOSE_LIMIT_S)
 
 
 def _set_log_levels(*, starting_or_stopping: bool) -> None:

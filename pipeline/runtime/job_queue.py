@@ -4,6 +4,8 @@ Written against dask-jobqueue 0.9.0: `Job.start` submits a job and raises an exc
 exception and does not submit the job again.
 """
 
+import asyncio
+import logging
 import shlex
 import shutil
 from textwrap import shorten
@@ -14,6 +16,13 @@ from pipeline.runtime.outlook import START_LIMIT_S, Outlook
 
 MAX_ANSWER: Final = 500
 """Characters shown of what the command that submits jobs printed."""
+WARN_AFTER_S: Final = 10
+ANSWER_LIMIT_S: Final = 120
+"""How long the command that submits a job may take. Dask waits for it, and can neither go on nor end meanwhile."""
+TIMED_OUT: Final = "Exit code: 124"
+"""In dask-jobqueue's report of a command that coreutils' `timeout` has ended."""
+
+log = logging.getLogger(__name__)
 
 
 def noting_refusals(cluster_class: Any) -> dict[str, Any]:
@@ -32,24 +41,34 @@ def noting_refusals(cluster_class: Any) -> dict[str, Any]:
         )
 
     async def start(job: Any) -> None:
+        slow = "%s has not answered for %d s; it is ended after %d s", command, WARN_AFTER_S, ANSWER_LIMIT_S
+        warning = asyncio.get_running_loop().call_later(WARN_AFTER_S, log.warning, *slow)
         try:
             await job_class.start(job)
         except Exception as error:
-            job.refusal = f"{command or 'the queue'} refused a job: {_answer(error)}"
+            job.refusal = _refusal(command or "the queue", error)
             job.status = Status.failed
             raise
+        finally:
+            warning.cancel()
 
     async def close(job: Any) -> None:
         await job_class.close(job)
         job.status = Status.closed  # Dask asserts it
 
-    return {"job_cls": type(job_class.__name__, (job_class,), {"refusal": "", "start": start, "close": close})}
+    changes = {"refusal": "", "start": start, "close": close}
+    if command and shutil.which("timeout"):
+        changes["submit_command"] = f"timeout {ANSWER_LIMIT_S} {job_class.submit_command}"
+    return {"job_cls": type(job_class.__name__, (job_class,), changes)}
 
 
-def _answer(error: Exception) -> str:
+def _refusal(command: str, error: Exception) -> str:
     """Return what the command that submits jobs printed: dask-jobqueue has it in a report of several lines."""
-    _, _, printed = str(error).partition("stdout:\n")
-    return shorten(printed.replace("stderr:\n", " "), MAX_ANSWER) or in_one_line(error)
+    report, _, printed = str(error).partition("stdout:\n")
+    if TIMED_OUT in report:
+        return f"{command} has not answered within {ANSWER_LIMIT_S} s"
+    answer = shorten(printed.replace("stderr:\n", " "), MAX_ANSWER) or in_one_line(error)
+    return f"{command} refused a job: {answer}"
 
 
 def outlook(cluster: Any) -> Outlook:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipeline.errors import PipelineError, UsageError
-from pipeline.runtime import workers
+from pipeline.runtime import job_queue, workers
 from pipeline.runtime.dask_executor import DaskExecutor
 from pipeline.runtime.executor import completed
 from pipeline.runtime.profiles import ClusterProfile
@@ -90,15 +90,29 @@ def test_jobs_that_wait_are_named_with_their_logs_until_the_limit(
 
 
 @pytest.mark.long
-def test_ctrl_c_ends_a_command_that_waits_for_jobs(queue: Callable[[str], None], tmp_path: Path) -> None:
-    queue(ACCEPTS)
+@pytest.mark.parametrize(("script", "line"), [(ACCEPTS, "has no worker ("), ("exec sleep 60", "has not answered for")])
+def test_ctrl_c_ends_a_command_that_waits_for_jobs(
+    queue: Callable[[str], None], tmp_path: Path, script: str, line: str
+) -> None:
+    queue(script)
     corpus, file = write_corpus(tmp_path / "corpus", speakers=1, recordings=1), tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump({"mine": profile(tmp_path).model_dump(by_alias=True, exclude_unset=True)}))
     arguments = ("scan", "--corpus", corpus, "--out", tmp_path / "out", "--cluster-file", file, "--cluster", "mine")
-    result = run_until(lambda log: "has no worker (" in log, signal.SIGINT, *arguments, "--workers", "2")
+    result = run_until(lambda log: line in log, signal.SIGINT, *arguments, "--workers", "2")
     assert result.returncode == 130, result.stderr
     assert result.stderr.splitlines()[-1].endswith("interrupted; the same command continues")
     assert "Traceback" not in result.stderr
+
+
+def test_queue_that_does_not_answer_ends_the_command(
+    queue: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue("exec sleep 1000000")
+    monkeypatch.setattr(job_queue, "WARN_AFTER_S", 0)
+    monkeypatch.setattr(job_queue, "ANSWER_LIMIT_S", 1)
+    message = refusal(profile(tmp_path, worker_timeout_s=None), 2)
+    assert "can get no worker: sbatch has not answered within 1 s; correct the profile" in message
+    assert "sbatch has not answered for 0 s; it is ended after 1 s" in caplog.messages
 
 
 @pytest.mark.long
