@@ -201,8 +201,8 @@ def process_runs(number: int) -> bool:
     return True
 
 
-def write_parquet(path: UPath, table: pd.DataFrame) -> None:
-    """Write a table atomically, without its index."""
+def write_parquet(path: UPath, table: pd.DataFrame, rows_per_group: int | None = None) -> None:
+    """Write a table atomically, without its index, in row groups of so many rows (by default those of pyarrow)."""
     buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
+    table.to_parquet(buffer, index=False, row_group_size=rows_per_group)
     write_atomically(path, buffer.getvalue())

@@ -16,9 +16,9 @@ from pipeline.corpus.manifest import (
     rows_before,
     stored_rows,
     unread_rows,
+    write_manifest,
 )
 from pipeline.digests import value_digest
-from pipeline.durable_files import write_parquet
 from pipeline.errors import PipelineError, UsageError, counted, few
 from pipeline.extraction import lifecycle, repair
 from pipeline.run_context import Facts, Run
@@ -60,7 +60,7 @@ def scan_stage(run: Run) -> None:
     if manifest is not None and changes is not None and not changes and len(changes.uri) == len(manifest):
         log.info("scan: nothing new")
         if run.manifest_changed():
-            write_parquet(output.manifest, manifest)  # the digest in the store proves the rows, not the file
+            write_manifest(output, manifest)  # the digest in the store proves the rows, not the file
         run.record.confirm("scan", key, [output.manifest])
         return
     run.perform("scan", key, [output.manifest], work, complete=False)

@@ -56,7 +56,7 @@ def extract_stage(run: Run) -> None:
     """Manifest → store and ledger."""
     manifest = run.manifest()
     filter_silent = run.config.corpus.silent == "filter"
-    plan = Plan(manifest, run.config.pipeline)
+    plan = Plan.at(run.output, run.config.pipeline)
     lifecycle.check_room(run.output, manifest, plan)
     complete = stored_attributes(run, manifest) is not None and not run.repair
     repair.restore_digests(run.output, plan, recorded_digest(run, run.output.shard_digests))

@@ -12,6 +12,7 @@ from pipeline.config import PipelineConfig
 from pipeline.corpus.sources import PART_COLUMNS, AudioSources, container_names
 from pipeline.corpus.splits import assign_splits, stable_hash
 from pipeline.digests import table_digest
+from pipeline.durable_files import write_parquet
 from pipeline.errors import UsageError, few
 from pipeline.outputs import OutputFolder
 from pipeline.schema import MANIFEST_COLUMNS, SPLITS
@@ -26,6 +27,8 @@ HEADER_TYPES: Final = {
 }
 """Columns and types of headers. Where a file has no header, `error` is the reason and the numbers are 0. `transient`
 is true if the file system is the cause."""
+ROWS_PER_GROUP: Final = 2**15
+"""Rows of a row group of the file: workers read a few of them, and hold the statistics of all."""
 UNDIGESTED: Final = ("uri", "append_index", "masked", "modified_ns", "transient")
 """Columns that the digest of a manifest does not cover: they may change without another store."""
 MAX_SAMPLES_PER_BYTE: Final = 6_000
@@ -48,6 +51,11 @@ def read_manifest(output: OutputFolder) -> pd.DataFrame:
             "choose another --out"
         )
     return manifest
+
+
+def write_manifest(output: OutputFolder, manifest: pd.DataFrame) -> None:
+    """Write the manifest of an output folder."""
+    write_parquet(output.manifest, manifest, ROWS_PER_GROUP)
 
 
 def build_manifest(

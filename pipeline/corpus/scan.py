@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import durable_files, storage
+from pipeline import storage
 from pipeline.config import CorpusConfig, PipelineConfig
 from pipeline.corpus.diff import CorpusDiff
 from pipeline.corpus.layouts.folder_checks import UNREAD_AUDIO, extensions_text
@@ -25,6 +25,7 @@ from pipeline.corpus.manifest import (
     languages_without,
     manifest_digest,
     with_rows_read,
+    write_manifest,
 )
 from pipeline.corpus.sources import AudioSources
 from pipeline.errors import PipelineError, counted, few
@@ -91,7 +92,7 @@ def scan(
             f"{output.manifest} is damaged or missing, and the recordings give another one than that of the store; "
             f"{storage.BACKUP}, or choose another --out"
         )
-    durable_files.write_parquet(output.manifest, manifest)
+    write_manifest(output, manifest)
     _log_summary(listing, manifest)
     return manifest
 
@@ -118,7 +119,7 @@ def update(
     if len(recordings):
         headers = _read_headers(recordings, output, executor, corpus).sort_index()
         manifest = _with_headers(recordings, headers, manifest, diff.unread, output, config)
-    durable_files.write_parquet(output.manifest, manifest)
+    write_manifest(output, manifest)
     masked = len(diff.gone) + len(diff.changed)
     log.info("scan: %s, %d masked, %d in use again", counted(len(diff.new), "new recording"), masked, len(diff.back))
     _log_summary(listing, manifest)
@@ -162,7 +163,7 @@ def _release(manifest: pd.DataFrame, rows: NDArray[np.int64], output: OutputFold
 
     earlier = manifest["append_index"].max()
     manifest.loc[rows, "append_index"] = np.int32(earlier + 1)
-    durable_files.write_parquet(output.manifest, manifest)
+    write_manifest(output, manifest)
     feature_store.write_manifest_digest(output, manifest_digest(manifest[manifest["append_index"] <= earlier]))
 
 

@@ -1,6 +1,8 @@
 """Extraction: the plan, the work on a shard, and the stages that write, verify and compact a store.
 
+- `segments`: the units of work: segments, shards and tasks
 - `plan`: which frames land in which shard
+- `planned_rows`: rows of the manifest as arrays, of which the plan makes segments
 - `task_size`: how many shards are a task
 - `task`: the work of one task: decode, compute, write
 - `shard`: the arrays and the record of one shard

@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import durable_files, schema
 from pipeline.config import PipelineConfig
-from pipeline.corpus.manifest import compacted_manifest
+from pipeline.corpus.manifest import compacted_manifest, write_manifest
 from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import extract, lifecycle, task
 from pipeline.extraction import ledger as ledger_rows
 from pipeline.extraction import shard as shard_arrays
-from pipeline.extraction.plan import Plan, Segment, Shard
+from pipeline.extraction.plan import Plan
+from pipeline.extraction.segments import Segment, Shard
 from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
@@ -89,15 +90,15 @@ def compact(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig
     if not is_local(output.root):
         raise UsageError(f"--out {output.root}: compact renames folders, so it needs a folder on this machine")
     new = compacted_manifest(manifest, config.seed)
-    plan = Plan(new, config)
-    if not plan.sequences:
+    if not new["sequences"].any():
         raise PipelineError(f"{output.manifest}: all recordings are masked; add recordings to the corpus first")
     added = added_variables.movable(output)
     extract.check_memory(executor, config)
     preflight.check(executor, output)
     beside = output.compacted
     _begin(beside, key)
-    durable_files.write_parquet(beside.manifest, new)
+    write_manifest(beside, new)
+    plan = Plan.at(beside, config)
     lifecycle.open_store(beside, new, plan)
     added_variables.create(
         output, beside, plan.sequences, config.store.sequences_per_chunk, config.store.sequences_per_shard
@@ -105,7 +106,7 @@ def compact(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig
     pending = lifecycle.pending_shards(beside, plan)
     work = partial(move_shard, out=str(output.root), config=config, added=added)
     with track("compact", len(pending), "shards", executor.monitor.dashboard) as progress:
-        moves = _moves(manifest, ledger_rows.read(output), new, plan, pending, _states(output, manifest, config))
+        moves = _moves(manifest, ledger_rows.read(output), new, plan, pending, _states(output, config))
         for _ in completed(executor.run(work, moves)):
             progress.advance()
     lifecycle.finish(beside, new, plan)
@@ -145,10 +146,10 @@ def _moves(
         ))  # fmt: skip
 
 
-def _states(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig) -> dict[int, dict[str, int]]:
+def _states(output: OutputFolder, config: PipelineConfig) -> dict[int, dict[str, int]]:
     """Return the state of the file of each recording that failed, by its row in the old manifest."""
     failed = np.flatnonzero(ledger_rows.read(output)["status"] == "failed").tolist()
-    shards = Plan(manifest, config).shards_with(failed) if failed else set()
+    shards = Plan.at(output, config).shards_with(failed) if failed else set()
     return {
         outcome.recording: outcome.model_dump(include={"size_bytes", "modified_ns", "transient"})
         for index in shards

@@ -17,9 +17,10 @@ from pipeline.corpus.sources import AudioSources
 from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError, counted
 from pipeline.extraction import lifecycle, poison
-from pipeline.extraction.plan import Plan, Task, projected_bytes
+from pipeline.extraction.plan import Plan, projected_bytes
 from pipeline.extraction.repair import find as find_damage
-from pipeline.extraction.task import ShardSummary, run_task
+from pipeline.extraction.segments import PendingTask
+from pipeline.extraction.task import ShardSummary, run_pending
 from pipeline.extraction.task_size import TaskSize
 from pipeline.monitoring.counters import ExtractionCounters
 from pipeline.monitoring.events import BeginEvent, EndEvent, ShardEvent, SlowRecording
@@ -34,7 +35,7 @@ MAX_FRUITLESS: Final = 2
 IDLE_WORKER_BYTES: Final = 400 * 2**20
 """A Dask worker with the libraries loaded and the kernel compiled; compiling takes 140 MiB of it."""
 
-Work = Callable[[Task], list[ShardSummary]]
+Work = Callable[[PendingTask], list[ShardSummary]]
 """Extracts the shards of a task."""
 
 log = logging.getLogger(__name__)
@@ -102,15 +103,15 @@ class _Pending:
     def of(cls, output: OutputFolder, plan: Plan, shards: NDArray[np.int64]) -> Self:
         return cls(output, plan, shards, frozenset(records.recorded_shards(output).intersection(shards.tolist())))
 
-    def tasks(self, shards: NDArray[np.int64], size: TaskSize) -> Iterator[Task]:
+    def tasks(self, shards: NDArray[np.int64], size: TaskSize) -> Iterator[PendingTask]:
         """Yield the tasks that extract `shards`."""
         return self.plan.tasks(shards, size.shards, self.replaced)
 
-    def unfinished(self, task: Task) -> Task:
+    def unfinished(self, task: PendingTask) -> PendingTask:
         """Return a task without the shards that one of its tries has finished, as far as that can be seen."""
-        found = ((shard, records.find_record(self.output, shard.index)) for shard in task.shards)
-        return replace(task, shards=tuple(
-            shard for shard, record in found
+        found = ((shard, records.find_record(self.output, shard.index)) for shard in self.plan.task(task).shards)
+        return replace(task, indices=tuple(
+            shard.index for shard, record in found
             if record is None or shard.index in task.replaced or not shard.is_recorded_by(record)
         ))  # fmt: skip
 
@@ -132,7 +133,7 @@ def extract(
     little memory, if the store cannot be written, and in the end for damaged shards that were kept.
     """
     started_s = time.perf_counter()
-    plan = Plan(manifest, config)
+    plan = Plan.at(output, config)
     if records.read_attributes(output) is None:
         check_memory(executor, config)  # before a store is begun, which would bind the folder to these settings
     lifecycle.open_store(output, manifest, plan)
@@ -149,8 +150,8 @@ def extract(
             preflight.check(executor, output, AudioSources(manifest))
             stack.enter_context(executor.monitor.performance_report(output.performance))
             records.release(output, pending.tolist())
-            work = partial(run_task, out=str(output.root), config=config, filter_silent=filter_silent)
-            _extract(work, manifest, _Pending.of(output, plan, pending), executor)
+            work = partial(run_pending, plan=plan.shared(output), out=str(output.root), filter_silent=filter_silent)
+            _extract(work, _Pending.of(output, plan, pending), executor)
             write_atomically(output.series, executor.monitor.series_csv())
             account = _Account.of(executor)
         if damage.missing:
@@ -174,34 +175,32 @@ def extract(
     )
 
 
-def _extract(work: Work, manifest: pd.DataFrame, pending: _Pending, executor: Executor) -> None:
+def _extract(work: Work, pending: _Pending, executor: Executor) -> None:
     """Extract the pending shards, and report each to the monitor and to the terminal."""
     monitor, plan = executor.monitor, pending.plan
     monitor.report(BeginEvent(stage="extract", shards=len(plan), done=len(plan) - len(pending.shards)))
     try:
         with show("extract", monitor.counters, "shards", monitor.dashboard) as refresh:
-            for summaries, worker in _summaries(work, manifest, pending, executor):
-                monitor.report(*(_event(summary, worker, manifest, plan) for summary in summaries))
+            for summaries, worker in _summaries(work, pending, executor):
+                monitor.report(*(_event(summary, worker, plan) for summary in summaries))
                 refresh()
     finally:
         monitor.report(EndEvent())
 
 
-def _summaries(
-    work: Work, manifest: pd.DataFrame, pending: _Pending, executor: Executor
-) -> Iterator[tuple[list[ShardSummary], str]]:
+def _summaries(work: Work, pending: _Pending, executor: Executor) -> Iterator[tuple[list[ShardSummary], str]]:
     """Extract the pending shards; yield their summaries, once each, and the worker of each task.
 
     Tasks that end their workers are tried again without the recordings that are the cause (see `poison`).
     """
-    limit_s = poison.limits(manifest)
+    plan, limit_s = pending.plan, poison.limits(pending.plan)
     guilty: dict[int, str] = {}
     known: set[int] = set()
     fruitless = 0
     size = TaskSize(lambda: executor.threads)
     tasks = pending.tasks(pending.shards, size)
     while True:
-        lost: list[Lost[Task]] = []
+        lost: list[Lost[PendingTask]] = []
         for outcome in surviving(executor, work, tasks, limit_s):
             if isinstance(outcome, Lost):
                 log.warning("extract: %s", poison.describe(outcome))
@@ -212,25 +211,24 @@ def _summaries(
         if not lost:
             return
         unfinished = [pending.unfinished(outcome.item) for outcome in lost]
-        found = poison.find(unfinished, pending.plan.config, executor, limit_s)
+        found = poison.find(unfinished, plan, plan.shared(pending.output), executor)
         fruitless = 0 if found else fruitless + 1
         if fruitless > MAX_FRUITLESS:
             raise lost_for_good(lost[0])
         guilty |= found
-        unreported = {shard.index for outcome in lost for shard in outcome.item.shards}
-        known |= pending.plan.shards_with(found) - unreported
+        unreported = {index for outcome in lost for index in outcome.item.indices}
+        known |= plan.shards_with(found) - unreported
         again = np.array(sorted(unreported | known), np.int64)
-        tasks = (poison.without(task, guilty) for task in pending.tasks(again, size))
+        tasks = (replace(task, failures=guilty) for task in pending.tasks(again, size))
 
 
-def _event(summary: ShardSummary, worker: str, manifest: pd.DataFrame, plan: Plan) -> ShardEvent:
-    names = manifest["recording_id"]
+def _event(summary: ShardSummary, worker: str, plan: Plan) -> ShardEvent:
     return ShardEvent(
         worker=worker,
         audio_s=plan.duration_s(summary.sequences),
         busy_s=summary.busy_s,
         failures=dict(summary.failures),
-        slowest=tuple(SlowRecording(names.iloc[row], work_s, audio_s) for row, work_s, audio_s in summary.slowest),
+        slowest=tuple(SlowRecording(*slow) for slow in summary.slowest),
         bytes_read=summary.bytes_read,
         bytes_written=summary.bytes_written,
     )

@@ -195,7 +195,7 @@ def roll_back(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConf
 
     The records of the shards that held more go first. If this is interrupted, it can be repeated.
     """
-    plan = Plan(manifest, config)
+    plan = Plan.of(manifest, config)
     whole = plan.sequences // config.store.sequences_per_shard
     records.release(output, [index for index in records.read_digests(output) if index >= whole])
     for index in records.recorded_shards(output):

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from pipeline.config import PipelineConfig
-from pipeline.extraction.plan import Segment, Task, frames_of
+from pipeline.extraction.segments import Segment, Task, frames_of
 from pipeline.features.audio import AudioError, Blocks, DecodersDisagreeError, SegmentReader, read_blocks
 from pipeline.features.framing import Frames, RecordingFeatures, Samples
 from pipeline.features.frontend import Frontend

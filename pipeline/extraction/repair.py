@@ -14,7 +14,8 @@ from pipeline.corpus.manifest import manifest_digest, rows_before
 from pipeline.digests import bytes_digest
 from pipeline.errors import PipelineError, counted, few
 from pipeline.extraction import ledger, lifecycle
-from pipeline.extraction.plan import Plan, Segment
+from pipeline.extraction.plan import Plan
+from pipeline.extraction.segments import Segment
 from pipeline.extraction.verify import check_shards
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.executor import Executor
@@ -150,7 +151,7 @@ def _candidates(output: OutputFolder, manifest: pd.DataFrame, config: PipelineCo
     versions = [found.attributes["versions"] for found in metadata.readable(output)]
     for append_index in range(int(manifest["append_index"].max()), -1, -1):
         rows = rows_before(manifest, append_index + 1)
-        made = feature_store.metadata_of(lifecycle.outline(rows, Plan(rows, config)))
+        made = feature_store.metadata_of(lifecycle.outline(rows, Plan.of(rows, config)))
         # a scan that gave rows another append left a store without them, see `scan`
         digests = {manifest_digest(each) for each in (rows, manifest[manifest["append_index"] <= append_index])}
         for digest, each in product(digests, (*versions, made.attributes["versions"])):

@@ -11,8 +11,8 @@ from pipeline import schema, storage
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.extraction import retry
-from pipeline.extraction.plan import Segment, Shard, frames_of
 from pipeline.extraction.recording_reader import Reading, RecordingReader
+from pipeline.extraction.segments import Segment, Shard, frames_of
 from pipeline.outputs import OutputFolder
 from pipeline.schema import SPLITS
 from pipeline.store import feature_store, records
@@ -120,7 +120,7 @@ def _rows(shard: Shard, kept: Mapping[int, RecordingOutcome]) -> list[slice]:
 class SegmentWork(NamedTuple):
     """What reading a segment cost: its sequences, the worker's time, bytes of audio files; and why it failed."""
 
-    recording: int
+    recording_id: str
     sequences: int
     busy_s: float
     bytes_read: int
@@ -156,7 +156,7 @@ def fill(
             else:
                 outcomes.append(_write_segment(arrays, segment, config, reading))
             busy_s = time.perf_counter() - begun_s
-            works.append(SegmentWork(segment.recording, segment.count, busy_s, reading.bytes_read, reading.failure))
+            works.append(SegmentWork(segment.recording_id, segment.count, busy_s, reading.bytes_read, reading.failure))
     return tuple(outcomes), works
 
 

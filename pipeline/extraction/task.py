@@ -17,8 +17,9 @@ from pipeline.config import PipelineConfig
 from pipeline.durable_files import Unnamed
 from pipeline.errors import PipelineError
 from pipeline.extraction import shard as shards
-from pipeline.extraction.plan import Shard, Task
+from pipeline.extraction.plan import SharedPlan
 from pipeline.extraction.recording_reader import RecordingReader
+from pipeline.extraction.segments import PendingTask, Shard, Task
 from pipeline.object_stores import cause_of, file_errors
 from pipeline.outputs import OutputFolder
 from pipeline.store import feature_store, records
@@ -32,14 +33,14 @@ class ShardSummary:
 
     `sequences` counts the sequences that were extracted; sequences that the store held already do not count.
     `failures` counts failed recordings by their reason. `busy_s` is the worker's time, 0 for a shard that an earlier
-    try of the task wrote. `slowest` holds the recordings that took most of it, as (row of the manifest, seconds of
-    work, seconds of audio). `bytes_read` counts an audio file as often as it was decoded.
+    try of the task wrote. `slowest` holds the recordings that took most of it, as (id, seconds of work,
+    seconds of audio). `bytes_read` counts an audio file as often as it was decoded.
     """
 
     index: int
     sequences: int
     failures: Mapping[str, int]
-    slowest: tuple[tuple[int, float, float], ...]
+    slowest: tuple[tuple[str, float, float], ...]
     bytes_read: int
     bytes_written: int
     busy_s: float
@@ -48,6 +49,20 @@ class ShardSummary:
     def failed(self) -> int:
         """Number of failed recordings."""
         return sum(self.failures.values())
+
+
+def run_pending(
+    pending: PendingTask, *, plan: SharedPlan, out: str, filter_silent: bool = False
+) -> list[ShardSummary]:
+    """Do `run_task` for a task whose segments have to be read from the manifest."""
+    with _writing(pending, out):
+        task = plan.open().task(pending)
+    return run_task(task, out=out, config=plan.config, filter_silent=filter_silent)
+
+
+def try_pending(pending: PendingTask, *, plan: SharedPlan) -> None:
+    """Do `try_task` for a task whose segments have to be read from the manifest."""
+    try_task(plan.open().task(pending), config=plan.config)
 
 
 def run_task(task: Task, *, out: str, config: PipelineConfig, filter_silent: bool = False) -> list[ShardSummary]:
@@ -151,7 +166,7 @@ def _extract_shard(
         index=shard.index,
         sequences=sum(work.sequences for work in works),
         failures=Counter(work.failure for work in works if work.failure),
-        slowest=tuple((work.recording, work.busy_s, work.sequences * sequence_s) for work in slowest),
+        slowest=tuple((work.recording_id, work.busy_s, work.sequences * sequence_s) for work in slowest),
         bytes_read=sum(work.bytes_read for work in works),
         bytes_written=sum(len(part) for parts in files.values() for part in parts),
         busy_s=time.perf_counter() - started_s,
@@ -166,7 +181,7 @@ def _finish_shard(shard: Shard, out: str, written: Unnamed) -> None:
 
 
 @contextmanager
-def _writing(shard: Shard, out: str) -> Iterator[None]:
+def _writing(shard: Shard | PendingTask, out: str) -> Iterator[None]:
     """Raise an error of the file system as a PipelineError with the remedy."""
     try:
         yield

@@ -10,12 +10,14 @@ from typing import Final
 
 from pipeline.extraction.task import ShardSummary
 
-TASK_S: Final = 4.0
-"""What a task takes while there is much to do."""
-MAX_SHARDS: Final = 16
-"""Scheduler and driver hold all segments of the tasks that are submitted."""
-UNMEASURED_SHARDS: Final = 4
-"""The size of tasks before the first one is finished."""
+MIN_TASK_S: Final = 4.0
+"""What a task takes while there is much to do, unless so many threads need longer tasks."""
+TASKS_PER_S: Final = 40.0
+MAX_TASKS_PER_S: Final = 200.0
+"""What all tasks together ask of the driver and the scheduler, and what they may ask towards the end. These can give
+out some 400 tasks per second."""
+ASSUMED_SHARD_S: Final = 1.0
+"""What a shard takes before any is measured."""
 TASKS_PER_THREAD: Final = 4
 """Tasks become smaller if there are fewer tasks left than this for each thread."""
 
@@ -36,6 +38,8 @@ class TaskSize:
 
     def shards(self, left: int) -> int:
         """Return how many shards the next task has, given how many are in no task yet."""
-        fair = left // (TASKS_PER_THREAD * max(1, self._threads()))
-        wanted = math.ceil(TASK_S * self._shards / self._busy_s) if self._shards else UNMEASURED_SHARDS
-        return max(1, min(fair, wanted, MAX_SHARDS))
+        threads = max(1, self._threads())
+        shard_s = self._busy_s / self._shards if self._shards else ASSUMED_SHARD_S
+        fair = left // (TASKS_PER_THREAD * threads)
+        least, most = threads / MAX_TASKS_PER_S, max(MIN_TASK_S, threads / TASKS_PER_S)
+        return max(1, math.floor(least / shard_s), min(fair, math.ceil(most / shard_s)))

@@ -69,7 +69,7 @@ def verify(
     The record of a shard has the digests of its objects, shards/_digests those of the records, and run.json those of
     all other files. Raises PipelineError for a store that is not extracted completely.
     """
-    plan = Plan(manifest, config)
+    plan = Plan.at(output, config)
     damaged: dict[str, str] = {}
     files, size_bytes = 0, 0
     for name, digest, remedy in _recorded(run):

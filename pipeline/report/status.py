@@ -38,7 +38,7 @@ def show(output: OutputFolder, history: "History", console: Console) -> None:
             console.print(f"since then  {counted(appends, 'append')}, {counted(masked, 'recording')} masked")
         found = records.read_attributes(output)
         if found is not None:
-            _print_shards(output, manifest, Plan(manifest, PipelineConfig.model_validate(found.config)), console)
+            _print_shards(output, manifest, Plan.at(output, PipelineConfig.model_validate(found.config)), console)
     if output.ledger.exists():
         counts = ledger.counts(ledger.read(output))
         console.print("ledger      " + ", ".join(f"{n} {status}" for status, n in counts.items()))

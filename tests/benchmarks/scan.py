@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.outputs import OutputFolder
-from tests.benchmarks import corpus
+from tests.benchmarks import corpus, threads
 from tests.benchmarks.measure import SPAWN, Contender, alternate, peak_bytes, resident_bytes, timed
 from tests.benchmarks.report import MIB, Row, Table, at_least, at_most, same_within
 from tests.benchmarks.settings import Settings
@@ -28,7 +28,7 @@ SETTLED: Final = 0.05
 
 def run(settings: Settings) -> tuple[Table, ...]:
     """Measure."""
-    return _scan(settings), _plan(settings), _submission(settings)
+    return _scan(settings), _plan(settings), threads.table(), _submission(settings)
 
 
 def _scan(settings: Settings) -> Table:
@@ -119,9 +119,9 @@ def plan() -> Iterator[Callable[[], float]]:
 
     def once() -> float:
         def work() -> None:
-            made = Plan(build_manifest(recordings, probed, config), config)
-            for _ in made.tasks(np.arange(len(made)), lambda left: min(4, left)):
-                pass
+            made = Plan.of(build_manifest(recordings, probed, config), config)
+            for task in made.tasks(np.arange(len(made)), lambda left: min(4, left)):
+                made.task(task)
 
         return timed(work)
 
@@ -182,12 +182,11 @@ def submit(tasks: int) -> tuple[float, float, float, float]:
 
 
 def _shard(index: int) -> Any:
-    from pipeline.extraction.plan import Segment, Shard, Task
+    from pipeline.extraction.segments import PendingTask
 
-    segments = (Segment(index, f"/corpus/de/s0001/{index:07d}.flac", 0, 0, 0, 0, 4096, 0),)
-    return Task((Shard(index, index * 4096, (index + 1) * 4096, segments),))
+    return PendingTask((index,))
 
 
 def stub(batch: Any) -> int:
     """A task that does nothing."""
-    return int(batch.shards[0].index)
+    return int(batch.indices[0])

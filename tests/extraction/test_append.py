@@ -25,6 +25,7 @@ from pipeline.corpus.manifest import (
     manifest_digest,
     split_runs,
 )
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import recording_reader
 from pipeline.extraction.plan import Plan
@@ -334,7 +335,7 @@ def test_a_manifest_only_ever_gets_longer(found: list[tuple[str, str | None, int
         assert extends(later, manifest_digest(earlier))
         assert not extends(earlier, manifest_digest(later))
         assert label_names(later)[: len(label_names(earlier))] == label_names(earlier)
-        assert Plan(later, config).changeable() <= set(range(len(Plan(later, config))))
+        assert Plan.of(later, config).changeable() <= set(range(len(Plan.of(later, config))))
     last = tables[-1]
     assert last["first_sequence"].tolist() == [0, *last["sequences"].cumsum().tolist()[:-1]]
     assert (last.groupby("speaker")["split"].nunique() == 1).all()
@@ -351,18 +352,39 @@ def test_a_manifest_only_ever_gets_longer(found: list[tuple[str, str | None, int
 def test_the_plan_of_an_append_begins_with_the_earlier_plan(found: list[tuple[str, str | None, int, int]]) -> None:
     tables = manifests_of(found, CONFIG)
     for earlier, later in itertools.pairwise(tables):
-        old, new = Plan(earlier, CONFIG), Plan(later, CONFIG)
+        old, new = Plan.of(earlier, CONFIG), Plan.of(later, CONFIG)
         full = old.sequences // SHARD
         assert [new[index] for index in range(full)] == [old[index] for index in range(full)]
         if len(old) > full and len(new):
             assert new[full].segments[: len(old[full].segments)] == old[full].segments
             assert full in new.changeable() or new.sequences == old.sequences
     position = 0
-    for planned in Plan(tables[-1], CONFIG):
+    for planned in Plan.of(tables[-1], CONFIG):
         for segment in planned.segments:
             assert planned.start + segment.place == position
             position += segment.count
     assert position == tables[-1]["sequences"].sum()
+
+
+@given(found_recordings, st.integers(1, 5), st.data())
+def test_the_plan_does_not_depend_on_the_row_groups_of_the_manifest(
+    found: list[tuple[str, str | None, int, int]], rows_per_group: int, data: st.DataObject
+) -> None:
+    table = manifests_of(found, CONFIG)[-1]
+    rows = data.draw(st.permutations(range(len(table))))  # recordings that were read later lie out of order
+    later = data.draw(st.sets(st.sampled_from(range(len(table))), max_size=3))
+    table.loc[sorted(later), "masked"] = data.draw(st.sampled_from(["gone from the corpus", ""]))
+    shuffled = table.iloc[rows].reset_index(drop=True) if data.draw(st.booleans()) else table
+    whole = Plan.of(shuffled, CONFIG)
+    file = ManifestFile.of(shuffled, rows_per_group)
+    assert file.label_names() == whole.labels
+    plan = Plan(file, whole.labels, CONFIG)
+    assert (plan.sequences, list(plan)) == (whole.sequences, list(whole))
+    assert plan.changeable() == whole.changeable()
+    for row in range(len(table)):
+        assert plan.shards_with([row]) == whole.shards_with([row])
+    pending = np.arange(len(plan))
+    assert list(plan.tasks(pending, lambda _: 2)) == list(whole.tasks(pending, lambda _: 2))
 
 
 @given(found_recordings)

@@ -53,7 +53,7 @@ def done(output: OutputFolder, table: pd.DataFrame, executor: DaskExecutor) -> E
 
 def test_busy_time_is_what_the_workers_themselves_measured(done: ExtractionSummary, executor: DaskExecutor) -> None:
     prefixes = executor.session.client.cluster.scheduler.task_prefixes
-    computed_s = prefixes["run_task"].all_durations["compute"]
+    computed_s = prefixes["run_pending"].all_durations["compute"]
     assert done.busy_s == pytest.approx(computed_s, rel=0.05)
 
 

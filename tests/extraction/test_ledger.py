@@ -46,7 +46,7 @@ def row_of(rows: pd.DataFrame, name: str) -> dict[str, object]:
 def all_ok() -> list[ShardRecord]:
     return [
         record(*[outcome(s.recording, "ok", "", 401, s.count) for s in shard.segments])
-        for shard in Plan(TABLE, CONFIG)
+        for shard in Plan.of(TABLE, CONFIG)
     ]
 
 
@@ -96,7 +96,7 @@ def test_worst_status_and_its_reason_win(order: list[int]) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["ok", "short", "failed"]), st.integers(0, 4)), min_size=10, max_size=20))
 def test_ledger_closes(drawn: list[tuple[str, int]]) -> None:
-    segments = [segment for shard in Plan(TABLE, CONFIG) for segment in shard.segments]
+    segments = [segment for shard in Plan.of(TABLE, CONFIG) for segment in shard.segments]
     records = [
         record(outcome(s.recording, status, "" if status == "ok" else "why", 401, written))
         for s, (status, written) in zip(segments, drawn, strict=False)

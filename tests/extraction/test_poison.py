@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,8 @@ from pipeline.corpus.scan import scan
 from pipeline.errors import PipelineError
 from pipeline.extraction import poison
 from pipeline.extraction.extract import extract
-from pipeline.extraction.plan import Plan, Task
+from pipeline.extraction.plan import Plan
+from pipeline.extraction.segments import PendingTask, Task
 from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import overdue
@@ -35,7 +35,7 @@ CONFIG = PipelineConfig(
 SPEAKERS = {"de": {"anna": 2, "bert": 1, "cara": 1}, "en": {"dora": 1, "emil": 1, "fay": 1}}
 
 
-def recordings_of(task: Any) -> set[int]:
+def recordings_of(task: Task) -> set[int]:
     """The recordings that a task reads, as rows of the manifest."""
     return {s.recording for shard in task.shards for s in shard.segments if not s.masked and not s.failure}
 
@@ -94,7 +94,7 @@ def test_poisoned_recording_fails_with_the_reason_and_the_others_are_as_without_
     assert found["valid"].to_numpy().tolist() == innocent.tolist()
     xr.testing.assert_equal(found["features"][innocent], sound["features"][innocent])
     assert np.isnan(found["features"][~innocent]).all()
-    assert summary.shards_new == len(Plan(table, CONFIG))
+    assert summary.shards_new == len(Plan.of(table, CONFIG))
     assert f"{table['uri'][2]} fails: crash: the process that reads it dies" in caplog.text
 
 
@@ -110,15 +110,15 @@ def test_result_is_the_same_whoever_works_beside_it_and_in_whatever_order(
 def test_recording_that_fails_in_one_shard_alone_fails_in_all(
     corpus: Path, tmp_path: Path, poisoned: dict[str, bytes]
 ) -> None:
-    def dies(task: Any) -> bool:
+    def dies(task: Task) -> bool:
         """Lose the task of the shard in which the recording ends, and the recording alone."""
         return 2 in recordings_of(task) and (len(recordings_of(task)) == 1 or task.shards[-1].index >= last)
 
     output, table = scanned(corpus, tmp_path)
-    last = max(Plan(table, CONFIG).shards_with([2]))
+    last = max(Plan.of(table, CONFIG).shards_with([2]))
     summary = extract(output, table, CONFIG, DeadlyExecutor(dies))
     assert store_bytes(output) == poisoned
-    assert summary.shards_new == len(Plan(table, CONFIG))
+    assert summary.shards_new == len(Plan.of(table, CONFIG))
 
 
 def test_verdict_is_recorded_and_the_next_run_reads_nothing(corpus: Path, tmp_path: Path) -> None:
@@ -154,16 +154,18 @@ def test_workers_that_die_at_everything_end_the_run(
 def test_limit_follows_from_the_length_of_the_audio(durations_s: list[float], sequences: list[int]) -> None:
     count = len(durations_s)
     table = pd.DataFrame({
+        "recording_id": [f"{i}.flac" for i in range(count)],
         "uri": [f"{i}.flac" for i in range(count)], "member": None, "start_s": np.nan, "stop_s": np.nan,
         "label": "de", "split": "train", "sequences": sequences[:count], "size_bytes": 1,
         "first_sequence": np.cumsum([0, *sequences[: count - 1]]), "append_index": 0,
         "masked": pd.array([None] * count, "string"), "duration_s": durations_s,
     })  # fmt: skip
-    limit_s = poison.limits(table)
-    plan = Plan(table, CONFIG)
-    assert limit_s(Task(tuple(plan))) == pytest.approx(60 + sum(durations_s) / 2)
+    plan = Plan.of(table, CONFIG)
+    limit_s = poison.limits(plan)
+    assert limit_s(PendingTask(tuple(range(len(plan))))) == pytest.approx(60 + sum(durations_s) / 2)
     for shard in plan:
-        assert limit_s(Task((shard,))) == pytest.approx(60 + sum(durations_s[s.recording] for s in shard.segments) / 2)
+        expected_s = 60 + sum(durations_s[s.recording] for s in shard.segments) / 2
+        assert limit_s(PendingTask((shard.index,))) == pytest.approx(expected_s)
 
 
 @pytest.mark.long

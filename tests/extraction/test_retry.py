@@ -109,7 +109,7 @@ def test_recording_that_cannot_succeed_is_not_tried_again(corpus: Path, tmp_path
     first = run(corpus, out, "extract").stages["extract"].finished_at
     before = (out / "run.json").stat().st_mtime_ns
     output = OutputFolder.at(str(out))
-    assert not len(lifecycle.pending_shards(output, Plan(manifest_of(out), CONFIG)))
+    assert not len(lifecycle.pending_shards(output, Plan.of(manifest_of(out), CONFIG)))
     assert run(corpus, out, "extract").stages["extract"].finished_at == first
     assert (out / "run.json").stat().st_mtime_ns == before
 

@@ -18,7 +18,8 @@ from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.scan import scan
 from pipeline.errors import PipelineError
 from pipeline.extraction import lifecycle
-from pipeline.extraction.plan import MIN_SHARDS_OF_A_LONG_FILE, Plan, Task
+from pipeline.extraction.plan import MIN_SHARDS_OF_A_LONG_FILE, Plan
+from pipeline.extraction.segments import Task
 from pipeline.extraction.task import ShardSummary, run_task
 from pipeline.features import audio, sound_stream
 from pipeline.features.audio_source import AudioSource
@@ -59,7 +60,8 @@ class Work:
 
     def pending(self) -> list[Task]:
         """Return the tasks that are left."""
-        return list(self.plan.tasks(lifecycle.pending_shards(self.output, self.plan), lambda _: 4))
+        pending = lifecycle.pending_shards(self.output, self.plan)
+        return list(map(self.plan.task, self.plan.tasks(pending, lambda _: 4)))
 
     def checksums(self) -> list[records.ShardRecord]:
         return [records.read_record(self.output, index) for index in range(len(self.plan))]
@@ -68,7 +70,7 @@ class Work:
 def prepared(corpus: Path, out: Path) -> Work:
     output = OutputFolder.at(str(out))
     manifest = scan(list_recordings(str(corpus)), output, CONFIG, SerialExecutor(), CorpusConfig())
-    plan = Plan(manifest, CONFIG)
+    plan = Plan.of(manifest, CONFIG)
     lifecycle.open_store(output, manifest, plan)
     return Work(output, manifest, plan)
 

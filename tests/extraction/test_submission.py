@@ -8,8 +8,9 @@ import psutil
 import pytest
 
 from pipeline.config import PipelineConfig, StoreConfig
-from pipeline.extraction.plan import Plan, Task
-from pipeline.extraction.task_size import UNMEASURED_SHARDS, TaskSize
+from pipeline.extraction.plan import Plan
+from pipeline.extraction.segments import PendingTask
+from pipeline.extraction.task_size import ASSUMED_SHARD_S, MIN_TASK_S, TaskSize
 from pipeline.runtime.dask_executor import TASKS_PER_THREAD, DaskExecutor
 from pipeline.runtime.executor import completed
 from pipeline.runtime.profiles import load_profile
@@ -17,6 +18,7 @@ from pipeline.runtime.profiles import load_profile
 pytestmark = pytest.mark.slow
 
 SHARDS = 1_000_000
+SHARDS_PER_TASK = int(MIN_TASK_S / ASSUMED_SHARD_S)
 RUN = 2_000
 GROWTH_BYTES = 64 * 2**20  # all shards at once take some 10 KB each, 10 GB
 
@@ -25,12 +27,14 @@ def plan_of_a_million_shards() -> Plan:
     number = np.arange(SHARDS)
     table = pd.DataFrame(
         {
+            "recording_id": pd.array(["recording.flac"] * SHARDS, "string"),
             "uri": pd.array(["/corpus/recording.flac"] * SHARDS, "string"),
             "member": pd.array([None] * SHARDS, "string"),
             "start_s": np.nan,
             "stop_s": np.nan,
             "label": np.where(number % 2, "de", "en"),
             "split": "train",
+            "duration_s": 1.0,
             "sequences": 1,
             "size_bytes": 1,
             "first_sequence": number,
@@ -38,12 +42,12 @@ def plan_of_a_million_shards() -> Plan:
             "masked": pd.array([None] * SHARDS, "string"),
         }
     )
-    return Plan(table, PipelineConfig(store=StoreConfig(sequences_per_chunk=1, chunks_per_shard=1)))
+    return Plan.of(table, PipelineConfig(store=StoreConfig(sequences_per_chunk=1, chunks_per_shard=1)))
 
 
-def numbers(batch: Task) -> list[int]:
+def numbers(batch: PendingTask) -> list[int]:
     """Stand in for extraction."""
-    return [shard.index for shard in batch.shards]
+    return list(batch.indices)
 
 
 @pytest.mark.long
@@ -64,5 +68,5 @@ def test_a_million_shards_are_submitted_in_a_window_of_flat_memory() -> None:
             assert len(scheduler.tasks) <= 2 * TASKS_PER_THREAD * executor.workers
         assert process.memory_info().rss - before < GROWTH_BYTES
         results.close()
-    assert len(set(done)) == UNMEASURED_SHARDS * (RUN + 1)
-    assert max(done) < UNMEASURED_SHARDS * (RUN + 3 * TASKS_PER_THREAD * executor.workers)
+    assert len(set(done)) == SHARDS_PER_TASK * (RUN + 1)
+    assert max(done) < SHARDS_PER_TASK * (RUN + 3 * TASKS_PER_THREAD * executor.workers)

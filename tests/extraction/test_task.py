@@ -18,7 +18,8 @@ from pipeline.corpus.manifest import build_manifest, label_names
 from pipeline.corpus.scan import Files, read_headers
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import lifecycle, task
-from pipeline.extraction.plan import Plan, Task
+from pipeline.extraction.plan import Plan
+from pipeline.extraction.segments import Task
 from pipeline.extraction.task import ShardSummary, run_task
 from pipeline.features.audio import read
 from pipeline.features.audio_source import AudioSource
@@ -91,7 +92,7 @@ def prepared(corpus: Path, out: Path | str, config: PipelineConfig | None = None
         ),
         settings,
     )
-    work = Work(OutputFolder.at(str(out)), table, Plan(table, settings))
+    work = Work(OutputFolder.at(str(out)), table, Plan.of(table, settings))
     lifecycle.open_store(work.output, table, work.plan)
     return work
 
@@ -309,7 +310,7 @@ def test_shards_of_a_long_recording_have_the_same_bytes_as_one_task_and_as_many(
         harm(path)
     many.extract()
     opened = opened_files(monkeypatch)
-    batches = list(one.plan.tasks(np.arange(len(one.plan)), lambda _: 1))
+    batches = list(map(one.plan.task, one.plan.tasks(np.arange(len(one.plan)), lambda _: 1)))
     for batch in batches:
         task.run_task(batch, out=str(one.output.root), config=one.plan.config)
     assert len(batches[0].shards) >= 12  # of 8 sequences, 100 are the long recording's
@@ -343,7 +344,7 @@ def test_task_that_begins_within_a_long_recording_writes_the_same(corpus: Path, 
     soundfile.write(corpus / "de/anna/long.flac", noise("long", 160_000), 16_000)
     whole, parts = prepared(corpus, tmp_path / "whole"), prepared(corpus, tmp_path / "parts")
     whole.extract()
-    everything = next(parts.plan.tasks(np.arange(len(parts.plan)), lambda _: 1)).shards
+    everything = parts.plan.task(next(parts.plan.tasks(np.arange(len(parts.plan)), lambda _: 1))).shards
     for shards in (everything[5:9], everything[:5], everything[9:]):
         task.run_task(Task(shards), out=str(parts.output.root), config=parts.plan.config)
     parts.extract(*sorted(set(range(len(parts.plan))) - {shard.index for shard in everything}))

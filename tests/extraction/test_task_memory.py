@@ -20,7 +20,7 @@ from pipeline.config import CorpusConfig, PipelineConfig
 from pipeline.corpus.manifest import build_manifest
 from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.scan import Files, read_headers
-from pipeline.extraction import lifecycle, plan, task
+from pipeline.extraction import lifecycle, plan, segments, task
 from pipeline.outputs import OutputFolder
 
 def peak_bytes():
@@ -38,11 +38,11 @@ headers = read_headers(
     Files.of(recordings), corpus=CorpusConfig()
 )
 table = build_manifest(recordings, headers, config)
-shards = plan.Plan(table, config)
+shards = plan.Plan.of(table, config)
 lifecycle.open_store(output, table, shards)
 config.features.extract([numpy.zeros(16_000, numpy.float32)])  # compiles, or loads what was compiled
 idle = peak_bytes()
-task.run_task(plan.Task(tuple(shards)), out=str(output.root), config=config)
+task.run_task(segments.Task(tuple(shards)), out=str(output.root), config=config)
 print(peak_bytes() - idle, plan.projected_bytes(config))
 """
 

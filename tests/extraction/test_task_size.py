@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.extraction.task import ShardSummary
-from pipeline.extraction.task_size import MAX_SHARDS, TaskSize
+from pipeline.extraction.task_size import TaskSize
 
 
 def taking(*busy_s: float) -> list[ShardSummary]:
@@ -33,10 +33,23 @@ def test_task_takes_some_seconds() -> None:
     assert size.shards(1000) == 2
     size.add(taking(0.0, 0.0))  # were there already
     assert size.shards(1000) == 2
-    size.add(taking(*[0.1] * 1000))
-    assert size.shards(1000) == MAX_SHARDS
+    size.add(taking(*[0.1] * 998))
+    assert size.shards(1000) == 39
     size.add(taking(1e9))
     assert size.shards(1000) == 1
+
+
+def test_tasks_of_many_threads_are_longer() -> None:
+    for threads, task_s in ((1, 4.0), (160, 4.0), (1000, 25.0), (4000, 100.0)):
+        size = TaskSize(lambda: threads)  # noqa: B023 called in this round
+        size.add(taking(0.5))
+        assert size.shards(10**9) == 2 * task_s
+
+
+def test_small_tasks_at_the_end_are_not_more_than_the_scheduler_can_give_out() -> None:
+    size = TaskSize(lambda: 4000)
+    size.add(taking(0.5))
+    assert size.shards(1) == 40  # 20 s
 
 
 @given(st.integers(0, 100), st.integers(1, 10_000), st.lists(st.floats(1e-6, 1e6), max_size=3))

@@ -1,12 +1,10 @@
 """A task that is tried again: what an earlier try has finished is passed over, what has to be replaced is not."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.extraction import poison
-from pipeline.extraction.plan import Task
+from pipeline.extraction.segments import PendingTask, Task
 from pipeline.extraction.task import ShardSummary, run_task
 from pipeline.store import feature_store
 from tests.conftest import make_corpus
@@ -59,10 +57,10 @@ def test_shard_of_an_earlier_run_is_replaced(work: Work) -> None:
 
 def test_finished_shard_with_a_recording_that_must_fail_is_written_again(work: Work) -> None:
     work.extract()
-    task = Task((work.plan[0],))
-    guilty = {task.shards[0].segments[0].recording: "crash: the process that reads it dies"}
-    (summary,) = run(work, poison.without(task, guilty))
+    guilty = {work.plan[0].segments[0].recording: "crash: the process that reads it dies"}
+    task = work.plan.task(PendingTask((0,), failures=guilty))
+    (summary,) = run(work, task)
     assert summary.failures == {"crash: the process that reads it dies": 1}
-    (again,) = run(work, poison.without(task, guilty))
+    (again,) = run(work, task)
     assert (again.busy_s, again.failures) == (0.0, summary.failures)
-    assert poison.without(replace(task, replaced=frozenset({0})), guilty).replaced == {0}
+    assert work.plan.task(PendingTask((0,), frozenset({0}), guilty)).replaced == {0}

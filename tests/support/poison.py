@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.extraction.segments import PendingTask
 from pipeline.runtime.executor import THIS_PROCESS, Done, Lost, SerialExecutor
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ def install(folder: Path) -> str:
 
 
 class DeadlyExecutor(SerialExecutor):
-    """Loses the tasks whose items `dies` is true of, and all that run beside them, `workers` at a time.
+    """Loses the tasks that `dies` is true of, given their segments, and all that run beside them, `workers` at a time.
 
     Tasks are done in the reverse order, if `backwards`.
     """
@@ -55,8 +56,13 @@ class DeadlyExecutor(SerialExecutor):
         ordered = list(items)[:: -1 if self._backwards else 1]
         for start in range(0, len(ordered), self.workers):
             beside = ordered[start : start + self.workers]
-            lost = any(map(self._dies, beside))
+            lost = any(self._dies(_with_segments(function, item)) for item in beside)
             for item in beside:
                 assert limit_s is not None
                 assert limit_s(item) > 60
                 yield Lost(item, "crash", 2) if lost else Done(function(item), THIS_PROCESS)
+
+
+def _with_segments(function: Any, item: Any) -> Any:
+    """Return the item as a worker has it: a pending task with its segments."""
+    return function.keywords["plan"].open().task(item) if isinstance(item, PendingTask) else item
