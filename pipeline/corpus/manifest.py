@@ -27,7 +27,7 @@ HEADER_TYPES: Final = {
 }
 """Columns and types of headers. Where a file has no header, `error` is the reason and the numbers are 0. `transient`
 is true if the file system is the cause."""
-ROWS_PER_GROUP: Final = 2**15
+ROWS_PER_GROUP: Final = 2**14
 """Rows of a row group of the file: workers read a few of them, and hold the statistics of all."""
 UNDIGESTED: Final = ("uri", "append_index", "masked", "modified_ns", "transient")
 """Columns that the digest of a manifest does not cover: they may change without another store."""

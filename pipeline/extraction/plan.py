@@ -26,6 +26,8 @@ MIN_SHARDS_OF_A_LONG_FILE: Final = 3
 recording has to be decoded twice anyway, for its peak and for its frames, and two workers share the work."""
 GROUPS_HELD: Final = 2
 """Row groups of the manifest that a plan holds: shards are asked for in their order."""
+GROUPS_BYTES: Final = 32 * 2**20
+"""The row groups that a plan holds, if names and paths are some 100 characters long."""
 DECODING_BYTES: Final = 72 * 2**20
 """Blocks that are being decoded and resampled, and 8 MiB of samples that a `SegmentReader` holds."""
 
@@ -231,12 +233,12 @@ def projected_bytes(config: PipelineConfig) -> int:
 
     It holds the shard's features three times: as computed, as they are returned for a recording that fills the shard,
     and while they are compressed, joined for an object store, or read back for reuse. Besides, it holds what the front
-    end needs for the frames of one recording, and the blocks that are being decoded. Rounding the features takes less
-    than the front end needed before; compression makes a chunk at most 16 bytes longer.
+    end needs for the frames of one recording, the blocks that are being decoded, and the plan. Rounding the features
+    takes less than the front end needed before; compression makes a chunk at most 16 bytes longer.
     """
     frames = config.store.sequences_per_shard * config.store.timesteps
     frame_bytes = 4 * math.prod(config.features.dims.values())
-    return frames * (3 * frame_bytes + config.features.bytes_per_frame()) + DECODING_BYTES
+    return frames * (3 * frame_bytes + config.features.bytes_per_frame()) + DECODING_BYTES + GROUPS_BYTES
 
 
 def bytes_per_sequence(config: PipelineConfig) -> int:
