@@ -96,7 +96,7 @@ class CheckpointFolder:
         lost: list[str] = []
         network = self._read(self.folder / NETWORK, lost)
         states = [self._read(file, lost) for file in self._states.glob("epoch-*.keras")]
-        found = [saved for saved in (network, *states) if saved]
+        found = [saved for saved in (*states, network) if saved]  # of equal ones the state, which has the times
         found.sort(key=lambda saved: saved.history.epochs, reverse=True)
         for saved in found:
             if saved.history.best_epoch in (saved.history.epochs, network and network.history.epochs):
