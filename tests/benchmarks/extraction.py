@@ -175,6 +175,7 @@ def process_pool(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
 def _extraction(executor: Any, folder: Path, scratch: Path) -> Callable[[], float]:
     """Scan, warm the workers, and return the function of a round."""
     from pipeline.corpus.listing import list_recordings
+    from pipeline.corpus.manifest import write_manifest
     from pipeline.corpus.scan import scan
     from pipeline.extraction.extract import extract
 
@@ -190,6 +191,7 @@ def _extraction(executor: Any, folder: Path, scratch: Path) -> Callable[[], floa
 
     def once() -> float:
         output = OutputFolder.at(str(scratch / str(next(numbers))))
+        write_manifest(output, table)
         wall_s = extract(output, table, config, executor).wall_s
         _truncate_files(Path(str(output.root)))
         return audio_s / wall_s
