@@ -40,13 +40,16 @@ def noting_refusals(cluster_class: Any) -> dict[str, Any]:
             "command on a host where jobs can be submitted"
         )
 
+    queue, is_limited = command or "the queue", bool(command and shutil.which("timeout"))
+    end = f"; it is ended after {ANSWER_LIMIT_S} s" if is_limited else ""
+
     async def start(job: Any) -> None:
-        slow = "%s has not answered for %d s; it is ended after %d s", command, WARN_AFTER_S, ANSWER_LIMIT_S
+        slow = "%s has not answered for %d s%s", queue, WARN_AFTER_S, end
         warning = asyncio.get_running_loop().call_later(WARN_AFTER_S, log.warning, *slow)
         try:
             await job_class.start(job)
         except Exception as error:
-            job.refusal = _refusal(command or "the queue", error)
+            job.refusal = _refusal(queue, error)
             job.status = Status.failed
             raise
         finally:
@@ -57,7 +60,7 @@ def noting_refusals(cluster_class: Any) -> dict[str, Any]:
         job.status = Status.closed  # Dask asserts it
 
     changes = {"refusal": "", "start": start, "close": close}
-    if command and shutil.which("timeout"):
+    if is_limited:
         changes["submit_command"] = f"timeout {ANSWER_LIMIT_S} {job_class.submit_command}"
     return {"job_cls": type(job_class.__name__, (job_class,), changes)}
 
