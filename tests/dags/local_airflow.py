@@ -51,11 +51,13 @@ def environment(home: Path, **variables: object) -> dict[str, str]:
     }
 
 
-# SQLite rejects a write in a transaction that has read older data. Airflow rolls it back, so a retry is safe.
+# SQLite rejects a write in a transaction that has read older data, and one that waits for another write for 5 s.
+# Airflow rolls it back, so a retry is safe.
+UNTIL_DEADLINE = tenacity.stop_after_delay(DEADLINE_S)
+
+
 @tenacity.retry(
-    retry=tenacity.retry_if_exception_message(match="(?s).*database is locked"),
-    stop=tenacity.stop_after_delay(DEADLINE_S),
-    reraise=True,
+    retry=tenacity.retry_if_exception_message(match="(?s).*database is locked"), stop=UNTIL_DEADLINE, reraise=True
 )
 def airflow(home: Path, *arguments: str) -> None:
     """Run an Airflow command and assert that it succeeds."""
@@ -131,16 +133,22 @@ class LocalAirflow:
     url: str
     home: Path
 
+    @tenacity.retry(
+        retry=tenacity.retry_if_result(lambda response: response.is_server_error),
+        stop=UNTIL_DEADLINE,
+        retry_error_callback=lambda state: state.outcome and state.outcome.result(),
+    )
+    def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """Return the answer of the REST API; a locked database is an internal error of the server."""
+        return httpx.request(method, f"{self.url}/api/v2/{path}", timeout=DEADLINE_S, **arguments)
+
     def get(self, path: str, **query: str) -> Any:
         """Return the JSON answer of the REST API."""
-        response = httpx.get(f"{self.url}/api/v2/{path}", params=query, timeout=DEADLINE_S)
-        response.raise_for_status()
-        return response.json()
+        return self.request("GET", path, params=query).raise_for_status().json()
 
     def trigger(self, dag: str, **conf: object) -> httpx.Response:
         """Start a manual run with the parameters `conf`."""
-        body = {"logical_date": None, "conf": conf}
-        return httpx.post(f"{self.url}/api/v2/dags/{dag}/dagRuns", json=body, timeout=DEADLINE_S)
+        return self.request("POST", f"dags/{dag}/dagRuns", json={"logical_date": None, "conf": conf})
 
     def runs(self, dag: str) -> list[dict[str, Any]]:
         """Return the runs in the order of their start."""
