@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from pipeline.errors import PipelineError
+
+POOL_CLOSED: Final = "ConnectionPool is closed"
+"""The message of Dask's RuntimeError from the moment on when a client has given its scheduler up."""
 
 
 def scheduler_lost(address: str) -> PipelineError:
@@ -13,10 +17,18 @@ def scheduler_lost(address: str) -> PipelineError:
     )
 
 
+def is_lost(error: OSError | RuntimeError) -> bool:
+    """Whether an error of a call of the scheduler means that it is gone."""
+    # Dask's CommClosedError is an OSError, and so is the time-out of a connection
+    return isinstance(error, OSError) or str(error) == POOL_CLOSED
+
+
 @contextmanager
 def scheduler_needed(address: str) -> Iterator[None]:
     """Turn the errors of a context that calls the scheduler into `scheduler_lost`. No task may run in it."""
     try:
         yield
-    except OSError as error:  # Dask's CommClosedError is one, and so is the time-out of a connection
+    except (OSError, RuntimeError) as error:
+        if not is_lost(error):
+            raise
         raise scheduler_lost(address) from error

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from pipeline.errors import PipelineError, UsageError
-from pipeline.runtime import cluster_classes, dask_session, memory_limit
+from pipeline.monitoring.events import EndEvent
+from pipeline.runtime import cluster_classes, dask_errors, dask_session, memory_limit
 from pipeline.runtime.dask_executor import DaskExecutor
 from pipeline.runtime.executor import completed
 from pipeline.runtime.profiles import ClusterProfile
@@ -147,3 +148,21 @@ def test_workers_of_an_interrupted_run_are_killed_and_not_waited_for(
     assert not psutil.pid_exists(pid)
     assert not closed.exists(), "the worker was asked to close"
     gc.collect()  # the socket is reported here, not in a later test
+
+
+def test_client_that_has_given_its_scheduler_up_is_an_error_of_one_line() -> None:
+    with DaskExecutor(local(n_workers=1), None) as executor:
+        session = executor.session
+        session.client.sync(session.client.rpc.close)  # as Dask does some time after the connection is lost
+        executor.monitor.report(EndEvent())
+        with pytest.raises(PipelineError) as error, dask_errors.scheduler_needed("tcp://127.0.0.1:1"):
+            session.client.nthreads()
+    assert str(error.value) == (
+        "the scheduler at tcp://127.0.0.1:1 is gone; start it again and run the same command again: finished shards "
+        "are kept"
+    )
+
+
+def test_other_errors_of_a_call_of_the_scheduler_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="another"), dask_errors.scheduler_needed("tcp://127.0.0.1:1"):
+        raise RuntimeError("another")
