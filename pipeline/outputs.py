@@ -42,7 +42,7 @@ class OutputFolder:
 
     def shard_record(self, index: int) -> UPath:
         """Return the place of the record of shard `index`, which exists once the shard is finished."""
-        return self.shards / f"{index:08d}.json"
+        return self.shards / record_name(index)
 
     @property
     def metadata(self) -> UPath:
@@ -148,3 +148,8 @@ class OutputFolder:
             ]
             found = chain.from_iterable(folder.glob(f"*{PARTIAL}") for folder in flat)
             clear_partial_files([*found, *chain.from_iterable(folder.rglob(f"*{PARTIAL}") for folder in deep)])
+
+
+def record_name(index: int) -> str:
+    """Return the name of the file with the record of shard `index`."""
+    return f"{index:08d}.json"

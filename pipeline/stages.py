@@ -59,8 +59,8 @@ def extract_stage(run: Run) -> None:
     plan = Plan.at(run.output, run.config.pipeline)
     lifecycle.check_room(run.output, manifest, plan)
     complete = stored_attributes(run, manifest) is not None and not run.repair
-    repair.restore_digests(run.output, plan, recorded_digest(run, run.output.shard_digests))
-    pending = lifecycle.pending_shards(run.output, plan, filter_silent=filter_silent)
+    repair.restore_digests(run.output, plan, recorded_digest(run, run.output.shard_digests), run.executor)
+    pending = lifecycle.pending_shards(run.output, plan, filter_silent=filter_silent, executor=run.executor)
     again = {recording for _, recording in lifecycle.retriable(run.output, plan)} if len(pending) else set()
     if again:
         names = few(manifest["recording_id"].iloc[sorted(again)].tolist())
@@ -101,7 +101,7 @@ def _finish_again(run: Run, manifest: pd.DataFrame, plan: Plan) -> bool:
     if extracted is None or extracted.key != key or not (changed or not run.record.file.accounted):
         return False
     log.warning("extract: %s missing or damaged, written again", few(changed or [run.output.shard_digests.name]))
-    lifecycle.finish(run.output, manifest, plan)
+    lifecycle.finish(run.output, manifest, plan, run.executor)
     run.record.confirm("extract", key, _extract_outputs(run.output))
     if "scan" in run.record.stages:
         run.record.confirm("scan", run.record.stages["scan"].key, [run.output.manifest])

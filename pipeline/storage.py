@@ -148,16 +148,35 @@ def file_digest(path: UPath) -> FileDigest | None:
         return None
 
 
-def file_digests(paths: Iterable[UPath], *, local: bool) -> Iterator[FileDigest | None]:
-    """Yield the digest of each file in the order of `paths`, of files behind a URL several at the same time."""
-    if local:
-        yield from map(file_digest, paths)
+def file_names(folder: UPath) -> Iterator[str]:
+    """Yield the names in a folder, in any order; none if there is no such folder.
+
+    The names in a local folder are read in parts: memory does not grow with their number.
+    """
+    if not is_local(folder):
+        yield from (path.name for path in folder.iterdir()) if folder.exists() else ()
+        return
+    try:
+        with os.scandir(str(folder)) as entries:
+            yield from (entry.name for entry in entries)
+    except FileNotFoundError:
+        return
+
+
+def file_contents(folder: UPath, names: Iterable[str]) -> Iterator[bytes | None]:
+    """Yield the content of each of the files `names` in a folder, in their order; None for one that is not there.
+
+    Behind a URL, all are requested at once and several are read at the same time, so `names` must be few.
+    """
+    if is_local(folder):
+        place = str(folder)
+        yield from (bytes_or_none(Path(place, name)) for name in names)
         return
     with ThreadPoolExecutor(REMOTE_READERS) as pool:
-        yield from pool.map(file_digest, paths)
+        yield from pool.map(bytes_or_none, [folder / name for name in names])
 
 
-def bytes_or_none(path: UPath) -> bytes | None:
+def bytes_or_none(path: UPath | Path) -> bytes | None:
     """Return the content of a file, or None if there is no such file."""
     try:
         return path.read_bytes()

@@ -103,13 +103,13 @@ def compact(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig
     added_variables.create(
         output, beside, plan.sequences, config.store.sequences_per_chunk, config.store.sequences_per_shard
     )
-    pending = lifecycle.pending_shards(beside, plan)
+    pending = lifecycle.pending_shards(beside, plan, executor=lambda: executor)
     work = partial(move_shard, out=str(output.root), config=config, added=added)
     with track("compact", len(pending), "shards", executor.monitor.dashboard) as progress:
         moves = _moves(manifest, ledger_rows.read(output), new, plan, pending, _states(output, config))
         for _ in completed(executor.run(work, moves)):
             progress.advance()
-    lifecycle.finish(beside, new, plan)
+    lifecycle.finish(beside, new, plan, lambda: executor)
     return plan.sequences
 
 

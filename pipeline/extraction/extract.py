@@ -16,7 +16,7 @@ from pipeline.config import PipelineConfig
 from pipeline.corpus.sources import AudioSources
 from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError, counted
-from pipeline.extraction import lifecycle, poison
+from pipeline.extraction import lifecycle, poison, record_ranges
 from pipeline.extraction.plan import Plan, projected_bytes
 from pipeline.extraction.repair import find as find_damage
 from pipeline.extraction.segments import PendingTask
@@ -28,7 +28,7 @@ from pipeline.monitoring.progress import show
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
 from pipeline.runtime.executor import Executor, Lost, lost_for_good, surviving
-from pipeline.store import records
+from pipeline.store import record_digests, records
 
 MAX_FRUITLESS: Final = 2
 """Tasks that end their workers, though none of their recordings does alone, are tried again so many times."""
@@ -92,16 +92,18 @@ class _Account:
 
 @dataclass(frozen=True)
 class _Pending:
-    """The pending shards of a plan; `replaced` are those that earlier runs have written (see `Task`)."""
+    """The pending shards of a plan; `replaced`, (shard,) bool, has those that earlier runs wrote (see `Task`)."""
 
     output: OutputFolder
     plan: Plan
     shards: NDArray[np.int64]
-    replaced: frozenset[int]
+    replaced: NDArray[np.bool_]
 
     @classmethod
     def of(cls, output: OutputFolder, plan: Plan, shards: NDArray[np.int64]) -> Self:
-        return cls(output, plan, shards, frozenset(records.recorded_shards(output).intersection(shards.tolist())))
+        replaced = np.zeros(len(plan), np.bool_)
+        replaced[shards] = record_ranges.recorded_shards(output, len(plan))[shards]
+        return cls(output, plan, shards, replaced)
 
     def tasks(self, shards: NDArray[np.int64], size: TaskSize) -> Iterator[PendingTask]:
         """Yield the tasks that extract `shards`."""
@@ -137,8 +139,10 @@ def extract(
     if records.read_attributes(output) is None:
         check_memory(executor, config)  # before a store is begun, which would bind the folder to these settings
     lifecycle.open_store(output, manifest, plan)
-    damage = find_damage(output, plan, executor, reads_objects=repair)
-    pending = lifecycle.pending_shards(output, plan, filter_silent=filter_silent)
+    states = lifecycle.record_states(output, plan, lambda: executor)
+    damage = find_damage(output, plan, states, executor, reads_objects=repair)
+    states = states.with_damage(damage.shards)
+    pending = lifecycle.pending_shards(output, plan, filter_silent=filter_silent, states=states)
     pending = np.setdiff1d(pending, np.array(sorted(damage.missing), np.int64))
     finished = len(plan) - len(pending)
     if finished:
@@ -149,14 +153,14 @@ def extract(
             check_memory(executor, config)
             preflight.check(executor, output, AudioSources(manifest))
             stack.enter_context(executor.monitor.performance_report(output.performance))
-            records.release(output, pending.tolist())
+            record_digests.release(output, pending)
             work = partial(run_pending, plan=plan.shared(output), out=str(output.root), filter_silent=filter_silent)
             _extract(work, _Pending.of(output, plan, pending), executor)
             write_atomically(output.series, executor.monitor.series_csv())
             account = _Account.of(executor)
         if damage.missing:
             raise damage.error(output)
-        lifecycle.finish(output, manifest, plan)
+        lifecycle.finish(output, manifest, plan, lambda: executor)
         wall_s = (
             time.perf_counter() - started_s
         )  # without the time for Dask's report, which leaving the context writes

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import masked_rows
 from pipeline.errors import PipelineError, few
+from pipeline.extraction.outcomes import Outcomes
 from pipeline.outputs import OutputFolder
 from pipeline.schema import LEDGER_COLUMNS, SILENT, STATUSES
 from pipeline.storage import read_parquet
-from pipeline.store.records import REPAIR, ShardRecord
+from pipeline.store.records import REPAIR
 
 OK, SHORT, FILTERED, FAILED = range(len(STATUSES))
 """Positions in STATUSES; a larger one is worse."""
@@ -35,11 +36,11 @@ def find(output: OutputFolder) -> pd.DataFrame | None:
         return None
 
 
-def build(manifest: pd.DataFrame, records: Iterable[ShardRecord], config: PipelineConfig) -> pd.DataFrame:
+def build(manifest: pd.DataFrame, outcomes: Iterable[Outcomes], config: PipelineConfig) -> pd.DataFrame:
     """Return the ledger: one row per recording in the order of the manifest, with the columns LEDGER_COLUMNS.
 
-    A recording in several shards has the worst of its statuses and the sum of its sequences. A masked recording is
-    filtered, with the reason in the manifest.
+    A recording in several shards has the worst of its statuses and the sum of its sequences. `outcomes` may come in
+    any order. A masked recording is filtered, with the reason in the manifest.
     """
     unreadable, masked = manifest["error"].notna().to_numpy(), masked_rows(manifest)
     status = np.full(len(manifest), OK)
@@ -51,15 +52,16 @@ def build(manifest: pd.DataFrame, records: Iterable[ShardRecord], config: Pipeli
     reasons[unreadable] = manifest["error"].to_numpy(object)[unreadable]
     status[masked], reasons[masked] = FILTERED, manifest["masked"].to_numpy(object)[masked]
     decoded, written = np.zeros(len(manifest), np.int64), np.zeros(len(manifest), np.int64)
-    for record in records:
-        for outcome in record.outcomes:
-            row, code = outcome.recording, STATUSES.index(outcome.status)
-            if code > status[row]:
-                status[row], reasons[row] = code, outcome.reason
-            elif code == status[row] == OK and outcome.reason:
-                reasons[row] = outcome.reason
-            decoded[row] = max(decoded[row], outcome.decoded_frames)
-            written[row] += outcome.sequences_written
+    place = np.full(len(manifest), -1, np.int64)  # the shard that gave the reason
+    for part in outcomes:
+        np.maximum.at(decoded, part.recording, part.decoded_frames)
+        np.add.at(written, part.recording, part.sequences_written)
+        noted = np.flatnonzero((part.status != OK) | (part.reason != 0))
+        columns = (part.recording, part.status, part.reason, part.shard)
+        for row, code, reason, shard in zip(*(column[noted].tolist() for column in columns), strict=True):
+            earlier = shard < place[row] if code != OK else shard >= place[row]
+            if code > status[row] or (code == status[row] and earlier):
+                status[row], reasons[row], place[row] = code, part.reasons[reason], shard
     ledger = pd.DataFrame({
         "recording_id": manifest["recording_id"],
         "status": np.array(STATUSES)[status],

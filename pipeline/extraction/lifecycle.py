@@ -3,7 +3,7 @@
 import importlib.metadata
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -14,15 +14,18 @@ from pipeline import durable_files
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import extends, label_names, manifest_digest, split_runs
 from pipeline.errors import PipelineError, UsageError, few
-from pipeline.extraction import ledger, retry
+from pipeline.extraction import ledger, record_ranges, retry
+from pipeline.extraction.outcomes import Outcomes
 from pipeline.extraction.plan import Plan, bytes_per_sequence
+from pipeline.extraction.record_ranges import RecordStates, StartExecutor
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.code_upload import FEATURE_LIBRARIES
 from pipeline.schema import SCHEMA_VERSION, SEQUENCE_VARIABLES, SPLITS, flag_attributes, version_mismatch
 from pipeline.storage import is_local
-from pipeline.store import feature_store, metadata, records
+from pipeline.store import feature_store, metadata, record_digests, records
+from pipeline.store.record_digests import RecordDigests
 from pipeline.store.records import StoreAttributes
-from pipeline.store.statistics import combine
+from pipeline.store.statistics import TrainSums, combine
 
 MAX_STORE_BYTES: Final = 2**50
 """A plan of a larger store, of some ten million hours of audio, is a mistake."""
@@ -39,7 +42,7 @@ def open_store(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None
     found = stored_attributes(output)
     planned = outline(manifest, plan)
     if found is None:
-        if records.recorded_shards(output):
+        if len(records.recorded_shards(output)):
             log.warning("%s is not there any more: all shards are extracted again", output.store)
         feature_store.create(output, planned)
         return
@@ -62,7 +65,7 @@ def stored_attributes(output: OutputFolder) -> StoreAttributes | None:
     Raises PipelineError for a store with finished shards whose attributes are lost.
     """
     found = records.read_attributes(output)
-    if found is None and is_there(output) and records.recorded_shards(output):
+    if found is None and is_there(output) and len(records.recorded_shards(output)):
         raise PipelineError(
             f"{output.store} has lost its attributes, and there is no copy of them in {output.shards}; run extract "
             "--repair, which makes them from the manifest and the settings"
@@ -105,7 +108,7 @@ def _unchanged_variables(output: OutputFolder) -> set[str]:
     The others are not over `sequence`; `finish` writes their objects again. Returns all if no shard is finished.
     """
     names = {variable.name for variable in SEQUENCE_VARIABLES}
-    for index in sorted(records.recorded_shards(output)):
+    for index in map(int, records.recorded_shards(output)):
         record = records.find_record(output, index)
         if record is not None and record.finished:
             found = feature_store.checksums(output, index)
@@ -138,38 +141,36 @@ def check_config(output: OutputFolder, found: StoreAttributes, config: PipelineC
 
 
 def pending_shards(
-    output: OutputFolder, plan: Plan, *, filter_silent: bool | None = None, listed: Mapping[int, str] | None = None
+    output: OutputFolder,
+    plan: Plan,
+    *,
+    filter_silent: bool | None = None,
+    states: RecordStates | None = None,
+    executor: StartExecutor | None = None,
 ) -> NDArray[np.int64]:
     """Return the shards of `plan` that still have to be written, in rising order.
 
-    These are the shards without a record that can be read and is right (see `damaged_records`), those whose record
+    These are the shards without a record that can be read and is right (see `record_states`), those whose record
     lists other recordings than the plan does, because it was written for an earlier manifest, and those with a
     recording that failed and may succeed now. If `filter_silent` is given, shards with recordings without sound that
-    were not treated in this way are pending, too. `listed` is that of `damaged_records`.
+    were not treated in this way are pending, too. `states` are those of the records; by default they are read now, by
+    the workers of `executor` if there are many.
     """
-    recorded = records.recorded_shards(output)
-    outdated = damaged_records(output, plan, listed)
-    for index in (plan.changeable() & recorded) - outdated:
-        record = records.find_record(output, index)
-        if record is None or not plan[index].is_recorded_by(record):
-            outdated.add(index)
-    outdated |= {shard for shard, _ in retriable(output, plan)}
+    states = states or record_states(output, plan, executor)
+    pending = ~states.recorded | states.damaged
+    for index in plan.changeable():
+        if not pending[index]:
+            record = records.find_record(output, index)
+            pending[index] = record is None or not plan[index].is_recorded_by(record)
+    pending[[shard for shard, _ in retriable(output, plan)]] = True
     if filter_silent is not None:
-        outdated |= _treated_otherwise(output, plan, filter_silent=filter_silent) & recorded
-    return np.setdiff1d(np.arange(len(plan)), np.fromiter(recorded - outdated, np.int64))
+        pending[list(_treated_otherwise(output, plan, filter_silent=filter_silent))] = True
+    return np.flatnonzero(pending)
 
 
-def damaged_records(output: OutputFolder, plan: Plan, listed: Mapping[int, str] | None = None) -> set[int]:
-    """Return the shards of `plan` whose record cannot be read, or is not that of the finished store, or is missing.
-
-    `listed` are the digests that records must have, by default those that the last extraction wrote.
-    """
-    listed = records.read_digests(output) if listed is None else listed
-    recorded = records.recorded_shards(output)
-    found = records.digests(output, sorted(listed))
-    damaged = {index for index, digest in listed.items() if found.get(index) != digest}
-    damaged |= {index for index in recorded - listed.keys() if records.find_record(output, index) is None}
-    return {index for index in damaged if index < len(plan)}
+def record_states(output: OutputFolder, plan: Plan, executor: StartExecutor | None = None) -> RecordStates:
+    """Return the states of the records of `plan` by the digests that the last extraction wrote."""
+    return record_ranges.states(output, record_digests.read(output, len(plan)), executor)
 
 
 def retriable(output: OutputFolder, plan: Plan) -> set[tuple[int, int]]:
@@ -180,7 +181,7 @@ def retriable(output: OutputFolder, plan: Plan) -> set[tuple[int, int]]:
     rows = ledger.find(output)
     failed = set() if rows is None else set(np.flatnonzero(rows["status"] == "failed").tolist())
     found: set[tuple[int, int]] = set()
-    for index in plan.shards_with(failed) & records.recorded_shards(output) if failed else ():
+    for index in plan.shards_with(failed) if failed else ():
         record = records.find_record(output, index)
         if record is None:
             continue
@@ -197,11 +198,13 @@ def roll_back(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConf
     """
     plan = Plan.of(manifest, config)
     whole = plan.sequences // config.store.sequences_per_shard
-    records.release(output, [index for index in records.read_digests(output) if index >= whole])
-    for index in records.recorded_shards(output):
+    listed = [index[index >= whole] for index, _ in record_digests.read_lines(output)]
+    record_digests.release(output, np.unique(np.concatenate([np.empty(0, np.int64), *listed])))
+    recorded = records.recorded_shards(output)
+    for index in map(int, recorded[recorded >= whole]):
         if index >= len(plan):
             output.shard_record(index).unlink()
-        elif index >= whole:
+        else:
             record = records.find_record(output, index)
             if record is None:
                 continue
@@ -241,15 +244,27 @@ def _treated_otherwise(output: OutputFolder, plan: Plan, *, filter_silent: bool)
     return plan.shards_with(np.flatnonzero(otherwise).tolist())
 
 
-def finish(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None:
-    """Write what depends on all shards: statistics, ledger and the digests of the records; and the indexes again."""
-    shards, (size,) = range(len(plan)), plan.config.features.dims.values()
-    statistics = combine((records.read_record(output, i) for i in shards), size)
+def finish(output: OutputFolder, manifest: pd.DataFrame, plan: Plan, executor: StartExecutor | None = None) -> None:
+    """Write what depends on all shards: statistics, ledger and the digests of the records; and the indexes again.
+
+    Each record is read once, by the workers of `executor` if there are many.
+    """
+    (size,) = plan.config.features.dims.values()
+    written, sums = RecordDigests.none(len(plan)), list[TrainSums]()
+
+    def outcomes() -> Iterator[Outcomes]:
+        for found in record_ranges.summaries(output, len(plan), size, executor):
+            part = slice(found.start, found.start + len(found.digests))
+            written.listed[part], written.digest[part] = True, found.digests
+            sums.append(found.sums)
+            yield found.outcomes
+
+    rows = ledger.build(manifest, outcomes(), plan.config)
+    statistics = combine(sums, size)
     feature_store.write_indexes(output, outline(manifest, plan))
     feature_store.seal(output, statistics.mean, statistics.std, statistics.count)
-    rows = ledger.build(manifest, (records.read_record(output, i) for i in shards), plan.config)
     durable_files.write_parquet(output.ledger, rows)
-    records.write_digests(output, records.digests(output, shards))
+    record_digests.write(output, written)
 
 
 def outline(manifest: pd.DataFrame, plan: Plan) -> feature_store.Outline:

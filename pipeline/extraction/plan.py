@@ -129,14 +129,16 @@ class Plan:
         return {i for begin, end in zip(first.tolist(), last.tolist(), strict=True) for i in range(begin, end + 1)}
 
     def tasks(
-        self, pending: NDArray[np.int64], size: Callable[[int], int], replaced: Collection[int] = frozenset()
+        self, pending: NDArray[np.int64], size: Callable[[int], int], replaced: NDArray[np.bool_] | None = None
     ) -> Iterator[PendingTask]:
         """Yield the tasks that extract the shards `pending`, (shard,) int64 in rising order; the longest come first.
 
         Shards that one long file fills, with one recording or with many segments, are one task, which decodes the
         file from beginning to end. All other full shards hold the same duration of audio. Of them, at most
-        `size(left)` consecutive ones are a task, where `left` shards are in no task yet. See `Task` for `replaced`.
+        `size(left)` consecutive ones are a task, where `left` shards are in no task yet. `replaced`, (shard,) bool,
+        has the shards of all tasks that are `replaced` in a `Task`.
         """
+        replaced = np.zeros(len(self), np.bool_) if replaced is None else replaced
         follows = self._follows_the_shard_before()
         long = (run for run in _runs(pending, follows) if len(run) > 1)
         for run in sorted(long, key=len, reverse=True):
@@ -210,8 +212,8 @@ def _opened(shared: SharedPlan) -> Plan:
     return Plan(manifest, shared.labels, shared.config)
 
 
-def _pending_task(indices: range, replaced: Collection[int]) -> PendingTask:
-    return PendingTask(tuple(indices), frozenset(i for i in indices if i in replaced))
+def _pending_task(indices: range, replaced: NDArray[np.bool_]) -> PendingTask:
+    return PendingTask(tuple(indices), frozenset(i for i in indices if replaced[i]))
 
 
 def _runs(indices: NDArray[np.int64], follows: NDArray[np.bool_]) -> Iterator[range]:

@@ -7,21 +7,23 @@ from functools import cache
 from itertools import product
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest import manifest_digest, rows_before
 from pipeline.digests import bytes_digest
 from pipeline.errors import PipelineError, counted, few
-from pipeline.extraction import ledger, lifecycle
+from pipeline.extraction import ledger, lifecycle, record_ranges
 from pipeline.extraction.plan import Plan
+from pipeline.extraction.record_ranges import RecordStates, StartExecutor
 from pipeline.extraction.segments import Segment
 from pipeline.extraction.verify import check_shards
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.executor import Executor
 from pipeline.schema import SILENT, computed_names
-from pipeline.storage import bytes_or_none, can_be_read
-from pipeline.store import feature_store, metadata, records
+from pipeline.storage import bytes_or_none, can_be_read, file_digest
+from pipeline.store import feature_store, metadata, record_digests, records
 from pipeline.store.metadata import Metadata
 
 REUSED: Final = ("ok", "short")
@@ -47,17 +49,17 @@ class Damage:
         )
 
 
-def find(output: OutputFolder, plan: Plan, executor: Executor, *, reads_objects: bool) -> Damage:
+def find(output: OutputFolder, plan: Plan, states: RecordStates, executor: Executor, *, reads_objects: bool) -> Damage:
     """Return the damaged shards of `plan`: those with a damaged record, and, if `reads_objects`, damaged objects.
 
-    The records of the shards to write again are prepared for that.
+    `states` are those of the records. The records of the shards to write again are prepared for that.
     """
-    damaged: dict[int, Collection[str]] = dict.fromkeys(lifecycle.damaged_records(output, plan), computed_names())
+    damaged: dict[int, Collection[str]] = dict.fromkeys(np.flatnonzero(states.damaged).tolist(), computed_names())
     if reads_objects:
-        finished = records.recorded_shards(output) - damaged.keys()
-        for check in check_shards(output, plan, records.read_digests(output), executor, "extract --repair"):
-            if check.index in finished and check.variables:
-                damaged[check.index] = check.variables
+        listed = record_digests.read(output, len(plan))
+        for check in check_shards(output, listed, states, executor, "extract --repair"):
+            finished = (shard for shard in check.damaged if states.recorded[shard.index])
+            damaged |= {shard.index: shard.variables for shard in finished if shard.variables}
     missing = dict(_missing(output, plan, damaged))
     again = {index: variables for index, variables in damaged.items() if index not in missing}
     if again:
@@ -132,18 +134,20 @@ def stored_manifest_digest(output: OutputFolder) -> str | None:
     return None if found is None else str(found.attributes["manifest_digest"])
 
 
-def restore_digests(output: OutputFolder, plan: Plan, recorded: str | None) -> None:
+def restore_digests(
+    output: OutputFolder, plan: Plan, recorded: str | None, executor: StartExecutor | None = None
+) -> None:
     """Write the digests of the shard records again, if that gives the file with the digest `recorded`.
 
     Otherwise an extraction has begun since, or a record is damaged, too.
     """
-    content = bytes_or_none(output.shard_digests)
-    if recorded is None or (content is not None and bytes_digest([content]) == recorded):
+    now = file_digest(output.shard_digests) if recorded is not None else None
+    if recorded is None or (now is not None and now.digest == recorded):
         return
-    found = records.digests(output, range(len(plan)))
-    if bytes_digest([records.listing(output, found)]) == recorded:
+    found = record_ranges.digests(output, len(plan), executor)
+    if record_digests.content_digest(found) == recorded:
         log.warning("%s was damaged or missing; it is written again", output.shard_digests)
-        records.write_digests(output, found)
+        record_digests.write(output, found)
 
 
 def _candidates(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig) -> Iterator[Metadata]:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
-from pipeline.extraction import ledger, lifecycle
+from pipeline.extraction import ledger, lifecycle, record_ranges
 from pipeline.extraction.plan import Plan
+from pipeline.extraction.record_ranges import RecordRange, RecordStates
 from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.run_record import ExtractRecord, RunFile
@@ -18,7 +20,8 @@ from pipeline.runtime import preflight
 from pipeline.runtime.executor import Executor, completed
 from pipeline.schema import AS_OF
 from pipeline.storage import file_digest
-from pipeline.store import feature_store, metadata, records
+from pipeline.store import feature_store, metadata, record_digests, records
+from pipeline.store.record_digests import RecordDigests
 
 REPAIR: Final = "run extract --repair"
 DELETE: Final = "delete it"
@@ -30,25 +33,28 @@ REMEDIES: Final[Mapping[str, str]] = {
     "report": "run report",
 }
 """What makes the files of a stage again; for all other stages it is REPAIR."""
+TASKS: Final = 4096
+"""The shards are read by so many tasks, or by more."""
+MOST_AT_ONCE: Final = 256
+"""The most shards of a task."""
 
 
 @dataclass(frozen=True)
-class ListedShard:
-    """A shard to check, and the digest that its record must have; None if it is not known."""
+class DamagedShard:
+    """A shard with a damaged record, or else the variables whose objects are damaged."""
 
     index: int
-    digest: str | None
-
-
-@dataclass(frozen=True)
-class ShardCheck:
-    """What was read of a shard: its record is right or not, the variables whose objects are not, files and bytes."""
-
-    index: int
-    record_damaged: bool = False
     variables: tuple[str, ...] = ()
-    files: int = 0
-    size_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class RangeCheck:
+    """What was read of some shards: those that are damaged, and files and bytes."""
+
+    shards: int
+    damaged: tuple[DamagedShard, ...]
+    files: int
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -77,22 +83,25 @@ def verify(
         files, size_bytes = files + 1, size_bytes + (found.size_bytes if found else 0)
         if (found and found.digest) != digest and (found or remedy != DELETE):
             damaged[name] = remedy
-    listed = {} if below(output, output.shard_digests) in damaged else records.read_digests(output)
-    damaged_records = lifecycle.damaged_records(output, plan, listed)
-    unfinished = set(lifecycle.pending_shards(output, plan, listed=listed).tolist()) - damaged_records
+    no_digests = below(output, output.shard_digests) in damaged
+    listed = RecordDigests.none(len(plan)) if no_digests else record_digests.read(output, len(plan))
+    states = record_ranges.states(output, listed, lambda: executor)
+    pending = lifecycle.pending_shards(output, plan, states=states)
+    unfinished = np.count_nonzero(~states.damaged[pending])
     if unfinished:
         raise PipelineError(
-            f"{output.root}: {len(unfinished)} of {len(plan)} shards are not extracted yet; run extract first"
+            f"{output.root}: {unfinished} of {len(plan)} shards are not extracted yet; run extract first"
         )
     preflight.check(executor, output, writes=False)
     for path in _damaged_metadata(output, damaged):
         damaged[path] = REPAIR
-    for check in check_shards(output, plan, listed, executor):
+    for check in check_shards(output, listed, states, executor):
         files, size_bytes = files + check.files, size_bytes + check.size_bytes
-        damaged |= dict.fromkeys(damaged_files(output, check), REPAIR)
+        for shard in check.damaged:
+            damaged |= dict.fromkeys(damaged_files(output, shard), REPAIR)
     documents = [] if below(output, output.metadata) in damaged else list(map(file_digest, metadata.documents(output)))
     files, size_bytes = files + len(documents), size_bytes + sum(found.size_bytes for found in documents if found)
-    if not damaged and not _ledger_matches(output, manifest, plan):
+    if not damaged and not _ledger_matches(output, manifest, plan, executor):
         damaged["ledger.parquet"] = REPAIR
     return Verification(len(plan), files, size_bytes, damaged)
 
@@ -125,41 +134,49 @@ def _damaged_metadata(output: OutputFolder, damaged: Mapping[str, str]) -> list[
     return [below(output, path) for path in metadata.damaged_files(output)]
 
 
-def _ledger_matches(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> bool:
-    written, found = (records.read_record(output, index) for index in range(len(plan))), ledger.find(output)
-    return found is not None and ledger.build(manifest, written, plan.config).equals(found)
+def _ledger_matches(output: OutputFolder, manifest: pd.DataFrame, plan: Plan, executor: Executor) -> bool:
+    found, (size,) = ledger.find(output), plan.config.features.dims.values()
+    written = record_ranges.summaries(output, len(plan), size, lambda: executor)
+    return found is not None and ledger.build(manifest, (part.outcomes for part in written), plan.config).equals(found)
 
 
 def check_shards(
-    output: OutputFolder, plan: Plan, listed: Mapping[int, str], executor: Executor, stage: str = "verify"
-) -> Iterator[ShardCheck]:
-    """Read the record and the objects of every shard of `plan`; yield what was found, in any order.
+    output: OutputFolder, listed: RecordDigests, states: RecordStates, executor: Executor, stage: str = "verify"
+) -> Iterator[RangeCheck]:
+    """Read the record and the objects of every shard of a plan; yield what was found, in any order.
 
-    `listed` are the digests that records must have, by shard. The progress is shown as that of `stage`.
+    `listed` are the digests that records must have. The progress is shown as that of `stage`.
     """
-    shards = [ListedShard(index, listed.get(index)) for index in range(len(plan))]
-    with track(stage, len(shards), "shards", executor.monitor.dashboard) as progress:
-        for done in completed(executor.run(partial(check_shard, out=str(output.root)), shards)):
-            progress.advance(failed=bool(done.result.record_damaged or done.result.variables))
+    shards = len(states.recorded)
+    size = min(max(1, shards // TASKS), MOST_AT_ONCE)
+    parts = RecordRange.split(states.recorded, listed, size)
+    with track(stage, shards, "shards", executor.monitor.dashboard) as progress:
+        for done in completed(executor.run(partial(check_range, out=str(output.root)), parts)):
+            progress.advance(done.result.shards, failed=len(done.result.damaged))
             yield done.result
 
 
-def check_shard(shard: ListedShard, *, out: str) -> ShardCheck:
-    """Compare the record of a shard with its digest, and the stored objects with the checksums in the record."""
-    output, index = OutputFolder.at(out), shard.index
-    recorded, record = file_digest(output.shard_record(index)), records.find_record(output, index)
-    if recorded is None or record is None or shard.digest not in (None, recorded.digest):
-        return ShardCheck(index, record_damaged=True)
-    found = feature_store.object_digests(output, index)
-    differing = [name for name, file in found.items() if record.checksums.get(name) != (file and file.digest)]
-    size_bytes = recorded.size_bytes + sum(file.size_bytes for file in found.values() if file)
-    return ShardCheck(index, False, tuple(differing), 1 + len(found), size_bytes)
+def check_range(part: RecordRange, *, out: str) -> RangeCheck:
+    """Compare the records of some shards with their digests, and the stored objects with their checksums."""
+    output, damaged, files, size_bytes = OutputFolder.at(out), list[DamagedShard](), 0, 0
+    for index, content in zip(part.shards, records.contents(output, part.shards), strict=True):
+        record = None if content is None else part.record(output, index, content)
+        if content is None or record is None:
+            damaged.append(DamagedShard(index))
+            continue
+        found = feature_store.object_digests(output, index)
+        differing = [name for name, file in found.items() if record.checksums.get(name) != (file and file.digest)]
+        if differing:
+            damaged.append(DamagedShard(index, tuple(differing)))
+        files += 1 + len(found)
+        size_bytes += len(content) + sum(file.size_bytes for file in found.values() if file)
+    return RangeCheck(len(part.shards), tuple(damaged), files, size_bytes)
 
 
-def damaged_files(output: OutputFolder, check: ShardCheck) -> list[str]:
+def damaged_files(output: OutputFolder, shard: DamagedShard) -> list[str]:
     """Return the damaged files of a shard."""
-    places = feature_store.objects(output, check.index)
-    paths = [output.shard_record(check.index)] if check.record_damaged else [places[name] for name in check.variables]
+    places = feature_store.objects(output, shard.index)
+    paths = [places[name] for name in shard.variables] or [output.shard_record(shard.index)]
     return [below(output, path) for path in paths]
 
 

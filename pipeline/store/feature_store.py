@@ -88,7 +88,7 @@ def create(output: OutputFolder, outline: Outline) -> None:
     Shard records and metadata of an earlier store are deleted first, and the attributes are written last: a store
     with attributes is complete.
     """
-    for index in recorded_shards(output):
+    for index in map(int, recorded_shards(output)):
         output.shard_record(index).unlink()
     for path in (output.metadata, output.shard_digests):
         path.unlink(missing_ok=True)

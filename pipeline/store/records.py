@@ -1,24 +1,26 @@
 """The attributes of a store, and the completion record of each of its shards."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError, UsageError
-from pipeline.outputs import OutputFolder
+from pipeline.outputs import OutputFolder, record_name
 from pipeline.schema import version_mismatch
-from pipeline.storage import file_digests, is_local, read_json, refusing_damage
+from pipeline.storage import file_contents, file_names, read_json, refusing_damage
 
 SUM_UNIT: Final = 2.0**-20
 
 REPAIR: Final = "run extract --repair, which makes it again"
 """The remedy for a file of a store that is damaged."""
 
-_DIGEST: Final = re.compile(rb"^([0-9a-f]{32})  (\d{8,})\.json$", re.MULTILINE)
-"""A line of the digests of shard records."""
+_RECORD: Final = re.compile(r"(\d{8,18})\.json", re.ASCII)
+"""The name of a record's file."""
 
 Status = Literal["ok", "short", "filtered", "failed"]
 """The statuses of `pipeline.schema.STATUSES`."""
@@ -127,7 +129,16 @@ def content(record: ShardRecord) -> bytes:
 
 def read_record(output: OutputFolder, index: int) -> ShardRecord:
     """Return the record of shard `index`; raises PipelineError for one that cannot be read."""
-    return read_json(output.shard_record(index), ShardRecord, "run extract, which writes the shard anew")
+    return parsed(output, index, output.shard_record(index).read_bytes())
+
+
+def parsed(output: OutputFolder, index: int, found: bytes) -> ShardRecord:
+    """Return the record of shard `index` from the content of its file; raises PipelineError for damage."""
+    try:
+        return ShardRecord.model_validate_json(found)
+    except ValidationError:
+        with refusing_damage(output.shard_record(index), "run extract, which writes the shard anew"):
+            raise
 
 
 def find_record(output: OutputFolder, index: int) -> ShardRecord | None:
@@ -138,45 +149,12 @@ def find_record(output: OutputFolder, index: int) -> ShardRecord | None:
         return None
 
 
-def recorded_shards(output: OutputFolder) -> set[int]:
-    """Return the indices of the shards that have a record."""
-    if not output.shards.exists():
-        return set()
-    files = (path for path in output.shards.iterdir() if path.suffix == ".json")
-    return {int(path.stem) for path in files if path.stem.isdecimal()}
+def contents(output: OutputFolder, indices: Iterable[int]) -> Iterator[bytes | None]:
+    """Yield the content of the record of each of a few shards, None where there is none."""
+    return file_contents(output.shards, map(record_name, indices))
 
 
-def digests(output: OutputFolder, indices: Collection[int]) -> dict[int, str]:
-    """Return the digest of the record, as it is now, of each of the shards `indices` that has one."""
-    found = file_digests((output.shard_record(index) for index in indices), local=is_local(output.root))
-    return {index: file.digest for index, file in zip(indices, found, strict=True) if file}
-
-
-def write_digests(output: OutputFolder, found: Mapping[int, str]) -> None:
-    """Write the digests of the records of finished shards, by shard."""
-    write_atomically(output.shard_digests, listing(output, found))
-
-
-def listing(output: OutputFolder, found: Mapping[int, str]) -> bytes:
-    """Return the digests of records, by shard, as the lines of a file."""
-    return "".join(f"{found[index]}  {output.shard_record(index).name}\n" for index in sorted(found)).encode()
-
-
-def read_digests(output: OutputFolder) -> dict[int, str]:
-    """Return the digests that the records of finished shards must have, by shard; lines that are damaged are left out.
-
-    There are none for a shard that is being rewritten, nor in a folder of an earlier version.
-    """
-    try:
-        content = output.shard_digests.read_bytes()
-    except FileNotFoundError:
-        return {}
-    return {int(index): digest.decode() for digest, index in _DIGEST.findall(content)}
-
-
-def release(output: OutputFolder, indices: Iterable[int]) -> None:
-    """Remove the digests of the records of shards that are about to be rewritten."""
-    found = read_digests(output)
-    rewritten = found.keys() & set(indices)
-    if rewritten:
-        write_digests(output, {index: digest for index, digest in found.items() if index not in rewritten})
+def recorded_shards(output: OutputFolder) -> NDArray[np.int64]:
+    """Return the indices of the shards that have a record: (shard,) int64 in rising order."""
+    found = filter(None, map(_RECORD.fullmatch, file_names(output.shards)))
+    return np.sort(np.fromiter((int(name[1]) for name in found), np.int64))

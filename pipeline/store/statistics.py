@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,16 +33,31 @@ def add_frames(frames: NDArray[np.float32], total: NDArray[np.float64], squares:
             squares[k] += value * value
 
 
-def combine(records: Iterable[ShardRecord], size: int) -> Statistics:
-    """Combine the sums of all shards, `size` features per frame; the result is NaN where there is no training frame.
+class TrainSums(NamedTuple):
+    """The sums of several shards, in the units of a `ShardRecord`."""
 
-    The sums are integers, so the result depends neither on the order of the shards nor on how many runs wrote them.
+    train_count: int
+    train_sum: tuple[int, ...]
+    train_sum_squares: tuple[int, ...]
+
+
+def add_up(parts: Iterable[ShardRecord | TrainSums], size: int) -> TrainSums:
+    """Return the sums of all `parts`, `size` features per frame.
+
+    They are integers of any size, so the result depends neither on the order of the shards nor on how many runs wrote
+    them.
     """
     count, total, squares = 0, [0] * size, [0] * size
-    for record in records:
-        count += record.train_count
-        total = [a + b for a, b in zip(total, record.train_sum, strict=True)]
-        squares = [a + b for a, b in zip(squares, record.train_sum_squares, strict=True)]
+    for part in parts:
+        count += part.train_count
+        total = [a + b for a, b in zip(total, part.train_sum, strict=True)]
+        squares = [a + b for a, b in zip(squares, part.train_sum_squares, strict=True)]
+    return TrainSums(count, tuple(total), tuple(squares))
+
+
+def combine(parts: Iterable[ShardRecord | TrainSums], size: int) -> Statistics:
+    """Return the statistics of all shards, `size` features per frame: NaN where there is no training frame."""
+    count, total, squares = add_up(parts, size)
     if not count:
         return Statistics(np.full(size, np.nan), np.full(size, np.nan), 0)
     mean = np.array(total, np.float64) * (SUM_UNIT / count)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.extraction import ledger
+from pipeline.extraction.outcomes import Outcomes
 from pipeline.extraction.plan import Plan
 from pipeline.schema import LEDGER_COLUMNS, STATUSES
 from pipeline.store.records import RecordingOutcome, ShardRecord
@@ -51,19 +52,19 @@ def all_ok() -> list[ShardRecord]:
 
 
 def test_every_recording_has_one_row_in_the_order_of_the_manifest() -> None:
-    rows = ledger.build(TABLE, all_ok(), CONFIG)
+    rows = ledger.build(TABLE, [Outcomes.of(all_ok())], CONFIG)
     assert tuple(rows.columns) == LEDGER_COLUMNS
     assert list(rows["recording_id"]) == list(TABLE["recording_id"])
 
 
 def test_recording_in_several_shards_has_the_sum_of_what_they_wrote() -> None:
-    assert row_of(ledger.build(TABLE, all_ok(), CONFIG), "de/a/long.wav") == {
+    assert row_of(ledger.build(TABLE, [Outcomes.of(all_ok())], CONFIG), "de/a/long.wav") == {
         "status": "ok", "reason": "", "decoded_frames": 401, "sequences_written": 20,
     }  # fmt: skip
 
 
 def test_recording_too_short_for_a_sequence_is_filtered() -> None:
-    assert row_of(ledger.build(TABLE, all_ok(), CONFIG), "de/b/short.wav") == {
+    assert row_of(ledger.build(TABLE, [Outcomes.of(all_ok())], CONFIG), "de/b/short.wav") == {
         "status": "filtered",
         "reason": "shorter than one sequence of 0.2 s",
         "decoded_frames": 0,
@@ -72,7 +73,7 @@ def test_recording_too_short_for_a_sequence_is_filtered() -> None:
 
 
 def test_recording_without_a_header_failed_with_its_reason() -> None:
-    assert row_of(ledger.build(TABLE, all_ok(), CONFIG), "en/d/broken.wav") == {
+    assert row_of(ledger.build(TABLE, [Outcomes.of(all_ok())], CONFIG), "en/d/broken.wav") == {
         "status": "failed",
         "reason": "the file is empty",
         "decoded_frames": 0,
@@ -88,7 +89,7 @@ def test_worst_status_and_its_reason_win(order: list[int]) -> None:
         record(outcome(row, "failed", "gone", 0, 0)),
         record(outcome(row, "short", "ends early", 300, 3)),
     ]
-    rows = ledger.build(TABLE, [records[i] for i in order], CONFIG)
+    rows = ledger.build(TABLE, [Outcomes.of([records[i]]) for i in order], CONFIG)
     assert row_of(rows, "en/c/long.wav") == {
         "status": "failed", "reason": "gone", "decoded_frames": 401, "sequences_written": 7,
     }  # fmt: skip
@@ -101,7 +102,7 @@ def test_ledger_closes(drawn: list[tuple[str, int]]) -> None:
         record(outcome(s.recording, status, "" if status == "ok" else "why", 401, written))
         for s, (status, written) in zip(segments, drawn, strict=False)
     ]
-    rows = ledger.build(TABLE, records, CONFIG)
+    rows = ledger.build(TABLE, [Outcomes.of(records)], CONFIG)
     counts = ledger.counts(rows)
     assert sum(counts.values()) == len(TABLE)
     assert tuple(counts) == STATUSES
@@ -111,6 +112,6 @@ def test_ledger_closes(drawn: list[tuple[str, int]]) -> None:
 
 
 def test_counts_and_failed_fraction() -> None:
-    rows = ledger.build(TABLE, all_ok(), CONFIG)
+    rows = ledger.build(TABLE, [Outcomes.of(all_ok())], CONFIG)
     assert ledger.counts(rows) == {"ok": 2, "short": 0, "filtered": 1, "failed": 1}
     assert ledger.failed_fraction(rows) == 0.25

@@ -145,7 +145,7 @@ def test_bytes_do_not_depend_on_tasks_workers_or_interruptions(corpus: Path, tmp
     with pytest.raises(PipelineError, match=rf"^{third!s}".replace("(", r"\(").replace(")", r"\)")):
         resumed.run([task])
     place.rmdir()
-    assert records.recorded_shards(resumed.output) == {shard.index for shard in task.shards[:2]}
+    assert set(records.recorded_shards(resumed.output).tolist()) == {shard.index for shard in task.shards[:2]}
     resumed.run(resumed.pending())
     assert resumed.checksums() == expected
 

@@ -1,0 +1,203 @@
+"""The records of all shards, read in ranges: by the driver alone if they are few, otherwise by the workers."""
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, NamedTuple, Self, TypeVar
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from pipeline.errors import PipelineError
+from pipeline.extraction.outcomes import Outcomes
+from pipeline.outputs import OutputFolder
+from pipeline.runtime import preflight
+from pipeline.runtime.executor import Executor, completed
+from pipeline.storage import is_local
+from pipeline.store import records
+from pipeline.store.record_digests import DIGEST_BYTES, RecordDigests
+from pipeline.store.records import ShardRecord
+from pipeline.store.statistics import TrainSums, add_up
+
+RANGE_SHARDS: Final = 2**12
+"""Shards whose records are read by one task: what it takes and what it returns are some 100 KiB each."""
+ALONE: Final = 2**16
+"""The driver reads fewer records than this alone: that takes less time than starting workers."""
+ALONE_REMOTE: Final = 2**12
+"""The same for records behind a URL, where a request takes some 20 ms and 16 are made at the same time."""
+
+StartExecutor = Callable[[], Executor]
+"""Returns the executor of a run, started if it was not."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class RecordRange:
+    """The shards from `start` on; which of them have a record, and the digests that these must have."""
+
+    start: int
+    recorded: NDArray[np.bool_]
+    expected: RecordDigests
+
+    @classmethod
+    def split(cls, recorded: NDArray[np.bool_], expected: RecordDigests, size: int) -> Iterator[Self]:
+        """Yield all shards in ranges of `size`."""
+        for start in range(0, len(recorded), size):
+            part = slice(start, start + size)
+            yield cls(start, recorded[part], RecordDigests(expected.listed[part], expected.digest[part]))
+
+    @property
+    def shards(self) -> range:
+        """The shards of the range."""
+        return range(self.start, self.start + len(self.recorded))
+
+    def __str__(self) -> str:
+        return f"reading shards {self.start} to {self.shards.stop - 1}"
+
+    def damaged(self, out: str) -> NDArray[np.bool_]:
+        """Read the records; return which are damaged, (shard,) bool."""
+        output, damaged = OutputFolder.at(out), np.zeros(len(self.recorded), np.bool_)
+        wanted = self.start + np.flatnonzero(self.recorded | self.expected.listed)
+        for index, content in zip(wanted.tolist(), records.contents(output, wanted.tolist()), strict=True):
+            damaged[index - self.start] = content is None or self._is_damaged(output, index, content)
+        return damaged
+
+    def _is_damaged(self, output: OutputFolder, index: int, content: bytes) -> bool:
+        if self.expected.listed[index - self.start]:
+            return self._differs(index, content)
+        return self.record(output, index, content) is None
+
+    def _differs(self, index: int, content: bytes) -> bool:
+        """Whether a record must have another digest."""
+        place = index - self.start
+        listed = self.expected.listed[place]
+        return bool(listed) and xxhash.xxh3_128_digest(content) != self.expected.digest[place].tobytes()
+
+    def record(self, output: OutputFolder, index: int, content: bytes) -> ShardRecord | None:
+        """Return the record of shard `index` from its content, None if it is damaged."""
+        if self._differs(index, content):
+            return None
+        try:
+            return records.parsed(output, index, content)
+        except PipelineError:
+            return None
+
+
+@dataclass(frozen=True)
+class RecordStates:
+    """For each shard of a plan, (shard,) bool: whether it has a record, and whether that is damaged.
+
+    It is damaged if it cannot be read, is not that of the finished store, or is missing from the finished store.
+    """
+
+    recorded: NDArray[np.bool_]
+    damaged: NDArray[np.bool_]
+
+    def with_damage(self, shards: Iterable[int]) -> Self:
+        """Return the states when the records of `shards` are damaged, too."""
+        damaged = self.damaged.copy()
+        damaged[list(shards)] = True
+        return replace(self, damaged=damaged)
+
+
+class RangeSummary(NamedTuple):
+    """What the records from shard `start` on hold: `digests` (shard, 16) uint8, and the sums and outcomes of all."""
+
+    start: int
+    digests: NDArray[np.uint8]
+    sums: TrainSums
+    outcomes: Outcomes
+
+
+def recorded_shards(output: OutputFolder, shards: int) -> NDArray[np.bool_]:
+    """Return which of the first `shards` shards have a record: (shard,) bool."""
+    found, recorded = records.recorded_shards(output), np.zeros(shards, np.bool_)
+    recorded[found[found < shards]] = True
+    return recorded
+
+
+def states(output: OutputFolder, expected: RecordDigests, executor: StartExecutor | None = None) -> RecordStates:
+    """Read the records of all shards of a plan, and compare them with the digests `expected`.
+
+    Without an `executor` the driver reads all of them. Where a worker finds damage, the driver reads the range again
+    and decides: the file system of a worker may show less than its own.
+    """
+    out, recorded = str(output.root), recorded_shards(output, len(expected.listed))
+    damaged, read = np.zeros(len(recorded), np.bool_), recorded | expected.listed
+    parts = RecordRange.split(recorded, expected, RANGE_SHARDS)
+    wanted = (part for part in parts if read[part.shards.start : part.shards.stop].any())
+    workers = _workers(output, int(np.count_nonzero(read)), executor)
+    if workers is not None:
+        found = (done.result for done in completed(workers.run(partial(_with_damage, out=out), wanted)))
+        wanted = (part for part in found if part is not None)
+    for part in wanted:
+        damaged[part.shards.start : part.shards.stop] = part.damaged(out)
+    return RecordStates(recorded, damaged)
+
+
+def _with_damage(part: RecordRange, *, out: str) -> RecordRange | None:
+    """Return a range that holds a damaged record, None for all others."""
+    return part if part.damaged(out).any() else None
+
+
+def digests(output: OutputFolder, shards: int, executor: StartExecutor | None = None) -> RecordDigests:
+    """Return the digests of the records of the first `shards` shards as they are now; missing ones are not listed."""
+    found = RecordDigests.none(shards)
+    work = partial(_digests, out=str(output.root))
+    for part, listed, digest in _over_ranges(work, output, shards, executor):
+        found.listed[part.start : part.stop], found.digest[part.start : part.stop] = listed, digest
+    return found
+
+
+def _digests(shards: range, *, out: str) -> tuple[range, NDArray[np.bool_], NDArray[np.uint8]]:
+    found = RecordDigests.none(len(shards))
+    for place, content in enumerate(records.contents(OutputFolder.at(out), shards)):
+        if content is not None:
+            found.listed[place] = True
+            found.digest[place] = np.frombuffer(xxhash.xxh3_128_digest(content), np.uint8)
+    return shards, found.listed, found.digest
+
+
+def summaries(
+    output: OutputFolder, shards: int, size: int, executor: StartExecutor | None = None
+) -> Iterator[RangeSummary]:
+    """Read the records of all shards of a finished plan once; yield what they hold, in any order of the ranges.
+
+    `size` is the number of features of a frame. Without an `executor` the driver reads all of them. Raises
+    PipelineError for a record that cannot be read, and FileNotFoundError for one that is missing.
+    """
+    return _over_ranges(partial(summary, out=str(output.root), size=size), output, shards, executor)
+
+
+def summary(shards: range, *, out: str, size: int) -> RangeSummary:
+    """Return what the records of a range of shards hold."""
+    output, found, digests = OutputFolder.at(out), list[ShardRecord](), list[bytes]()
+    for index, content in zip(shards, records.contents(output, shards), strict=True):
+        if content is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(output.shard_record(index)))
+        found.append(records.parsed(output, index, content))
+        digests.append(xxhash.xxh3_128_digest(content))
+    digest = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+    return RangeSummary(shards.start, digest, add_up(found, size), Outcomes.of(found))
+
+
+def _over_ranges(
+    work: Callable[[range], Result], output: OutputFolder, shards: int, executor: StartExecutor | None
+) -> Iterator[Result]:
+    """Yield the results of `work` for the first `shards` shards in ranges."""
+    parts = (range(start, min(start + RANGE_SHARDS, shards)) for start in range(0, shards, RANGE_SHARDS))
+    workers = _workers(output, shards, executor)
+    return map(work, parts) if workers is None else (done.result for done in completed(workers.run(work, parts)))
+
+
+def _workers(output: OutputFolder, shards: int, executor: StartExecutor | None) -> Executor | None:
+    """Return the executor where so many records are worth it, None where the driver reads them alone."""
+    if executor is None or shards < (ALONE if is_local(output.root) else ALONE_REMOTE):
+        return None
+    workers = executor()
+    preflight.check(workers, output, writes=False)
+    return workers
