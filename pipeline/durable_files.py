@@ -171,6 +171,22 @@ def partial_path(path: UPath) -> UPath:
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
 
 
+def partial_files(folder: UPath, *, deep: bool = False) -> Iterator[UPath]:
+    """Yield the half-written files in a local folder, and in those below it if `deep`; none if there is no folder.
+
+    A folder is read in parts: memory does not grow with its files.
+    """
+    try:
+        with os.scandir(str(folder)) as entries:
+            for entry in entries:
+                if entry.name.endswith(PARTIAL):
+                    yield folder / entry.name
+                elif deep and entry.is_dir(follow_symlinks=False):
+                    yield from partial_files(folder / entry.name, deep=True)
+    except FileNotFoundError:
+        return
+
+
 def clear_partial_files(paths: Iterable[UPath]) -> None:
     """Delete those of `paths` that killed processes left half-written: of this machine, and old ones of others.
 

@@ -5,7 +5,7 @@ from itertools import chain
 
 from upath import UPath
 
-from pipeline.durable_files import PARTIAL, clear_partial_files
+from pipeline.durable_files import clear_partial_files, partial_files
 from pipeline.storage import folder_at, is_local
 
 
@@ -146,8 +146,8 @@ class OutputFolder:
                 self.compacted.root,
                 self.compacted.shards,
             ]
-            found = chain.from_iterable(folder.glob(f"*{PARTIAL}") for folder in flat)
-            clear_partial_files([*found, *chain.from_iterable(folder.rglob(f"*{PARTIAL}") for folder in deep)])
+            found = chain.from_iterable(map(partial_files, flat))
+            clear_partial_files([*found, *chain.from_iterable(partial_files(folder, deep=True) for folder in deep)])
 
 
 def record_name(index: int) -> str:

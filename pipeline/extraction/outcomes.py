@@ -1,5 +1,6 @@
 """The outcomes of recordings in many shards, as arrays."""
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
@@ -29,21 +30,16 @@ class Outcomes:
 
     @classmethod
     def of(cls, records: Iterable[ShardRecord]) -> Self:
-        """Return the outcomes in `records`, in their order."""
-        reasons = {"": 0}
-        rows = [
-            (
-                record.index,
-                outcome.recording,
-                STATUSES.index(outcome.status),
-                reasons.setdefault(outcome.reason, len(reasons)),
-                outcome.decoded_frames,
-                outcome.sequences_written,
-            )
-            for record in records
-            for outcome in record.outcomes
-        ]
-        shard, recording, status, reason, decoded, written = np.array(rows, np.int64).reshape(-1, 6).T
+        """Return the outcomes in `records`, in their order; holds one record at a time."""
+        reasons, numbers = {"": 0}, array("q")
+        for record in records:
+            for outcome in record.outcomes:
+                reason = reasons.setdefault(outcome.reason, len(reasons))
+                numbers.extend((
+                    record.index, outcome.recording, STATUSES.index(outcome.status), reason, outcome.decoded_frames,
+                    outcome.sequences_written,
+                ))  # fmt: skip
+        shard, recording, status, reason_code, decoded, written = np.array(numbers, np.int64).reshape(-1, 6).T
         return cls(
-            shard, recording, status.astype(np.int8), reason.astype(np.int32), decoded, written, tuple(reasons)
+            shard, recording, status.astype(np.int8), reason_code.astype(np.int32), decoded, written, tuple(reasons)
         )  # fmt: skip

@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 
 from pipeline import schema
 from pipeline.digests import bytes_digest
-from pipeline.durable_files import PARTIAL, Files, Unnamed, sync_folder
+from pipeline.durable_files import Files, Unnamed, partial_files, sync_folder
 from pipeline.outputs import OutputFolder
 from pipeline.schema import FEATURE, Variable
 from pipeline.storage import FileDigest, file_digest, is_local
@@ -262,7 +262,7 @@ def seal(output: OutputFolder, mean: NDArray[np.float64], std: NDArray[np.float6
     _array(group, "train_std")[:] = std
     _array(group, "train_count")[...] = count
     if is_local(output.root):
-        for leftover in (*output.store.rglob(f"*{PARTIAL}"), *output.shards.glob(f"*{PARTIAL}")):
+        for leftover in (*partial_files(output.store, deep=True), *partial_files(output.shards)):
             leftover.unlink()
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import reduce
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,24 +41,26 @@ class TrainSums(NamedTuple):
     train_sum: tuple[int, ...]
     train_sum_squares: tuple[int, ...]
 
+    @classmethod
+    def zero(cls, size: int) -> Self:
+        """Return the sums of no shard, `size` features per frame."""
+        return cls(0, (0,) * size, (0,) * size)
 
-def add_up(parts: Iterable[ShardRecord | TrainSums], size: int) -> TrainSums:
-    """Return the sums of all `parts`, `size` features per frame.
-
-    They are integers of any size, so the result depends neither on the order of the shards nor on how many runs wrote
-    them.
-    """
-    count, total, squares = 0, [0] * size, [0] * size
-    for part in parts:
-        count += part.train_count
-        total = [a + b for a, b in zip(total, part.train_sum, strict=True)]
-        squares = [a + b for a, b in zip(squares, part.train_sum_squares, strict=True)]
-    return TrainSums(count, tuple(total), tuple(squares))
+    def plus(self, other: "ShardRecord | TrainSums") -> "TrainSums":
+        """Return the sums with those of `other`: integers of any size, which do not depend on the order of shards."""
+        return TrainSums(
+            self.train_count + other.train_count,
+            tuple(map(sum, zip(self.train_sum, other.train_sum, strict=True))),
+            tuple(map(sum, zip(self.train_sum_squares, other.train_sum_squares, strict=True))),
+        )
 
 
 def combine(parts: Iterable[ShardRecord | TrainSums], size: int) -> Statistics:
-    """Return the statistics of all shards, `size` features per frame: NaN where there is no training frame."""
-    count, total, squares = add_up(parts, size)
+    """Return the statistics of all shards, `size` features per frame: NaN where there is no training frame.
+
+    They depend neither on the order of the shards nor on how many runs wrote them.
+    """
+    count, total, squares = reduce(TrainSums.plus, parts, TrainSums.zero(size))
     if not count:
         return Statistics(np.full(size, np.nan), np.full(size, np.nan), 0)
     mean = np.array(total, np.float64) * (SUM_UNIT / count)

@@ -34,11 +34,13 @@ Examples:
               help="Turns of each contender; slow ones have fewer.")  # fmt: skip
 @click.option("--tasks", type=click.IntRange(min=100), default=100_000, show_default=True,
               help="Empty tasks for the cluster; a million takes three quarters of an hour.")  # fmt: skip
+@click.option("--records", type=click.IntRange(min=10_000), default=200_000, show_default=True,
+              help="Records of shards in a folder that is resumed and finished.")  # fmt: skip
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), default=ROOT / "out" / "bench",
               help="Corpus, stores and scratch.  [default: out/bench]")  # fmt: skip
 @click.option("--docs", type=click.Path(file_okay=False, path_type=Path), default=ROOT / "docs",
               help="Where benchmarks.md and benchmarks.json go.  [default: docs]")  # fmt: skip
-def main(groups: tuple[str, ...], hours: float, rounds: int, tasks: int, work: Path, docs: Path) -> None:
+def main(groups: tuple[str, ...], hours: float, rounds: int, tasks: int, records: int, work: Path, docs: Path) -> None:
     """Measure this software beside others, in turns, and write docs/benchmarks.md and docs/benchmarks.json.
 
     GROUP is one or more of kernel, extraction, loader, training and scan; all of them if none is named. Results of
@@ -46,14 +48,15 @@ def main(groups: tuple[str, ...], hours: float, rounds: int, tasks: int, work: P
     """
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%X", level=logging.WARNING)
     log.setLevel(logging.INFO)
-    settings = Settings(hours, rounds, tasks, work.absolute())
+    settings = Settings(hours, rounds, tasks, records, work.absolute())
     settings.work.mkdir(parents=True, exist_ok=True)
+    command = f"--hours {hours:g} --rounds {rounds} --tasks {tasks} --records {records}"
     for name in groups or GROUPS:
         log.info("%s: begins", name)
         group = importlib.import_module(f"tests.benchmarks.{name}")
         tables = group.run(settings)
         report.show(tables, Console(width=max(Console().width, WIDTH)))
-        report.merge(docs, name, group.TITLE, f"--hours {hours:g} --rounds {rounds} --tasks {tasks}", tables)
+        report.merge(docs, name, group.TITLE, command, tables)
         log.info("%s: written to %s", name, docs / "benchmarks.md")
 
 

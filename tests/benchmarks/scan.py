@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.outputs import OutputFolder
-from tests.benchmarks import corpus, threads
+from tests.benchmarks import corpus, records, threads
 from tests.benchmarks.measure import SPAWN, Contender, alternate, peak_bytes, resident_bytes, timed
 from tests.benchmarks.report import MIB, Row, Table, at_least, at_most, same_within
 from tests.benchmarks.settings import Settings
@@ -28,7 +28,13 @@ SETTLED: Final = 0.05
 
 def run(settings: Settings) -> tuple[Table, ...]:
     """Measure."""
-    return _scan(settings), _plan(settings), threads.table(), _submission(settings)
+    return (
+        _scan(settings),
+        _plan(settings),
+        threads.table(),
+        _submission(settings),
+        records.table(settings.records, settings.work / "scratch"),
+    )
 
 
 def _scan(settings: Settings) -> Table:

@@ -6,9 +6,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Settings:
-    """`hours` of speech, `rounds` of each contender, empty `tasks` for the cluster, and the folder `work`."""
+    """What is measured, and the folder `work`.
+
+    `hours` of speech, `rounds` of each contender, empty `tasks` for the cluster, and `records` of shards.
+    """
 
     hours: float
     rounds: int
     tasks: int
+    records: int
     work: Path

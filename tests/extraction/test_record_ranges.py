@@ -1,7 +1,11 @@
 """The records of many shards: what is found of them, by the driver or by workers, in bounded memory."""
 
+import pickle
 import tracemalloc
+from collections.abc import Callable, Generator, Iterable
+from functools import reduce
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -12,12 +16,17 @@ from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.extraction import ledger, record_ranges
 from pipeline.extraction.outcomes import Outcomes
+from pipeline.extraction.record_ranges import RecordRange
 from pipeline.outputs import OutputFolder
-from pipeline.runtime.executor import Executor, SerialExecutor
+from pipeline.runtime.executor import Done, Executor, Lost, SerialExecutor
 from pipeline.store import record_digests, records
 from pipeline.store.record_digests import RecordDigests
 from pipeline.store.records import RecordingOutcome, ShardRecord
+from pipeline.store.statistics import TrainSums
 from tests.conftest import make_manifest, make_probe
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 CONFIG = PipelineConfig()
 SHARDS = 11
@@ -37,6 +46,12 @@ def record(index: int) -> ShardRecord:
         train_sum=(2**70 * index, -index),
         train_sum_squares=(index, 1),
     )
+
+
+def sees_nothing(part: RecordRange, *, out: str) -> RecordRange:
+    """Stand in for a worker whose file system shows no record."""
+    assert out
+    return part
 
 
 def made(folder: Path, kinds: list[str]) -> OutputFolder:
@@ -60,12 +75,29 @@ def made(folder: Path, kinds: list[str]) -> OutputFolder:
     return output
 
 
+class OtherProcess(SerialExecutor):
+    """Runs tasks as another process does: items and results are pickled."""
+
+    def run(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T],
+        limit_s: Callable[[T], float] | None = None,
+    ) -> Generator[Done[R] | Lost[T], None, None]:
+        def pickled(item: T) -> R:
+            sent_function, sent = pickle.loads(pickle.dumps((function, item)))
+            result: R = pickle.loads(pickle.dumps(sent_function(sent)))
+            return result
+
+        yield from super().run(pickled, items, limit_s)
+
+
 def workers(monkeypatch: pytest.MonkeyPatch) -> Executor:
     """Return an executor that reads records in ranges of three shards, however few there are."""
     for name in ("ALONE", "ALONE_REMOTE"):
         monkeypatch.setattr(record_ranges, name, 0)
     monkeypatch.setattr(record_ranges, "RANGE_SHARDS", 3)
-    return SerialExecutor()
+    return OtherProcess()
 
 
 @given(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=SHARDS))
@@ -96,7 +128,7 @@ def test_few_records_start_no_executor(tmp_path: Path) -> None:
 def test_driver_decides_where_a_worker_sees_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = made(tmp_path, ["right"] * SHARDS)
     executor = workers(monkeypatch)
-    monkeypatch.setattr(record_ranges, "_with_damage", lambda part, *, out: part)
+    monkeypatch.setattr(record_ranges, "_with_damage", sees_nothing)
     assert not record_ranges.states(output, record_digests.read(output, SHARDS), lambda: executor).damaged.any()
 
 
@@ -108,7 +140,7 @@ def test_summaries_by_workers_are_those_of_the_driver(tmp_path: Path, monkeypatc
     assert [part.start for part in parts] == [0, 3, 6, 9]
     total = sum(range(SHARDS))
     assert alone.sums == (total, (2**70 * total, -total), (total, SHARDS))
-    assert record_ranges.add_up([part.sums for part in parts], 2) == alone.sums
+    assert reduce(TrainSums.plus, [part.sums for part in parts]) == alone.sums
     assert np.concatenate([part.digests for part in parts]).tolist() == alone.digests.tolist()
     for name in ("shard", "recording", "status", "decoded_frames", "sequences_written"):
         joined = np.concatenate([getattr(part.outcomes, name) for part in parts])
@@ -153,7 +185,7 @@ def test_ledger_does_not_depend_on_the_order_of_shards(drawn: list[tuple[str, st
     ]
     in_order = ledger.build(manifest, [Outcomes.of(written)], CONFIG)
     parts = [Outcomes.of([each]) for each in written]
-    random.shuffle(parts)  # type: ignore[attr-defined]
+    random.shuffle(parts)
     assert ledger.build(manifest, parts, CONFIG).equals(in_order)
     worst = max(["ok", "short", "filtered", "failed"].index(status) for status, _ in drawn)
     reasons = [reason for status, reason in drawn if ["ok", "short", "filtered", "failed"].index(status) == worst]
