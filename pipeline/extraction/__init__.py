@@ -9,6 +9,8 @@
 - `recording_reader`: the features of the recordings of a task, from as few decodings as possible
 - `retry`: which failed recordings may be readable now
 - `lifecycle`: creating, extending and finishing a store; the shards that are still to be written
+- `record_ranges`: the records of all shards, read by the driver or by workers
+- `outcomes`: the outcomes of recordings in many shards, as arrays
 - `ledger`: the outcome of every recording
 - `poison`: finding recordings that end the workers that read them
 - `extract`: the extract stage
