@@ -28,6 +28,8 @@ GROUPS_HELD: Final = 2
 """Row groups of the manifest that a plan holds: shards are asked for in their order."""
 GROUPS_BYTES: Final = 32 * 2**20
 """The row groups that a plan holds, if names and paths are some 100 characters long."""
+INDICES_AT_ONCE: Final = 2**16
+"""Indices of shards that are Python's integers at the same time, which take 36 bytes each."""
 DECODING_BYTES: Final = 72 * 2**20
 """Blocks that are being decoded and resampled, and 8 MiB of samples that a `SegmentReader` holds."""
 
@@ -219,7 +221,9 @@ def _pending_task(indices: range, replaced: NDArray[np.bool_]) -> PendingTask:
 def _runs(indices: NDArray[np.int64], follows: NDArray[np.bool_]) -> Iterator[range]:
     """Yield `indices`, in rising order, as ranges; one goes on as long as indices are consecutive and `follows`."""
     run = range(0)
-    for index, joins in zip(indices.tolist(), follows[indices].tolist(), strict=True):
+    blocks = (indices[start : start + INDICES_AT_ONCE] for start in range(0, len(indices), INDICES_AT_ONCE))
+    joined = (pair for block in blocks for pair in zip(block.tolist(), follows[block].tolist(), strict=True))
+    for index, joins in joined:
         if run and index == run.stop and joins:
             run = range(run.start, index + 1)
         else:
