@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,20 +26,28 @@ from pipeline.outputs import OutputFolder
 START_FRAME: Final = "start_frame"
 
 
+class Speakers(Protocol):
+    """A number for the speaker of each test recording, equal for all recordings of a speaker."""
+
+    def __getitem__(self, rows: NDArray[np.integer[Any]], /) -> NDArray[np.int64]:
+        """Return the numbers for some rows of the manifest: (row,) int64."""
+        ...
+
+
 class IncomparableError(PipelineError):
     """A model that cannot be evaluated on this store, because it was trained on other features."""
 
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """The test split of a store; `speaker` (row,) int64 has a number for the speaker of each row of the manifest."""
+    """The test split of a store, and the speakers of its recordings."""
 
     store: Store
-    speaker: NDArray[np.int64]
+    speaker: Speakers
     seed: int
 
     @classmethod
-    def of(cls, output: OutputFolder, speaker: NDArray[np.int64], seed: int) -> "EvaluationData":
+    def of(cls, output: OutputFolder, speaker: Speakers, seed: int) -> "EvaluationData":
         """Open the store of an output folder; raises PipelineError if its test split is empty."""
         store = Store(str(output.store), extra=[START_FRAME])
         if not store.label_counts("test").any():
@@ -52,15 +60,15 @@ def evaluate(
     name: str,
     folder: UPath,
     facts: Mapping[str, Any],
-    speaker: NDArray[np.int64],
+    speaker: Speakers,
     seed: int,
     results: OutputFolder | None = None,
 ) -> Metrics:
     """Evaluate the model in `folder` on the test split of `output`.
 
     Write metrics/NAME.scores.parquet and metrics/NAME.json to `results`, by default to `output`. `facts` are fields of
-    the metrics; `speaker` (row,) numbers the speaker of each row of the manifest, for the interval of the macro F1 per
-    recording. Raises IncomparableError for a model of other features, and PipelineError if the test split is empty.
+    the metrics; `speaker` is for the interval of the macro F1 per recording. Raises IncomparableError for a model of
+    other features, and PipelineError if the test split is empty.
     """
     results = results or output
     data = EvaluationData.of(output, speaker, seed)
@@ -74,7 +82,7 @@ def compare(
     folder: UPath,
     champion_folder: UPath | None,
     rule: PromotionConfig,
-    speaker: NDArray[np.int64],
+    speaker: Speakers,
     seed: int,
 ) -> tuple[Comparison, Metrics]:
     """Compare the model in `folder` with the champion on the test split; also return the metrics of the model."""

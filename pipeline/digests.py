@@ -5,7 +5,9 @@ pipeline, of Python and of all libraries.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain, repeat
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +20,9 @@ VALUE_DIGITS: Final = 16
 
 ROWS_AT_ONCE: Final = 2**20
 
+Chunks = Callable[[], Iterable[pa.Array]]
+"""A column of a table in pieces of one type; each call gives them from the first."""
+
 
 def value_digest(value: Any) -> str:
     """Return a digest of JSON-like data: 16 hexadecimal digits.
@@ -25,9 +30,19 @@ def value_digest(value: Any) -> str:
     The canonical form is compact JSON in UTF-8, with sorted keys and Python's shortest representation of floats.
     Tuples count as lists. Raises ValueError for NaN and infinities, and TypeError for what JSON cannot hold.
     """
+    return bytes_digest([_json(value)])[:VALUE_DIGITS]
+
+
+def list_digest(values: Iterable[Any]) -> str:
+    """Return `value_digest` of the list of `values`, which are held one at a time."""
+    comma = chain([b""], repeat(b","))
+    parts = (part for separator, value in zip(comma, values, strict=False) for part in (separator, _json(value)))
+    return bytes_digest(chain([b"["], parts, [b"]"]))[:VALUE_DIGITS]
+
+
+def _json(value: Any) -> bytes:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # file names that are not UTF-8 contain surrogates
-    return bytes_digest([text.encode("utf-8", "surrogatepass")])[:VALUE_DIGITS]
+    return text.encode("utf-8", "surrogatepass")  # file names that are not UTF-8 contain surrogates
 
 
 def bytes_digest(parts: Iterable[bytes | memoryview]) -> str:
@@ -47,25 +62,30 @@ def table_digest(table: pa.Table) -> str:
     then all values in UTF-8. A row without a value has 0 or empty text there. Columns without any value are left out,
     so that a new column which does not apply to a table does not change its digest.
     """
-    return bytes_digest(part for name in sorted(table.column_names) for part in _canonical(name, table[name]))
+    return columns_digest({name: partial(_chunks, table[name]) for name in table.column_names}, len(table))
 
 
-def _canonical(name: str, column: pa.ChunkedArray) -> Iterator[bytes | memoryview]:
+def columns_digest(columns: Mapping[str, Chunks], rows: int) -> str:
+    """Return `table_digest` of a table with `rows` rows that is not in memory; reads each column up to four times."""
+    return bytes_digest(part for name in sorted(columns) for part in _canonical(name, columns[name], rows))
+
+
+def _chunks(column: pa.ChunkedArray) -> list[pa.Array]:
+    return column.chunks  # type: ignore[no-any-return]
+
+
+def _canonical(name: str, column: Chunks, rows: int) -> Iterator[bytes | memoryview]:
     """Yield the canonical form of a column in parts."""
-    floating = pa.types.is_floating(column.type)
-    if floating:
-        column = pc.if_else(pc.is_nan(column), None, column)
-    if column.null_count == len(column):
+    kind = next((_kind(part.type) for part in _parts(column) if part.null_count < len(part)), None)
+    if kind is None:
         return
-    numeric = floating or pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)
-    kind = "float" if floating else "integer" if numeric else "text"
-    yield f"{name}\0{kind}\0{len(column)}\0".encode()
+    yield f"{name}\0{kind}\0{rows}\0".encode()
     for part in _parts(column):
         yield part.is_null().to_numpy(zero_copy_only=False).astype(np.uint8).data
-    if numeric:
+    if kind != "text":
+        arrow, numpy = (pa.float64(), "<f8") if kind == "float" else (pa.int64(), "<i8")
         for part in _parts(column):
-            wide = part.cast(pa.float64() if floating else pa.int64()).fill_null(0)
-            yield wide.to_numpy(zero_copy_only=False).astype("<f8" if floating else "<i8").data
+            yield part.cast(arrow).fill_null(0).to_numpy(zero_copy_only=False).astype(numpy).data
         return
     for part in _parts(column):
         yield np.diff(_text(part)[0]).astype("<i8").data
@@ -74,11 +94,18 @@ def _canonical(name: str, column: pa.ChunkedArray) -> Iterator[bytes | memoryvie
         yield text[offsets[0] : offsets[-1]]
 
 
-def _parts(column: pa.ChunkedArray) -> Iterator[pa.Array]:
-    """Yield a column in slices, so that memory does not grow with the table."""
-    for chunk in column.chunks:
+def _kind(of: pa.DataType) -> str:
+    if pa.types.is_floating(of):
+        return "float"
+    return "integer" if pa.types.is_integer(of) or pa.types.is_boolean(of) else "text"
+
+
+def _parts(column: Chunks) -> Iterator[pa.Array]:
+    """Yield a column in slices, so that memory does not grow with the table; null for NaN."""
+    for chunk in column():
         for start in range(0, len(chunk), ROWS_AT_ONCE):
-            yield chunk.slice(start, ROWS_AT_ONCE)
+            part = chunk.slice(start, ROWS_AT_ONCE)
+            yield pc.if_else(pc.is_nan(part), None, part) if pa.types.is_floating(part.type) else part
 
 
 def _text(part: pa.Array) -> tuple[np.ndarray[Any, np.dtype[np.int64]], memoryview]:

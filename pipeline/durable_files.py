@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import BinaryIO, Final, Self
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
 from upath import UPath
 
 from pipeline.object_stores import find_store
@@ -188,13 +190,16 @@ def partial_files(folder: UPath, *, deep: bool = False) -> Iterator[UPath]:
 
 
 def clear_partial_files(paths: Iterable[UPath]) -> None:
-    """Delete those of `paths` that killed processes left half-written: of this machine, and old ones of others.
+    """Delete those of `paths`, files or folders, that killed processes left: of this machine, and old ones of others.
 
     Call it while this process writes none of them: a file of its own process number is that of a killed process, too.
     """
     for path in paths:
         if path.name.endswith(PARTIAL) and _is_abandoned(path):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(str(path), ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _is_abandoned(partial: UPath) -> bool:
@@ -215,6 +220,20 @@ def process_runs(number: int) -> bool:
     except PermissionError:
         pass  # of another user
     return True
+
+
+def write_parquet_groups(path: UPath, groups: Iterable[pd.DataFrame]) -> None:
+    """Write a table atomically, without its index: each of its parts, of which there is at least one, a row group.
+
+    Raises ValueError if there is no part.
+    """
+    parts = (pa.Table.from_pandas(group, preserve_index=False, nthreads=1) for group in groups)
+    first = next(parts, None)
+    if first is None:
+        raise ValueError(f"{path}: a table without parts has no columns")
+    with replacing(path) as file, parquet.ParquetWriter(file, first.schema) as writer:
+        for part in chain([first], parts):
+            writer.write_table(part, len(part))
 
 
 def write_parquet(path: UPath, table: pd.DataFrame, rows_per_group: int | None = None) -> None:

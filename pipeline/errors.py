@@ -26,10 +26,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def few(names: Sequence[str], most: int = 3) -> str:
-    """Return the first `most` names and the number of the others, for a message of one line."""
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+def few(names: Sequence[str], most: int = 3, count: int | None = None) -> str:
+    """Return the first `most` names and the number of the others, for a message of one line.
+
+    `count` is the number of all names, if `names` has only the first of them.
+    """
+    shown, others = ", ".join(names[:most]), (len(names) if count is None else count) - most
+    return f"{shown} and {others} more" if others > 0 else shown
 
 
 def escaped(text: str, *, only_surrogates: bool = False) -> str:

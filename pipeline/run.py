@@ -196,11 +196,11 @@ def _exit_code(run: Run, options: Options, unchanged: int = 0) -> int:
     if run.output.ledger.exists():
         from pipeline.extraction import ledger  # noqa: PLC0415
 
-        rows = ledger.read(run.output)
-        if ledger.failed_fraction(rows) > options.max_failed_fraction:
+        counts = ledger.counts(run.output)
+        if ledger.failed_fraction(counts) > options.max_failed_fraction:
             log.error(
                 "done, but %d of %d recordings failed, more than --max-failed-fraction %g allows; see %s for the "
-                "reasons", ledger.counts(rows)["failed"], len(rows), options.max_failed_fraction, run.output.ledger,
+                "reasons", counts["failed"], sum(counts.values()), options.max_failed_fraction, run.output.ledger,
             )  # fmt: skip
             return EXIT_TOO_MANY_FAILED
     return unchanged if unchanged and not run.record.changed and stages.complete(run) else 0

@@ -8,13 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 from upath import UPath
 
-from pipeline.corpus.manifest import read_manifest
-from pipeline.corpus.splits import speaker_codes
+from pipeline.corpus.manifest_file import ManifestFile
+from pipeline.corpus.speakers import SpeakerCodes
 from pipeline.digests import value_digest
 from pipeline.errors import PipelineError, UsageError, few
 from pipeline.outputs import OutputFolder
@@ -114,15 +111,15 @@ class Run:
         with tempfile.TemporaryDirectory() as folder:
             yield OutputFolder.at(folder)
 
-    def manifest(self) -> pd.DataFrame:
-        """Return the manifest; raises UsageError if there is none, or one of an earlier version.
+    def manifest(self) -> ManifestFile:
+        """Open the manifest; raises UsageError if there is none, or one of an earlier version.
 
         Raises PipelineError for one that is not as the last scan or compaction left it.
         """
         if not self.output.manifest.exists():
             raise UsageError(f"--out {self.output.root}: there is no manifest.parquet; run scan first")
         self.check_manifest()
-        return read_manifest(self.output)
+        return ManifestFile.at(self.output.manifest, whole=True)
 
     def check_manifest(self) -> None:
         """Raise PipelineError for a manifest that is not as the last scan or compaction left it."""
@@ -140,9 +137,9 @@ class Run:
         recorded = self.record.file.accounted or "extract" not in self.record.stages
         return recorded and bool(self.record.changed_outputs("scan"))
 
-    def speakers(self) -> NDArray[np.int64]:
-        """Return a number for the speaker of each row of the manifest: (row,)."""
-        return speaker_codes(self.manifest())
+    def speakers(self) -> SpeakerCodes:
+        """Return a number for the speaker of each test recording."""
+        return SpeakerCodes.of(self.manifest(), self.output.root)
 
     def store_key(self) -> str:
         """Return a digest of the finished store.

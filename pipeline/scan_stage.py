@@ -18,6 +18,7 @@ from pipeline.corpus.manifest import (
     unread_rows,
     write_manifest,
 )
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.digests import value_digest
 from pipeline.errors import PipelineError, UsageError, counted, few
 from pipeline.extraction import lifecycle, repair
@@ -48,11 +49,12 @@ def scan_stage(run: Run) -> None:
             "appends": int(scanned["append_index"].max()), "masked": int(masked_rows(scanned).sum()),
         }  # fmt: skip
 
-    unchanged = not run.prune and run.record.unchanged("scan", key)
-    if unchanged and not len(unread_rows(run.manifest(), listing.recordings)) and run.skips("scan", key):
-        return
+    if not run.prune and run.record.unchanged("scan", key):
+        run.manifest()  # raises an error for one that cannot be used
+        if not len(unread_rows(read_manifest(output), listing.recordings)) and run.skips("scan", key):
+            return
     manifest = _readable_manifest(run)
-    store = None if manifest is None else stored_attributes(run, manifest)
+    store = None if manifest is None else stored_attributes(run, ManifestFile.at(output.manifest))
     known = (
         None if manifest is None or store is None else _sound_rows(run, stored_rows(manifest, store.manifest_digest))
     )
@@ -89,7 +91,7 @@ def _readable_manifest(run: Run) -> pd.DataFrame | None:
     return manifest
 
 
-def stored_attributes(run: Run, manifest: pd.DataFrame) -> StoreAttributes | None:
+def stored_attributes(run: Run, manifest: ManifestFile) -> StoreAttributes | None:
     """Return the attributes of the store, None if it has to be created.
 
     If another program has changed them, they are restored, and the store is verified again: it may have changed more.
@@ -121,7 +123,7 @@ def _sound_rows(run: Run, manifest: pd.DataFrame) -> pd.DataFrame:
         return manifest
     log.warning("scan: %s: no file of its size can be so long; append %d is taken back and made anew", names, first)
     kept = rows_before(manifest, first)
-    lifecycle.roll_back(run.output, kept, run.config.pipeline)
+    lifecycle.roll_back(run.output, ManifestFile.of(kept), run.config.pipeline)
     return kept
 
 

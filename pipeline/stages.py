@@ -4,10 +4,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from typing import Final
 
-import numpy as np
-import pandas as pd
 from rich.console import Console
 from upath import UPath
 
@@ -15,12 +14,9 @@ from model.metrics.metrics_file import metrics_of_models
 from model.registry import registry
 from model.training_history import histories_of_models
 from pipeline import run_record
-from pipeline.corpus.manifest import (
-    manifest_digest,
-    masked_rows,
-    read_manifest,
-)
-from pipeline.digests import value_digest
+from pipeline.corpus.manifest_file import ManifestFile
+from pipeline.corpus.manifest_summary import masked_recordings
+from pipeline.digests import list_digest, value_digest
 from pipeline.errors import PipelineError, UsageError, counted, few
 from pipeline.extraction import lifecycle, repair
 from pipeline.extraction.plan import Plan
@@ -38,11 +34,11 @@ MOST_NAMED: Final = 100
 log = logging.getLogger(__name__)
 
 
-def _extract_key(run: Run, manifest: pd.DataFrame) -> str:
-    rows = np.flatnonzero(masked_rows(manifest)).tolist()
-    masked = zip(rows, manifest["masked"].iloc[rows], strict=True)
+def _extract_key(run: Run, manifest: ManifestFile) -> str:
     silent = [] if run.config.corpus.silent == "keep" else [run.config.corpus.silent]
-    return value_digest([run.config.pipeline.config_hash, manifest_digest(manifest), *masked, *silent])
+    return list_digest(
+        chain([run.config.pipeline.config_hash, manifest.digest()], masked_recordings(manifest), silent)
+    )
 
 
 def _extract_outputs(output: OutputFolder) -> Iterator[UPath]:
@@ -56,14 +52,14 @@ def extract_stage(run: Run) -> None:
     """Manifest → store and ledger."""
     manifest = run.manifest()
     filter_silent = run.config.corpus.silent == "filter"
-    plan = Plan.at(run.output, run.config.pipeline)
+    plan = Plan.of(manifest, run.config.pipeline)
     lifecycle.check_room(run.output, manifest, plan)
     complete = stored_attributes(run, manifest) is not None and not run.repair
     repair.restore_digests(run.output, plan, recorded_digest(run, run.output.shard_digests), run.executor)
     pending = lifecycle.pending_shards(run.output, plan, filter_silent=filter_silent, executor=run.executor)
     again = {recording for _, recording in lifecycle.retriable(run.output, plan)} if len(pending) else set()
     if again:
-        names = few(manifest["recording_id"].iloc[sorted(again)].tolist())
+        names = manifest.names(sorted(again))
         log.info("extract: %s that failed can be tried again: %s", counted(len(again), "recording"), names)
 
     def work() -> Facts:
@@ -72,13 +68,13 @@ def extract_stage(run: Run) -> None:
         result = extract.extract(
             run.output, manifest, run.config.pipeline, run.executor(), filter_silent=filter_silent, repair=run.repair
         )
-        rows = ledger.read(run.output)
-        counts = ledger.counts(rows)
+        counts = ledger.counts(run.output)
         log.info("extract: %s", ", ".join(f"{n} {status}" for status, n in counts.items()))
-        silent = list(rows["recording_id"][ledger.silent_rows(rows)])
+        silent = ledger.rows_where(run.output, ["reason"], ledger.silent_rows).tolist()
         if silent:
             kept = "filtered" if filter_silent else "kept; --set corpus.silent=filter leaves them out"
-            log.warning("extract: %s without sound: %s; %s", counted(len(silent), "recording"), few(silent), kept)
+            names = manifest.names(silent)
+            log.warning("extract: %s without sound: %s; %s", counted(len(silent), "recording"), names, kept)
         return {
             **asdict(result), "recordings": counts, "audio_h_per_core_h": result.audio_h_per_core_h,
             "price_per_1000_audio_h": result.price_per_1000_audio_h(run.price_per_core_hour),
@@ -91,7 +87,7 @@ def extract_stage(run: Run) -> None:
     run.perform("extract", _extract_key(run, manifest), _extract_outputs(run.output), work, complete=complete)
 
 
-def _finish_again(run: Run, manifest: pd.DataFrame, plan: Plan) -> bool:
+def _finish_again(run: Run, manifest: ManifestFile, plan: Plan) -> bool:
     """Make the files again that follow from the shards, if nothing else is to do; return whether any were damaged.
 
     A folder of an earlier version gets the files that it did not have.
@@ -142,7 +138,7 @@ def verify_stage(run: Run) -> None:
 def compact_stage(run: Run) -> None:
     """Store with appends or masked recordings → the store that a single run would have written."""
     manifest = run.manifest()
-    appends, masked = int(manifest["append_index"].max()), int(masked_rows(manifest).sum())
+    appends, masked = manifest.last_append, sum(1 for _ in masked_recordings(manifest))
     if "extract" in run.record.stages:
         run.store_key()  # raises an error for what is damaged
     if not appends and not masked:
@@ -156,11 +152,11 @@ def compact_stage(run: Run) -> None:
     def work() -> Facts:
         from pipeline.extraction import compact  # noqa: PLC0415
 
-        sequences = compact.compact(run.output, manifest, run.config.pipeline, key, run.executor())
+        sequences = compact.compact(run.output, run.config.pipeline, key, run.executor())
         facts = {"appends": appends, "masked": masked, "sequences": sequences}
         scanned = run.record.stages.get("scan")
         scan = {} if scanned is None else scanned.model_dump(include={"recordings", "ignored_files", "wall_s"})
-        extract_key = _extract_key(run, read_manifest(run.output.compacted))
+        extract_key = _extract_key(run, ManifestFile.at(run.output.compacted.manifest))
         completion = compact.Completion(key=key, extract_key=extract_key, scan=scan, **facts)
         compact.mark_complete(run.output, completion)
         finish_compaction(run.output, run.record)

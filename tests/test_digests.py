@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import digests
-from pipeline.digests import bytes_digest, table_digest, value_digest
+from pipeline.digests import bytes_digest, list_digest, table_digest, value_digest
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()
@@ -38,6 +38,11 @@ def test_digest_of_a_value_never_changes(value: object, digest: str) -> None:
 def test_digest_of_a_value_is_that_of_its_compact_json(value: object) -> None:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     assert value_digest(value) == xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))[:16]
+
+
+@given(st.lists(values))
+def test_digest_of_a_list_is_that_of_the_value(found: list[object]) -> None:
+    assert list_digest(iter(found)) == value_digest(found)
 
 
 @given(st.dictionaries(st.text(), scalars))

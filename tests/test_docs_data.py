@@ -16,6 +16,7 @@ from model.metrics import metrics_file, score_file
 from model.metrics.estimate import Estimate
 from model.registry import digests, history
 from pipeline.config import PipelineConfig
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.extraction import ledger
 from pipeline.monitoring.counters import Point
 from pipeline.outputs import OutputFolder
@@ -69,7 +70,7 @@ def test_manifest_and_ledger_have_the_columns_and_types_listed() -> None:
     manifest = make_manifest([make_probe("de/anna/0.wav"), make_probe("en/bert/0.wav")], PipelineConfig())
     for heading, table, columns in (
         ("manifest.parquet", manifest, MANIFEST_COLUMNS),
-        ("ledger.parquet", ledger.build(manifest, [], PipelineConfig()), LEDGER_COLUMNS),
+        ("ledger.parquet", next(ledger.build(ManifestFile.of(manifest), [], PipelineConfig())), LEDGER_COLUMNS),
     ):
         types = ["string" if pd.api.types.is_string_dtype(table[name]) else str(table[name].dtype) for name in columns]
         assert [tuple(row[:2]) for row in rows(heading)] == list(zip(columns, types, strict=True))

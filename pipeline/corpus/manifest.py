@@ -242,28 +242,9 @@ def label_names(manifest: pd.DataFrame) -> tuple[str, ...]:
     return tuple(sorted(begun.index, key=lambda label: (begun[label], label)))
 
 
-def split_runs(manifest: pd.DataFrame) -> dict[str, list[list[int]]]:
-    """Return where the sequences of each split are: {split: [[start, stop], …]}, without empty splits."""
-    rows = manifest[manifest["sequences"] > 0].sort_values("first_sequence")
-    code = as_codes(rows["split"], SPLITS)
-    begins = np.flatnonzero(np.diff(code, prepend=-1))
-    starts = [*rows["first_sequence"].iloc[begins].tolist(), int(rows["sequences"].sum())]
-    runs: dict[str, list[list[int]]] = {}
-    for i in np.argsort(code[begins], kind="stable"):
-        runs.setdefault(SPLITS[code[begins[i]]], []).append(starts[i : i + 2])
-    return runs
-
-
-def languages_without(manifest: pd.DataFrame, split: str, ledger: pd.DataFrame | None = None) -> list[str]:
-    """Return the labels, sorted, that have nothing usable in `split`.
-
-    A recording is usable if it has sequences in the store, as the `ledger`, whose rows are those of the manifest,
-    counts them. Without a ledger it is usable if it is not masked and its header promises at least one sequence.
-    """
-    if ledger is None:
-        usable = (manifest["sequences"] > 0) & ~masked_rows(manifest)
-    else:
-        usable = ledger["sequences_written"].reindex(manifest.index, fill_value=0) > 0
+def languages_without(manifest: pd.DataFrame, split: str) -> list[str]:
+    """Return the labels, sorted, that have no recording in `split` which is not masked and has sequences."""
+    usable = (manifest["sequences"] > 0) & ~masked_rows(manifest)
     present = manifest["label"][(manifest["split"] == split) & usable]
     return sorted(set(manifest["label"].unique()) - set(present.unique()))
 

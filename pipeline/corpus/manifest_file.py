@@ -1,17 +1,26 @@
 """The manifest as a file of row groups: a reader holds their statistics, and reads the row groups that it needs."""
 
 import io
+import shutil
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import copy
+from functools import partial
 from typing import Any, BinaryIO, Final, NamedTuple, Self
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import parquet
 from upath import UPath
 
-from pipeline.corpus.manifest import ROWS_PER_GROUP, label_names
+from pipeline.corpus.manifest import NOT_READ, OLDER, ROWS_PER_GROUP, UNDIGESTED, label_names
 from pipeline.corpus.sources import PART_COLUMNS
-from pipeline.digests import value_digest
+from pipeline.digests import columns_digest, value_digest
+from pipeline.errors import UsageError, few
+from pipeline.schema import MANIFEST_COLUMNS
 from pipeline.storage import BACKUP, is_local, reading_table
 
 COLUMNS: Final = (
@@ -19,6 +28,8 @@ COLUMNS: Final = (
     "append_index", "masked",
 )  # fmt: skip
 """The columns that a plan is made of."""
+NAMED: Final = 3
+"""Recordings that a message names."""
 UNKNOWN: Final = 2**61
 """Stands for a bound that the file does not state."""
 
@@ -42,19 +53,39 @@ class RowGroup(NamedTuple):
 
 
 class ManifestFile:
-    """An open manifest. It may be read by several threads."""
+    """An open manifest. It may be read by several threads.
 
-    def __init__(self, source: str | BinaryIO, path: UPath) -> None:
+    It holds some kilobytes for each row group, and no rows.
+    """
+
+    def __init__(self, source: str | BinaryIO | pa.NativeFile, path: UPath) -> None:
         self._path, self._lock = path, threading.Lock()
         with reading_table(path, BACKUP):
             self._file = parquet.ParquetFile(source, pre_buffer=False)
+            self._names = tuple(self._file.schema_arrow.names)
+        _check_columns(path, self._names)
+        with reading_table(path, BACKUP):
             self.groups = tuple(_row_groups(self._file.metadata))
+            self._rows = int(self._file.metadata.num_rows)
+        self._stop_append: int | None = None
+        self._digests: dict[int | None, str] = {}
 
     @classmethod
-    def at(cls, path: UPath) -> Self:
-        """Open the manifest at a path or URL; raises FileNotFoundError, or PipelineError for one that is damaged."""
+    def at(cls, path: UPath, *, whole: bool = False) -> Self:
+        """Open the manifest at a path or URL.
+
+        With `whole`, one at a URL is copied to a temporary file first, for passes over all rows. Raises
+        FileNotFoundError, PipelineError for one that is damaged, and UsageError for one that lacks columns.
+        """
         path.stat()
-        return cls(str(path) if is_local(path) else path.open("rb"), path)
+        if is_local(path):
+            return cls(str(path), path)
+        if not whole:
+            return cls(path.open("rb"), path)
+        with tempfile.NamedTemporaryFile() as copied, path.open("rb") as remote:
+            shutil.copyfileobj(remote, copied)
+            copied.flush()
+            return cls(pa.OSFile(copied.name), path)  # its content stays until it is closed, without a name
 
     @classmethod
     def of(cls, manifest: pd.DataFrame, rows_per_group: int = ROWS_PER_GROUP) -> Self:
@@ -74,15 +105,102 @@ class ManifestFile:
         return value_digest([(*rest, _described(statistics)) for *rest, statistics in found])
 
     def __len__(self) -> int:
-        return int(self._file.metadata.num_rows)
+        return self._rows
 
-    def read(self, group: int, columns: tuple[str, ...] = COLUMNS) -> pd.DataFrame:
+    def before(self, append_index: int) -> Self:
+        """Return the manifest without the appends from `append_index` on: `pipeline.corpus.manifest.rows_before`."""
+        found, rows = len(self.groups), 0
+        while found and not rows:
+            found -= 1
+            group = self.groups[found]
+            if group.first_append < append_index:
+                held = np.flatnonzero(self.read(found, ("append_index",))["append_index"] < append_index)
+                rows = group.first_row + int(held[-1]) + 1 if len(held) else 0
+        before = copy(self)
+        before.groups, before._rows = self.groups[: found + 1] if rows else (), rows
+        before._stop_append, before._digests = append_index, {}
+        return before
+
+    def read(self, group: int, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
         """Return columns of the rows of a row group; the index has their numbers in the manifest."""
-        with self._lock, reading_table(self._path, BACKUP):
-            read = self._file.read_row_group(group, list(columns), use_threads=False)
-        table: pd.DataFrame = read.to_pandas(use_threads=False)
+        with reading_table(self._path, BACKUP):
+            read: pd.DataFrame = self._read(group, columns).to_pandas(use_threads=False)
         first = self.groups[group].first_row
-        return table.set_index(pd.RangeIndex(first, first + len(table)))
+        table = read.set_index(pd.RangeIndex(first, first + len(read)))
+        older = {name: OLDER[name] for name in columns if name not in table}
+        return table.assign(**older)[list(columns)]
+
+    def tables(self, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+        """Yield columns of all rows, one row group after the other; the index has their numbers in the manifest."""
+        return (self.read(group, columns) for group in range(len(self.groups)))
+
+    def rows(self, numbers: Sequence[int], columns: Sequence[str]) -> pd.DataFrame:
+        """Return columns of the rows with these numbers, in rising order; raises ValueError for no numbers."""
+        wanted = np.unique(np.asarray(numbers, np.int64))
+        group = np.searchsorted([group.first_row for group in self.groups], wanted, side="right") - 1
+        pieces = (self.read(each, columns).loc[wanted[group == each]] for each in np.unique(group).tolist())
+        found: pd.DataFrame = pd.concat(pieces)
+        return found
+
+    def names(self, numbers: Sequence[int]) -> str:
+        """Return the ids of the first of some recordings and the number of the others, for a message of one line."""
+        first = sorted(numbers)[:NAMED]
+        return few(self.rows(first, ["recording_id"])["recording_id"].tolist(), NAMED, len(numbers)) if first else ""
+
+    def digest(self, last_append: int | None = None) -> str:
+        """Return `manifest_digest` of the rows of the appends up to `last_append`, by default of all rows.
+
+        It is computed from passes over single columns.
+        """
+        if last_append not in self._digests:
+            rows = self._rows
+            if last_append is not None:
+                rows = sum(len(chunk) for chunk in self._column("append_index", last_append))
+            columns = (name for name in self._names if name not in UNDIGESTED)
+            with reading_table(self._path, BACKUP):
+                digest = columns_digest({name: partial(self._column, name, last_append) for name in columns}, rows)
+            self._digests[last_append] = digest
+        return self._digests[last_append]
+
+    def extends(self, earlier_digest: str) -> bool:
+        """Whether this is the manifest with the digest `earlier_digest` and one or more appends."""
+        return any(self.digest(index) == earlier_digest for index in range(self.last_append - 1, -1, -1))
+
+    @property
+    def last_append(self) -> int:
+        """The largest index of an append; 0 if nothing was appended."""
+        last = 0
+        for number, group in enumerate(self.groups):
+            if group.last_append > last:
+                last = max(last, int(self.read(number, ("append_index",))["append_index"].max()))
+        return last
+
+    def _read(self, group: int, columns: Sequence[str]) -> pa.Table:
+        """Return those of the columns that the file has."""
+        names = [name for name in columns if name in self._names]
+        if not names or self._stop_append is not None:
+            names = list(dict.fromkeys([*names, "append_index"]))
+        with self._lock:
+            read = self._file.read_row_group(group, names, use_threads=False)
+        if self._stop_append is None:
+            return read
+        read = read.slice(0, self._rows - self.groups[group].first_row)
+        held = pc.less(read["append_index"], self._stop_append)
+        for name, value in NOT_READ.items():
+            if name in read.column_names and not pc.all(held).as_py():
+                column = read[name].cast(pa.string()) if pa.types.is_null(read[name].type) else read[name]
+                replaced = pc.if_else(held, column, pa.scalar(value, column.type))
+                read = read.set_column(read.column_names.index(name), name, replaced)
+        return read
+
+    def _column(self, name: str, last_append: int | None) -> Iterator[pa.Array]:
+        """Yield a column of the rows of the appends up to `last_append`."""
+        for number, group in enumerate(self.groups):
+            if last_append is None or group.last_append <= last_append:
+                yield from self._read(number, [name])[name].chunks
+            elif group.first_append <= last_append:
+                read = self._read(number, [name, "append_index"])
+                yield from read.filter(pc.less_equal(read["append_index"], last_append))[name].chunks
 
     @property
     def sequences(self) -> int:
@@ -101,6 +219,15 @@ class ManifestFile:
         columns = ("label", "append_index")
         seen = [self.read(group, columns).drop_duplicates() for group in range(len(self.groups))]
         return label_names(pd.concat(seen)) if seen else ()
+
+
+def _check_columns(path: UPath, names: Sequence[str]) -> None:
+    missing = [name for name in MANIFEST_COLUMNS if name not in (*names, *OLDER)]
+    if missing:
+        raise UsageError(
+            f"{path} was written by another version of the pipeline: it has no column {few(missing)}; choose another "
+            "--out"
+        )
 
 
 def _row_groups(metadata: Any) -> Iterator[RowGroup]:

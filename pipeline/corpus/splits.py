@@ -4,9 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pipeline.config import SplitConfig
 from pipeline.corpus.sources import recording_names
@@ -42,14 +40,6 @@ def assign_splits(recordings: pd.DataFrame, usable_s: pd.Series, fractions: Spli
         _split_language(duration_s[label].to_dict(), fractions, seed, split_of)
     # speakers without any usable recording have no influence on the others
     return speaker.map(split_of).fillna("train")
-
-
-def speaker_codes(recordings: pd.DataFrame) -> NDArray[np.int64]:
-    """Return a number per row that is equal for all recordings of a speaker: (row,) int64.
-
-    A recording without a speaker counts as a speaker of its own, with all of its segments.
-    """
-    return np.asarray(pd.factorize(_speakers(recordings))[0], np.int64)
 
 
 def stable_hash(seed: int, name: str) -> int:

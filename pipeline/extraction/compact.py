@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import durable_files, schema
 from pipeline.config import PipelineConfig
-from pipeline.corpus.manifest import compacted_manifest, write_manifest
+from pipeline.corpus.manifest import compacted_manifest, read_manifest, write_manifest
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import extract, lifecycle, task
@@ -79,8 +80,8 @@ class Move:
         return str(self.shard)
 
 
-def compact(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig, key: str, executor: Executor) -> int:
-    """Write the finished store of the manifest `manifest` anew, without masked recordings; return its sequences.
+def compact(output: OutputFolder, config: PipelineConfig, key: str, executor: Executor) -> int:
+    """Write the finished store of an output folder anew, without masked recordings; return its sequences.
 
     No recording is read, and no recording changes its split. The manifest and the ledger lose the rows of masked
     recordings. The new store is written beside the old one, which can be read until `swap`. Shards that an interrupted
@@ -89,6 +90,7 @@ def compact(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig
     """
     if not is_local(output.root):
         raise UsageError(f"--out {output.root}: compact renames folders, so it needs a folder on this machine")
+    manifest = read_manifest(output)
     new = compacted_manifest(manifest, config.seed)
     if not new["sequences"].any():
         raise PipelineError(f"{output.manifest}: all recordings are masked; add recordings to the corpus first")
@@ -98,18 +100,19 @@ def compact(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig
     beside = output.compacted
     _begin(beside, key)
     write_manifest(beside, new)
-    plan = Plan.at(beside, config)
-    lifecycle.open_store(beside, new, plan)
+    new_file = ManifestFile.at(beside.manifest)
+    plan = Plan.of(new_file, config)
+    lifecycle.open_store(beside, new_file, plan)
     added_variables.create(
         output, beside, plan.sequences, config.store.sequences_per_chunk, config.store.sequences_per_shard
     )
     pending = lifecycle.pending_shards(beside, plan, executor=lambda: executor)
     work = partial(move_shard, out=str(output.root), config=config, added=added)
     with track("compact", len(pending), "shards", executor.monitor.dashboard) as progress:
-        moves = _moves(manifest, ledger_rows.read(output), new, plan, pending, _states(output, config))
+        moves = _moves(manifest, pd.concat(ledger_rows.read(output)), new, plan, pending, _states(output, config))
         for _ in completed(executor.run(work, moves)):
             progress.advance()
-    lifecycle.finish(beside, new, plan, lambda: executor)
+    lifecycle.finish(beside, new_file, plan, lambda: executor)
     return plan.sequences
 
 
@@ -148,7 +151,7 @@ def _moves(
 
 def _states(output: OutputFolder, config: PipelineConfig) -> dict[int, dict[str, int]]:
     """Return the state of the file of each recording that failed, by its row in the old manifest."""
-    failed = np.flatnonzero(ledger_rows.read(output)["status"] == "failed").tolist()
+    failed = ledger_rows.failed_rows(output).tolist()
     shards = Plan.at(output, config).shards_with(failed) if failed else set()
     return {
         outcome.recording: outcome.model_dump(include={"size_bytes", "modified_ns", "transient"})

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Final, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.config import PipelineConfig
-from pipeline.corpus.sources import AudioSources
+from pipeline.corpus.manifest_file import ManifestFile
+from pipeline.corpus.sources import PART_COLUMNS, AudioSources
 from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError, counted
 from pipeline.extraction import lifecycle, poison, record_ranges
@@ -22,6 +23,7 @@ from pipeline.extraction.repair import find as find_damage
 from pipeline.extraction.segments import PendingTask
 from pipeline.extraction.task import ShardSummary, run_pending
 from pipeline.extraction.task_size import TaskSize
+from pipeline.features.audio_source import AudioSource
 from pipeline.monitoring.counters import ExtractionCounters
 from pipeline.monitoring.events import BeginEvent, EndEvent, ShardEvent, SlowRecording
 from pipeline.monitoring.progress import show
@@ -120,7 +122,7 @@ class _Pending:
 
 def extract(
     output: OutputFolder,
-    manifest: pd.DataFrame,
+    manifest: ManifestFile,
     config: PipelineConfig,
     executor: Executor,
     *,
@@ -135,7 +137,7 @@ def extract(
     little memory, if the store cannot be written, and in the end for damaged shards that were kept.
     """
     started_s = time.perf_counter()
-    plan = Plan.at(output, config)
+    plan = Plan.of(manifest, config)
     if records.read_attributes(output) is None:
         check_memory(executor, config)  # before a store is begun, which would bind the folder to these settings
     lifecycle.open_store(output, manifest, plan)
@@ -151,7 +153,7 @@ def extract(
     with ExitStack() as stack:
         if len(pending):
             check_memory(executor, config)
-            preflight.check(executor, output, AudioSources(manifest))
+            preflight.check(executor, output, _sources(manifest))
             stack.enter_context(executor.monitor.performance_report(output.performance))
             record_digests.release(output, pending)
             work = partial(run_pending, plan=plan.shared(output), out=str(output.root), filter_silent=filter_silent)
@@ -177,6 +179,11 @@ def extract(
         retries=account.retries,
         dashboard=account.dashboard,
     )
+
+
+def _sources(manifest: ManifestFile) -> Iterator[AudioSource]:
+    """Yield the audio sources of the recordings."""
+    return chain.from_iterable(AudioSources(rows) for rows in manifest.tables(["uri", *PART_COLUMNS]))
 
 
 def _extract(work: Work, pending: _Pending, executor: Executor) -> None:

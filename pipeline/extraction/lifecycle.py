@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline import durable_files
 from pipeline.config import PipelineConfig
-from pipeline.corpus.manifest import extends, label_names, manifest_digest, split_runs
+from pipeline.corpus.manifest_file import ManifestFile
+from pipeline.corpus.manifest_summary import longest, split_runs
 from pipeline.errors import PipelineError, UsageError, few
 from pipeline.extraction import ledger, record_ranges, retry
 from pipeline.extraction.outcomes import Outcomes
@@ -33,7 +33,7 @@ MAX_STORE_BYTES: Final = 2**50
 log = logging.getLogger(__name__)
 
 
-def open_store(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None:
+def open_store(output: OutputFolder, manifest: ManifestFile, plan: Plan) -> None:
     """Create the store, or extend the existing one to the length of `plan`.
 
     Raises UsageError for a store of another configuration, or of a manifest that `manifest` does not extend.
@@ -49,7 +49,7 @@ def open_store(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None
     check_config(output, found, plan.config)
     wanted = planned.attributes["manifest_digest"]
     if found.manifest_digest != wanted:
-        if not extends(manifest, found.manifest_digest):
+        if not manifest.extends(found.manifest_digest):
             raise UsageError(
                 f"--out {output.root} holds a store of another manifest (manifest_digest {found.manifest_digest}, "
                 f"this run has {wanted}); choose another --out, or scan the corpus that the store was made of"
@@ -178,8 +178,7 @@ def retriable(output: OutputFolder, plan: Plan) -> set[tuple[int, int]]:
 
     Those of a shard whose rewriting was interrupted are among them.
     """
-    rows = ledger.find(output)
-    failed = set() if rows is None else set(np.flatnonzero(rows["status"] == "failed").tolist())
+    failed = set(ledger.failed_rows(output).tolist())
     found: set[tuple[int, int]] = set()
     for index in plan.shards_with(failed) if failed else ():
         record = records.find_record(output, index)
@@ -191,7 +190,7 @@ def retriable(output: OutputFolder, plan: Plan) -> set[tuple[int, int]]:
     return found
 
 
-def roll_back(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig) -> None:
+def roll_back(output: OutputFolder, manifest: ManifestFile, config: PipelineConfig) -> None:
     """Shorten the store to that of `manifest`, whose rows are those of the earlier appends.
 
     The records of the shards that held more go first. If this is interrupted, it can be repeated.
@@ -215,36 +214,36 @@ def roll_back(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConf
     feature_store.extend(output, outline(manifest, plan))
 
 
-def check_room(output: OutputFolder, manifest: pd.DataFrame, plan: Plan) -> None:
+def check_room(output: OutputFolder, manifest: ManifestFile, plan: Plan) -> None:
     """Raise UsageError for a store that no disk could hold, or for a recording that the disk of `output` could not.
 
     It names the longest recording, whose header may be wrong. A store that is merely larger than the disk is begun:
     room can be made while it is written.
     """
-    longest = manifest.iloc[int(manifest["sequences"].to_numpy().argmax())]
+    columns = ("recording_id", "sequences", "duration_s", "size_bytes")
+    largest = manifest.rows([longest(manifest)], columns).iloc[0]
     sequence_bytes = bytes_per_sequence(plan.config)
     disk_bytes = MAX_STORE_BYTES
     if is_local(output.root) and output.root.exists():
         disk_bytes = shutil.disk_usage(str(output.root)).total
-    if plan.sequences * sequence_bytes <= MAX_STORE_BYTES and longest["sequences"] * sequence_bytes <= disk_bytes:
+    if plan.sequences * sequence_bytes <= MAX_STORE_BYTES and largest["sequences"] * sequence_bytes <= disk_bytes:
         return
     raise UsageError(
         f"{output.manifest}: no disk could hold a store of {plan.sequences * sequence_bytes / 2**30:,.0f} GiB; the "
-        f"longest recording is {longest['recording_id']}, {longest['duration_s'] / 3600:,.0f} h in a file of "
-        f"{longest['size_bytes']} bytes; repair or remove it, and run scan again"
+        f"longest recording is {largest['recording_id']}, {largest['duration_s'] / 3600:,.0f} h in a file of "
+        f"{largest['size_bytes']} bytes; repair or remove it, and run scan again"
     )
 
 
 def _treated_otherwise(output: OutputFolder, plan: Plan, *, filter_silent: bool) -> set[int]:
     """Return the shards with recordings without sound that the last extraction treated otherwise."""
-    rows = ledger.find(output)
-    if rows is None:
-        return set()
-    otherwise = ledger.silent_rows(rows) & ((rows["status"] == "filtered") != filter_silent).to_numpy()
-    return plan.shards_with(np.flatnonzero(otherwise).tolist())
+    otherwise = ledger.rows_where(output, ["status", "reason"], lambda rows: (
+        ledger.silent_rows(rows) & ((rows["status"] == "filtered") != filter_silent).to_numpy(np.bool_)
+    ))  # fmt: skip
+    return plan.shards_with(otherwise.tolist())
 
 
-def finish(output: OutputFolder, manifest: pd.DataFrame, plan: Plan, executor: StartExecutor | None = None) -> None:
+def finish(output: OutputFolder, manifest: ManifestFile, plan: Plan, executor: StartExecutor | None = None) -> None:
     """Write what depends on all shards: statistics, ledger and the digests of the records; and the indexes again.
 
     Each record is read once, by the workers of `executor` if there are many.
@@ -259,15 +258,15 @@ def finish(output: OutputFolder, manifest: pd.DataFrame, plan: Plan, executor: S
             sums.append(found.sums)
             yield found.outcomes
 
-    rows = ledger.build(manifest, outcomes(), plan.config)
+    built = ledger.build(manifest, outcomes(), plan.config)
     statistics = combine(sums, size)
     feature_store.write_indexes(output, outline(manifest, plan))
     feature_store.seal(output, statistics.mean, statistics.std, statistics.count)
-    durable_files.write_parquet(output.ledger, rows)
+    durable_files.write_parquet_groups(output.ledger, built)
     record_digests.write(output, written)
 
 
-def outline(manifest: pd.DataFrame, plan: Plan) -> feature_store.Outline:
+def outline(manifest: ManifestFile, plan: Plan) -> feature_store.Outline:
     """Return the outline of the store of a manifest and its plan."""
     config = plan.config
     of_features = config.features.variable_attributes
@@ -282,14 +281,14 @@ def outline(manifest: pd.DataFrame, plan: Plan) -> feature_store.Outline:
             schema_version=SCHEMA_VERSION,
             config=config.model_dump(include=set(PipelineConfig.model_fields)),
             config_hash=config.config_hash,
-            manifest_digest=manifest_digest(manifest),
+            manifest_digest=manifest.digest(),
             split_runs=split_runs(manifest),
             versions={name: importlib.metadata.version(name) for name in FEATURE_LIBRARIES},
         ).model_dump(mode="json"),
         variable_attributes={
             **of_features,
             "features": {**of_features["features"], **_precision(config)},
-            "label": flag_attributes(label_names(manifest)),
+            "label": flag_attributes(plan.labels),
             "split": flag_attributes(SPLITS),
         },
         compressed=config.store.mantissa_bits is not None,

@@ -8,12 +8,10 @@ from operator import attrgetter
 from typing import Final, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from upath import UPath
 
 from pipeline.config import PipelineConfig
-from pipeline.corpus.manifest import label_names
 from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.errors import PipelineError
 from pipeline.extraction.planned_rows import PlannedRows
@@ -52,13 +50,12 @@ class Plan:
     @classmethod
     def at(cls, output: OutputFolder, config: PipelineConfig) -> Self:
         """Return the plan of the manifest of an output folder."""
-        manifest = ManifestFile.at(output.manifest)
-        return cls(manifest, manifest.label_names(), config)
+        return cls.of(ManifestFile.at(output.manifest), config)
 
     @classmethod
-    def of(cls, manifest: pd.DataFrame, config: PipelineConfig) -> Self:
-        """Return the plan of a manifest that is written nowhere."""
-        return cls(ManifestFile.of(manifest), label_names(manifest), config)
+    def of(cls, manifest: ManifestFile, config: PipelineConfig) -> Self:
+        """Return the plan of a manifest."""
+        return cls(manifest, manifest.label_names(), config)
 
     def __len__(self) -> int:
         return math.ceil(self.sequences / self.config.store.sequences_per_shard)

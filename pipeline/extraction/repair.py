@@ -8,10 +8,9 @@ from itertools import product
 from typing import Final
 
 import numpy as np
-import pandas as pd
 
 from pipeline.config import PipelineConfig
-from pipeline.corpus.manifest import manifest_digest, rows_before
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.digests import bytes_digest
 from pipeline.errors import PipelineError, counted, few
 from pipeline.extraction import ledger, lifecycle, record_ranges
@@ -82,8 +81,7 @@ def _invalidate(output: OutputFolder, index: int, variables: Collection[str]) ->
 def _missing(output: OutputFolder, plan: Plan, damaged: Mapping[int, Collection[str]]) -> Iterator[tuple[int, str]]:
     """Yield each damaged shard that takes a recording which cannot be read now, and had been, with its file."""
     readable = cache(can_be_read)
-    rows = ledger.find(output)
-    failed = set() if rows is None else set(rows.index[rows["status"] == "failed"])
+    failed = set(ledger.failed_rows(output).tolist())
     for index in sorted(damaged):
         record = records.find_record(output, index)
         whole = record is not None and set(damaged[index]).isdisjoint(computed_names())
@@ -103,7 +101,7 @@ def _is_reused(outcome: records.RecordingOutcome) -> bool:
 
 
 def restore_copy(
-    output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig, recorded: str | None, *, repair: bool
+    output: OutputFolder, manifest: ManifestFile, config: PipelineConfig, recorded: str | None, *, repair: bool
 ) -> None:
     """Write the copy of the metadata of a store again, if it is damaged or missing.
 
@@ -150,14 +148,14 @@ def restore_digests(
         record_digests.write(output, found)
 
 
-def _candidates(output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig) -> Iterator[Metadata]:
+def _candidates(output: OutputFolder, manifest: ManifestFile, config: PipelineConfig) -> Iterator[Metadata]:
     """Yield the metadata that creation writes, with the library versions of the store and with those of now."""
     versions = [found.attributes["versions"] for found in metadata.readable(output)]
-    for append_index in range(int(manifest["append_index"].max()), -1, -1):
-        rows = rows_before(manifest, append_index + 1)
+    for append_index in range(manifest.last_append, -1, -1):
+        rows = manifest.before(append_index + 1)
         made = feature_store.metadata_of(lifecycle.outline(rows, Plan.of(rows, config)))
         # a scan that gave rows another append left a store without them, see `scan`
-        digests = {manifest_digest(each) for each in (rows, manifest[manifest["append_index"] <= append_index])}
+        digests = {rows.digest(), manifest.digest(append_index)}
         for digest, each in product(digests, (*versions, made.attributes["versions"])):
             attributes = {**made.attributes, "manifest_digest": digest, "versions": each}
             yield made.model_copy(update={"attributes": attributes})

@@ -1,18 +1,27 @@
 """Failed recordings that may be readable now: their file has changed, or it could not be opened and now can."""
 
+from typing import Final
+
 import pandas as pd
 
 from pipeline import storage
 from pipeline.corpus.manifest import masked_rows
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.storage import FileState
 from pipeline.store.records import RecordingOutcome
 
+STATE: Final = ("uri", "size_bytes", "modified_ns", "transient")
 
-def unread(manifest: pd.DataFrame) -> int:
+
+def unread(manifest: ManifestFile) -> int:
     """Return how many recordings of a manifest have a header that could not be read and may be readable now."""
-    failed = manifest[manifest["error"].notna() & ~masked_rows(manifest)]
-    rows = zip(failed["uri"], failed["size_bytes"], failed["modified_ns"], failed["transient"], strict=True)
-    return sum(_is_other(uri, FileState(size, ns), transient=transient) for uri, size, ns, transient in rows)
+    return sum(_unread(rows) for rows in manifest.tables([*STATE, "error", "masked"]))
+
+
+def _unread(rows: pd.DataFrame) -> int:
+    failed = rows[rows["error"].notna() & ~masked_rows(rows)]
+    states = zip(*(failed[name] for name in STATE), strict=True)
+    return sum(_is_other(uri, FileState(size, ns), transient=transient) for uri, size, ns, transient in states)
 
 
 def may_succeed(outcome: RecordingOutcome, uri: str) -> bool:

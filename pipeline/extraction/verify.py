@@ -6,9 +6,9 @@ from functools import partial
 from typing import Final
 
 import numpy as np
-import pandas as pd
 
 from pipeline.config import PipelineConfig
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.errors import PipelineError
 from pipeline.extraction import ledger, lifecycle, record_ranges
 from pipeline.extraction.plan import Plan
@@ -68,14 +68,14 @@ class Verification:
 
 
 def verify(
-    output: OutputFolder, manifest: pd.DataFrame, config: PipelineConfig, run: RunFile, executor: Executor
+    output: OutputFolder, manifest: ManifestFile, config: PipelineConfig, run: RunFile, executor: Executor
 ) -> Verification:
     """Read every file that is recorded, and compare it with what was written; `run` is the content of run.json.
 
     The record of a shard has the digests of its objects, shards/_digests those of the records, and run.json those of
     all other files. Raises PipelineError for a store that is not extracted completely.
     """
-    plan = Plan.at(output, config)
+    plan = Plan.of(manifest, config)
     damaged: dict[str, str] = {}
     files, size_bytes = 0, 0
     for name, digest, remedy in _recorded(run):
@@ -101,7 +101,9 @@ def verify(
             damaged |= dict.fromkeys(damaged_files(output, shard), REPAIR)
     documents = [] if below(output, output.metadata) in damaged else list(map(file_digest, metadata.documents(output)))
     files, size_bytes = files + len(documents), size_bytes + sum(found.size_bytes for found in documents if found)
-    if not damaged and not _ledger_matches(output, manifest, plan, executor):
+    (size,) = config.features.dims.values()
+    outcomes = (part.outcomes for part in record_ranges.summaries(output, len(plan), size, lambda: executor))
+    if not damaged and not ledger.matches(output, manifest, outcomes, config):
         damaged["ledger.parquet"] = REPAIR
     return Verification(len(plan), files, size_bytes, damaged)
 
@@ -132,12 +134,6 @@ def _damaged_metadata(output: OutputFolder, damaged: Mapping[str, str]) -> list[
     if below(output, output.metadata) in damaged:
         return []
     return [below(output, path) for path in metadata.damaged_files(output)]
-
-
-def _ledger_matches(output: OutputFolder, manifest: pd.DataFrame, plan: Plan, executor: Executor) -> bool:
-    found, (size,) = ledger.find(output), plan.config.features.dims.values()
-    written = record_ranges.summaries(output, len(plan), size, lambda: executor)
-    return found is not None and ledger.build(manifest, (part.outcomes for part in written), plan.config).equals(found)
 
 
 def check_shards(

@@ -164,7 +164,7 @@ def example(results: Results, pictures: Pictures) -> ExampleSection | None:
     features = feature_store.read_features(results.output, first, first + len(probabilities))
     if np.isnan(features).any():  # the recording has been masked
         return None
-    recording, label = str(results.manifest["recording_id"].iloc[found.recording]), metrics.labels[found.label]
+    recording, label = results.manifest.names([found.recording]), metrics.labels[found.label]
     colors = plots.language_colors(list(dict.fromkeys([*results.labels, *metrics.labels])))
     title = f"{plots.short(recording, 60)}, spoken language: {plots.short(label)}"
     pictures.add(

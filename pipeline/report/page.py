@@ -38,16 +38,16 @@ def write_report(
     results = Results.read(output, metrics, histories)
     pictures = Pictures(output.report)
     _draw_speed(output, pictures)
-    speaker, split = results.manifest["speaker"], results.manifest["split"]
+    recordings = corpus_section.CorpusCounts.of(results)
     context = {
         "run": results.run,
         "settings": json.dumps(results.run.config, indent=2, ensure_ascii=False),
         "labels": results.labels,
         "sequence_s": results.sequence_s,
-        "all_speakers_named": bool(speaker.notna().all()),
-        "test_speakers": int(speaker[split == "test"].nunique()),
+        "all_speakers_named": recordings.amounts.unnamed + recordings.amounts.unnamed_masked == 0,
+        "test_speakers": recordings.speakers.test,
         "corpus_name": _corpus_name(results),
-        "corpus": corpus_section.corpus(results, pictures),
+        "corpus": corpus_section.corpus(results, recordings, pictures),
         "failures": corpus_section.failures(results),
         "stages": sorted(results.stages.items(), key=lambda item: item[1].finished_at),
         "trainings": model_section.trainings(results, pictures),
@@ -104,7 +104,7 @@ def _corpus_name(results: Results) -> str:
         return "synthesised demo"
     if results.run.corpus:
         return results.run.corpus
-    first = results.manifest.iloc[0]
+    first = results.manifest.rows([0], ["uri", "recording_id"]).iloc[0]
     return str(first["uri"]).removesuffix(str(first["recording_id"])).rstrip("/\\")
 
 

@@ -9,9 +9,8 @@ import pandas as pd
 from upath import UPath
 
 from pipeline import run_record
-from pipeline.corpus.manifest import read_manifest
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.durable_files import write_atomically
-from pipeline.extraction import ledger
 from pipeline.outputs import OutputFolder
 from pipeline.report.picture import Picture
 from pipeline.run_record import RunFile, StageRecord
@@ -24,12 +23,13 @@ if TYPE_CHECKING:
 class Results:
     """What the stages have left in an output folder so far.
 
-    `metrics` and `histories`, the epochs of the trainings, are keyed by the models in the settings.
+    `labels` are the languages of the corpus, sorted. `metrics` and `histories`, the epochs of the trainings, are keyed
+    by the models in the settings.
     """
 
     output: OutputFolder
-    manifest: pd.DataFrame
-    ledger: pd.DataFrame | None
+    manifest: ManifestFile
+    labels: tuple[str, ...]
     run: RunFile
     metrics: Mapping[str, "Metrics"]
     histories: Mapping[str, pd.DataFrame]
@@ -39,14 +39,14 @@ class Results:
         cls, output: OutputFolder, metrics: Mapping[str, "Metrics"], histories: Mapping[str, pd.DataFrame]
     ) -> "Results":
         """Read an output folder; raises PipelineError for a file that is damaged."""
-        run = run_record.read(output)
-        rows = ledger.read(output) if output.ledger.exists() else None
-        return cls(output, read_manifest(output), rows, run, metrics, histories)
+        manifest = ManifestFile.at(output.manifest, whole=True)
+        labels = tuple(sorted(manifest.label_names()))
+        return cls(output, manifest, labels, run_record.read(output), metrics, histories)
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The languages of the corpus, sorted."""
-        return tuple(sorted(self.manifest["label"].unique()))
+    def has_ledger(self) -> bool:
+        """Whether something was extracted."""
+        return self.output.ledger.exists()
 
     @property
     def stages(self) -> Mapping[str, StageRecord]:

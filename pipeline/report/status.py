@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Column, Table
 
 from pipeline import run_record
 from pipeline.config import PipelineConfig
-from pipeline.corpus.manifest import masked_rows, read_manifest
+from pipeline.corpus.manifest_file import ManifestFile
+from pipeline.corpus.manifest_summary import masked_recordings
 from pipeline.errors import UsageError, counted, few
 from pipeline.extraction import ledger, lifecycle, retry
 from pipeline.extraction.plan import Plan
@@ -30,17 +30,17 @@ def show(output: OutputFolder, history: "History", console: Console) -> None:
     if not output.run.exists():
         raise UsageError(f"--out {output.root}: nothing has been run here yet")
     if output.manifest.exists():
-        manifest = read_manifest(output)
-        hours = manifest["duration_s"].sum() / 3600
-        console.print(f"recordings  {len(manifest)}, {hours:.2f} h, {manifest['label'].nunique()} languages")
-        appends, masked = int(manifest["append_index"].max()), int(masked_rows(manifest).sum())
+        manifest = ManifestFile.at(output.manifest, whole=True)
+        hours = sum(float(rows["duration_s"].sum()) for rows in manifest.tables(["duration_s"])) / 3600
+        console.print(f"recordings  {len(manifest)}, {hours:.2f} h, {len(manifest.label_names())} languages")
+        appends, masked = manifest.last_append, sum(1 for _ in masked_recordings(manifest))
         if appends or masked:
             console.print(f"since then  {counted(appends, 'append')}, {counted(masked, 'recording')} masked")
         found = records.read_attributes(output)
         if found is not None:
-            _print_shards(output, manifest, Plan.at(output, PipelineConfig.model_validate(found.config)), console)
+            _print_shards(output, manifest, Plan.of(manifest, PipelineConfig.model_validate(found.config)), console)
     if output.ledger.exists():
-        counts = ledger.counts(ledger.read(output))
+        counts = ledger.counts(output)
         console.print("ledger      " + ", ".join(f"{n} {status}" for status, n in counts.items()))
     run = run_record.read(output)
     verified, extracted = run.stages.get("verify"), run.stages.get("extract")
@@ -53,7 +53,7 @@ def show(output: OutputFolder, history: "History", console: Console) -> None:
         console.print(_decisions(history))
 
 
-def _print_shards(output: OutputFolder, manifest: pd.DataFrame, plan: Plan, console: Console) -> None:
+def _print_shards(output: OutputFolder, manifest: ManifestFile, plan: Plan, console: Console) -> None:
     """Print how many shards are finished, and how many recordings that failed the next run tries again."""
     try:
         lifecycle.check_room(output, manifest, plan)

@@ -176,6 +176,7 @@ def _extraction(executor: Any, folder: Path, scratch: Path) -> Callable[[], floa
     """Scan, warm the workers, and return the function of a round."""
     from pipeline.corpus.listing import list_recordings
     from pipeline.corpus.manifest import write_manifest
+    from pipeline.corpus.manifest_file import ManifestFile
     from pipeline.corpus.scan import scan
     from pipeline.extraction.extract import extract
 
@@ -192,7 +193,7 @@ def _extraction(executor: Any, folder: Path, scratch: Path) -> Callable[[], floa
     def once() -> float:
         output = OutputFolder.at(str(scratch / str(next(numbers))))
         write_manifest(output, table)
-        wall_s = extract(output, table, config, executor).wall_s
+        wall_s = extract(output, ManifestFile.at(output.manifest), config, executor).wall_s
         _truncate_files(Path(str(output.root)))
         return audio_s / wall_s
 

@@ -75,9 +75,9 @@ def folders(records: int, scratch: Path) -> Iterator[tuple[int, dict[str, Path]]
     shutil.copytree(str(output.root), str(half.root), ignore=shutil.ignore_patterns("*.json"))
     shutil.copytree(str(output.store), str(half.store), dirs_exist_ok=True)
     _write(half, plan, len(plan) // 2)
-    from pipeline.corpus.manifest import read_manifest
+    from pipeline.corpus.manifest_file import ManifestFile
 
-    lifecycle.finish(output, read_manifest(output), Plan.at(output, CONFIG))
+    lifecycle.finish(output, ManifestFile.at(output.manifest), Plan.at(output, CONFIG))
     yield len(plan), dict(zip(ACTIONS, (root / "all", root / "half", root / "all"), strict=True))
     shutil.rmtree(root)
 
@@ -85,6 +85,7 @@ def folders(records: int, scratch: Path) -> Iterator[tuple[int, dict[str, Path]]
 def _begun(output: OutputFolder, records: int) -> Any:
     """Write the manifest of a few very long recordings and the empty store; return the plan."""
     from pipeline.corpus.manifest import write_manifest
+    from pipeline.corpus.manifest_file import ManifestFile
     from pipeline.extraction import lifecycle
     from pipeline.extraction.plan import Plan
     from tests.conftest import make_manifest, make_probe
@@ -96,7 +97,7 @@ def _begun(output: OutputFolder, records: int) -> Any:
     manifest = make_manifest([make_probe(name, samples, rate_hz) for name in names], CONFIG)
     write_manifest(output, manifest)
     plan = Plan.at(output, CONFIG)
-    lifecycle.open_store(output, manifest, plan)
+    lifecycle.open_store(output, ManifestFile.at(output.manifest), plan)
     return plan
 
 
@@ -136,7 +137,7 @@ def _record(plan: Any, index: int, outcomes: int) -> Any:
 
 def run(action: str, folder: str, workers: int) -> Cost:
     """Do one of ACTIONS in this process; without `workers` the driver reads all records."""
-    from pipeline.corpus.manifest import read_manifest
+    from pipeline.corpus.manifest_file import ManifestFile
     from pipeline.extraction import lifecycle
     from pipeline.extraction.plan import Plan
     from pipeline.runtime.dask_executor import DaskExecutor
@@ -144,7 +145,7 @@ def run(action: str, folder: str, workers: int) -> Cost:
     from pipeline.store import record_digests
 
     output = OutputFolder.at(folder)
-    manifest, plan = read_manifest(output), Plan.at(output, CONFIG)
+    manifest, plan = ManifestFile.at(output.manifest), Plan.at(output, CONFIG)
     with DaskExecutor(load_profile("local", None), max(1, workers)) as executor:
         start: Callable[[], Any] | None = None
         if workers:

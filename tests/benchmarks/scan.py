@@ -118,6 +118,7 @@ def plan() -> Iterator[Callable[[], float]]:
     """Manifest and plan of a million recordings: seconds."""
     from pipeline.config import PipelineConfig
     from pipeline.corpus.manifest import build_manifest
+    from pipeline.corpus.manifest_file import ManifestFile
     from pipeline.extraction.plan import Plan
 
     config = PipelineConfig()
@@ -125,7 +126,7 @@ def plan() -> Iterator[Callable[[], float]]:
 
     def once() -> float:
         def work() -> None:
-            made = Plan.of(build_manifest(recordings, probed, config), config)
+            made = Plan.of(ManifestFile.of(build_manifest(recordings, probed, config)), config)
             for task in made.tasks(np.arange(len(made)), lambda left: min(4, left)):
                 made.task(task)
 

@@ -21,8 +21,9 @@ from pipeline.corpus.manifest import (
     languages_without,
     manifest_digest,
     read_manifest,
-    split_runs,
 )
+from pipeline.corpus.manifest_file import ManifestFile
+from pipeline.corpus.manifest_summary import split_runs
 from pipeline.corpus.splits import stable_hash
 from pipeline.errors import UsageError
 from pipeline.features.mfcc import Mfcc
@@ -75,7 +76,7 @@ def test_sequences_lie_one_after_the_other(found: list[tuple[str, str | None, in
 @given(recordings)
 def test_runs_of_the_splits_tile_the_store(found: list[tuple[str, str | None, int]]) -> None:
     table = build(probes_of(found))
-    runs = split_runs(table)
+    runs = split_runs(ManifestFile.of(table))
     held: dict[str, int] = defaultdict(int)
     position = 0
     for split in SPLITS:
@@ -237,26 +238,20 @@ def test_length_of_a_segment_is_cut_at_the_end_of_its_file() -> None:
 def test_manifest_without_a_column_is_refused(tmp_path: Path) -> None:
     output = OutputFolder.at(str(tmp_path))
     durable_files.write_parquet(output.manifest, DIGESTED.drop(columns=["size_bytes", "start_s"]))
-    with pytest.raises(UsageError) as error:
-        read_manifest(output)
-    assert str(error.value) == (
-        f"{output.manifest} was written by another version of the pipeline: it has no column start_s, size_bytes; "
-        "choose another --out"
-    )
-
-
-def test_languages_without_a_split_follow_the_ledger_once_there_is_one() -> None:
-    table = simple({"de": ["d1", "d2", "d3"], "en": ["e1", "e2", "e3"]})
-    ledger = pd.DataFrame({"sequences_written": table["sequences"].where(table["label"] != "de", 0)})
-    assert languages_without(table, "test") == []
-    assert languages_without(table, "test", ledger) == ["de"]
-    masked = table.assign(masked=pd.array(["gone" if label == "en" else None for label in table["label"]], "string"))
-    assert languages_without(masked, "test") == ["en"]
+    for read in (lambda: read_manifest(output), lambda: ManifestFile.at(output.manifest)):
+        with pytest.raises(UsageError) as error:
+            read()
+        assert str(error.value) == (
+            f"{output.manifest} was written by another version of the pipeline: it has no column start_s, size_bytes; "
+            "choose another --out"
+        )
 
 
 def test_manifest_of_an_earlier_version_gets_the_columns_that_it_lacks(tmp_path: Path) -> None:
     output = OutputFolder.at(str(tmp_path))
     durable_files.write_parquet(output.manifest, DIGESTED.drop(columns=["modified_ns", "transient"]))
-    manifest = read_manifest(output)
-    assert manifest_digest(manifest) == manifest_digest(DIGESTED)
+    manifest, file = read_manifest(output), ManifestFile.at(output.manifest)
+    assert manifest_digest(manifest) == file.digest() == file.before(1).digest() == manifest_digest(DIGESTED)
+    pd.testing.assert_frame_equal(pd.concat(file.tables(MANIFEST_COLUMNS)), manifest[list(MANIFEST_COLUMNS)])
+    pd.testing.assert_frame_equal(file.read(0, ["transient"]), manifest[["transient"]])
     assert set(manifest["modified_ns"]) == {-1}

@@ -14,6 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.extraction.plan import Plan
 from pipeline.outputs import OutputFolder
 from tests.conftest import make_manifest, make_probe
+from tests.support.manifests import plan_of
 
 CONFIG = PipelineConfig(store=StoreConfig(timesteps=10, sequences_per_chunk=4, chunks_per_shard=2))
 
@@ -46,14 +47,14 @@ def test_file_without_statistics_gives_the_same_plan(table: pd.DataFrame, tmp_pa
     table.to_parquet(str(path), row_group_size=3, write_statistics=False)
     file = ManifestFile.at(path)
     assert file.sequences == table["sequences"].sum()
-    assert list(Plan(file, file.label_names(), CONFIG)) == list(Plan.of(table, CONFIG))
+    assert list(Plan(file, file.label_names(), CONFIG)) == list(plan_of(table, CONFIG))
 
 
 def test_worker_with_another_manifest_than_the_driver_refuses_the_task(table: pd.DataFrame, tmp_path: Path) -> None:
     output = OutputFolder.at(str(tmp_path))
     write_manifest(output, table)
     shared = Plan.at(output, CONFIG).shared(output)
-    assert list(shared.open()) == list(Plan.of(table, CONFIG))
+    assert list(shared.open()) == list(plan_of(table, CONFIG))
     table.loc[np.flatnonzero(table["sequences"])[-1], "masked"] = "gone from the corpus"
     write_manifest(output, table)
     again = Plan.at(output, CONFIG).shared(output)

@@ -23,9 +23,9 @@ from pipeline.corpus.manifest import (
     in_plan_order,
     label_names,
     manifest_digest,
-    split_runs,
 )
 from pipeline.corpus.manifest_file import ManifestFile
+from pipeline.corpus.manifest_summary import split_runs
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import recording_reader
 from pipeline.extraction.plan import Plan
@@ -48,6 +48,7 @@ from tests.support.appending import (
     split_of_speaker,
     write,
 )  # fmt: skip
+from tests.support.manifests import plan_of
 from tests.support.whole_system import store_bytes
 
 pytestmark = pytest.mark.slow
@@ -335,12 +336,12 @@ def test_a_manifest_only_ever_gets_longer(found: list[tuple[str, str | None, int
         assert extends(later, manifest_digest(earlier))
         assert not extends(earlier, manifest_digest(later))
         assert label_names(later)[: len(label_names(earlier))] == label_names(earlier)
-        assert Plan.of(later, config).changeable() <= set(range(len(Plan.of(later, config))))
+        assert plan_of(later, config).changeable() <= set(range(len(plan_of(later, config))))
     last = tables[-1]
     assert last["first_sequence"].tolist() == [0, *last["sequences"].cumsum().tolist()[:-1]]
     assert (last.groupby("speaker")["split"].nunique() == 1).all()
     split = np.repeat(last["split"].to_numpy(object), last["sequences"])
-    found_runs = split_runs(last)
+    found_runs = split_runs(ManifestFile.of(last))
     where = {name: [i for start, stop in runs for i in range(start, stop)] for name, runs in found_runs.items()}
     assert where == {name: np.flatnonzero(split == name).tolist() for name in SPLITS if name in set(split)}
     for _, rows in last.groupby("append_index"):
@@ -352,14 +353,14 @@ def test_a_manifest_only_ever_gets_longer(found: list[tuple[str, str | None, int
 def test_the_plan_of_an_append_begins_with_the_earlier_plan(found: list[tuple[str, str | None, int, int]]) -> None:
     tables = manifests_of(found, CONFIG)
     for earlier, later in itertools.pairwise(tables):
-        old, new = Plan.of(earlier, CONFIG), Plan.of(later, CONFIG)
+        old, new = plan_of(earlier, CONFIG), plan_of(later, CONFIG)
         full = old.sequences // SHARD
         assert [new[index] for index in range(full)] == [old[index] for index in range(full)]
         if len(old) > full and len(new):
             assert new[full].segments[: len(old[full].segments)] == old[full].segments
             assert full in new.changeable() or new.sequences == old.sequences
     position = 0
-    for planned in Plan.of(tables[-1], CONFIG):
+    for planned in plan_of(tables[-1], CONFIG):
         for segment in planned.segments:
             assert planned.start + segment.place == position
             position += segment.count
@@ -375,7 +376,7 @@ def test_the_plan_does_not_depend_on_the_row_groups_of_the_manifest(
     later = data.draw(st.sets(st.sampled_from(range(len(table))), max_size=3))
     table.loc[sorted(later), "masked"] = data.draw(st.sampled_from(["gone from the corpus", ""]))
     shuffled = table.iloc[rows].reset_index(drop=True) if data.draw(st.booleans()) else table
-    whole = Plan.of(shuffled, CONFIG)
+    whole = plan_of(shuffled, CONFIG)
     file = ManifestFile.of(shuffled, rows_per_group)
     assert file.label_names() == whole.labels
     plan = Plan(file, whole.labels, CONFIG)
@@ -397,7 +398,7 @@ def test_an_appended_manifest_compacts_to_that_of_a_single_run_with_its_splits(
     whole = manifests_of([(*place, 0) for *place, _ in found], CONFIG)
     assert sorted(compacted["recording_id"]) == sorted(whole[-1]["recording_id"])
     pd.testing.assert_frame_equal(in_plan_order(compacted, CONFIG.seed), compacted)
-    assert all(len(runs) == 1 for runs in split_runs(compacted).values())
+    assert all(len(runs) == 1 for runs in split_runs(ManifestFile.of(compacted)).values())
     one = make_manifest([make_probe(name, 16_000) for name in sorted(compacted["recording_id"])], CONFIG)
     if split_of_speaker(one) == split_of_speaker(compacted) and one["speaker"].notna().all():
         assert one["recording_id"].tolist() == compacted["recording_id"].tolist()

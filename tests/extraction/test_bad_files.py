@@ -12,6 +12,7 @@ import soundfile
 
 from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
 from pipeline.corpus.listing import list_recordings
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.corpus.scan import scan
 from pipeline.extraction.extract import extract
 from pipeline.outputs import OutputFolder
@@ -129,7 +130,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[..., 
         path.write_bytes(data)
     output = OutputFolder.at(str(folder / "out"))
     table = scan(list_recordings(str(corpus)), output, CONFIG, SerialExecutor(), CorpusConfig())
-    extract(output, table, CONFIG, SerialExecutor())
+    extract(output, ManifestFile.of(table), CONFIG, SerialExecutor())
     store = [path for path in (folder / "out").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in store) < 10_000_000
     return pd.read_parquet(str(output.ledger)).set_index("recording_id")

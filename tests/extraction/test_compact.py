@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import PipelineConfig
+from pipeline.corpus.manifest import write_manifest
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import compact, shard
 from pipeline.outputs import OutputFolder
@@ -112,11 +113,11 @@ def test_a_store_that_is_not_extracted_or_is_damaged_is_left_as_it_is(tmp_path: 
 def test_nothing_left_and_a_store_elsewhere_are_refused(tmp_path: Path, memory_url: str) -> None:
     corpus, out = tmp_path / "corpus", tmp_path / "out"
     appended(corpus, out)
-    table = manifest_of(out).assign(masked="gone")
+    write_manifest(OutputFolder.at(str(out)), manifest_of(out).assign(masked="gone"))
     with pytest.raises(PipelineError, match="all recordings are masked; add recordings"):
-        compact.compact(OutputFolder.at(str(out)), table, CONFIG, "key", None)  # type: ignore[arg-type]
+        compact.compact(OutputFolder.at(str(out)), CONFIG, "key", None)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="compact renames folders"):
-        compact.compact(OutputFolder.at(memory_url), table, CONFIG, "key", None)  # type: ignore[arg-type]
+        compact.compact(OutputFolder.at(memory_url), CONFIG, "key", None)  # type: ignore[arg-type]
 
 
 def test_what_an_interrupted_compaction_wrote_is_kept_unless_the_store_changed_since(

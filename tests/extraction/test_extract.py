@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
 from pipeline.corpus.listing import list_recordings
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.corpus.scan import scan
 from pipeline.extraction.extract import ExtractionSummary, extract
 from pipeline.outputs import OutputFolder
@@ -48,7 +49,7 @@ def table(corpus: Path, output: OutputFolder) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def done(output: OutputFolder, table: pd.DataFrame, executor: DaskExecutor) -> ExtractionSummary:
-    return extract(output, table, CONFIG, executor)
+    return extract(output, ManifestFile.of(table), CONFIG, executor)
 
 
 def test_busy_time_is_what_the_workers_themselves_measured(done: ExtractionSummary, executor: DaskExecutor) -> None:
@@ -120,7 +121,7 @@ def test_nothing_to_do_costs_nothing_and_keeps_what_is_to_be_looked_at(
     done: ExtractionSummary, output: OutputFolder, table: pd.DataFrame, executor: DaskExecutor
 ) -> None:
     before = output.series.read_bytes()
-    again = extract(output, table, CONFIG, executor)
+    again = extract(output, ManifestFile.of(table), CONFIG, executor)
     assert (again.shards_new, again.busy_s, again.bytes_read, again.bytes_written) == (0, 0, 0, 0)
     assert again.audio_h_per_core_h is None
     assert again.price_per_1000_audio_h(0.04) is None
@@ -130,7 +131,7 @@ def test_nothing_to_do_costs_nothing_and_keeps_what_is_to_be_looked_at(
 def test_serial_extraction_has_an_account_as_well(corpus: Path, tmp_path: Path, done: ExtractionSummary) -> None:
     output = OutputFolder.at(str(tmp_path))
     table = scan(list_recordings(str(corpus)), output, CONFIG, SerialExecutor(), CorpusConfig())
-    alone = extract(output, table, CONFIG, SerialExecutor())
+    alone = extract(output, ManifestFile.of(table), CONFIG, SerialExecutor())
     assert alone.bytes_written == done.bytes_written
     assert table["size_bytes"].sum() <= alone.bytes_read <= done.bytes_read
     assert (alone.lost_workers, alone.retries, alone.workers) == (0, 0, 1)

@@ -12,11 +12,12 @@ from upath import UPath
 from pipeline import durable_files, storage
 from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus.manifest import label_names
-from pipeline.extraction.plan import Plan, projected_bytes
+from pipeline.extraction.plan import projected_bytes
 from pipeline.extraction.segments import PendingTask, Segment, Shard, frames_of
 from pipeline.features.audio_source import AudioSource
 from pipeline.schema import SPLITS
 from tests.conftest import make_manifest, make_probe
+from tests.support.manifests import plan_of
 
 
 def configuration(timesteps: int = 20, chunk: int = 4, chunks: int = 2) -> PipelineConfig:
@@ -39,7 +40,7 @@ def table_of(samples: list[int], config: PipelineConfig) -> pd.DataFrame:
 @given(lengths, configs)
 def test_segments_tile_the_store_once_and_in_order(samples: list[int], config: PipelineConfig) -> None:
     table = table_of(samples, config)
-    plan = Plan.of(table, config)
+    plan = plan_of(table, config)
     position = 0
     for index, shard in enumerate(plan):
         assert (shard.index, shard.start) == (index, position)
@@ -58,7 +59,7 @@ def test_segments_tile_the_store_once_and_in_order(samples: list[int], config: P
 def test_no_segment_leaves_its_recording(samples: list[int], config: PipelineConfig) -> None:
     table = table_of(samples, config)
     names = label_names(table)
-    for shard in Plan.of(table, config):
+    for shard in plan_of(table, config):
         for segment in shard.segments:
             row = table.loc[segment.recording]
             start, stop = frames_of(segment, config.store.timesteps)
@@ -73,31 +74,31 @@ def test_no_segment_leaves_its_recording(samples: list[int], config: PipelineCon
 
 @given(lengths, configs)
 def test_all_shards_but_the_last_are_full(samples: list[int], config: PipelineConfig) -> None:
-    shards = list(Plan.of(table_of(samples, config), config))
+    shards = list(plan_of(table_of(samples, config), config))
     assert {shard.stop - shard.start for shard in shards[:-1]} <= {config.store.sequences_per_shard}
 
 
 @given(lengths, configs)
 def test_shards_are_the_same_in_any_order_and_every_time(samples: list[int], config: PipelineConfig) -> None:
     table = table_of(samples, config)
-    plan = Plan.of(table, config)
+    plan = plan_of(table, config)
     expected = list(plan)
     assert [plan[index] for index in reversed(range(len(plan)))] == expected[::-1]
-    assert list(Plan.of(table_of(samples, config), config)) == expected
+    assert list(plan_of(table_of(samples, config), config)) == expected
 
 
 def test_plan_of_a_manifest_read_back_is_the_same(tmp_path: Path) -> None:
     config, path = configuration(), UPath(str(tmp_path / "manifest.parquet"))
     table = table_of([5000, 90_000, 300], config)
     durable_files.write_parquet(path, table)
-    assert list(Plan.of(storage.read_parquet(path), config)) == list(Plan.of(table, config))
+    assert list(plan_of(storage.read_parquet(path), config)) == list(plan_of(table, config))
 
 
 def test_sequences_do_not_move_when_shards_have_another_size() -> None:
     table = table_of([5000, 90_000, 300, 64_000], configuration())
 
     def places(config: PipelineConfig) -> list[tuple[int, int]]:
-        segments = [segment for shard in Plan.of(table, config) for segment in shard.segments]
+        segments = [segment for shard in plan_of(table, config) for segment in shard.segments]
         return [(s.recording, s.first + i) for s in segments for i in range(s.count)]
 
     assert places(configuration(chunk=1, chunks=1)) == places(configuration(chunk=100, chunks=3))
@@ -110,7 +111,7 @@ def test_recording_longer_than_many_shards_is_cut_at_their_ends() -> None:
         [make_probe("de/a/0.wav", 36_000 * 16_000), make_probe("de/b/0.wav"), make_probe("en/c/0.wav")], config
     )
     row = int(table.index[table["recording_id"] == "de/a/0.wav"][0])
-    plan = Plan.of(table, config)
+    plan = plan_of(table, config)
     segments = [segment for shard in plan for segment in shard.segments if segment.recording == row]
     assert sum(segment.count for segment in segments) == 360_000
     assert [segment.first for segment in segments[1:]] == [s.first + s.count for s in segments[:-1]]
@@ -121,13 +122,13 @@ def test_recording_longer_than_many_shards_is_cut_at_their_ends() -> None:
 def test_recordings_without_a_sequence_are_in_no_shard() -> None:
     config = configuration()
     table = table_of([100, 100, 40_000, 0], config)
-    used = {segment.recording for shard in Plan.of(table, config) for segment in shard.segments}
+    used = {segment.recording for shard in plan_of(table, config) for segment in shard.segments}
     assert used == set(table.index[table["sequences"] > 0])
     assert len(used) < len(table)
 
 
 def test_shard_past_either_end_is_an_index_error() -> None:
-    plan = Plan.of(table_of([16_000] * 4, configuration()), configuration())
+    plan = plan_of(table_of([16_000] * 4, configuration()), configuration())
     # six recordings of 5 or 6 sequences in shards of 8
     assert len(plan) == 4
     for index in (-1, 4, 10**9):
@@ -149,7 +150,7 @@ def test_units_of_work_can_be_keys() -> None:
 
 def test_duration_is_that_of_the_frames_stored() -> None:
     config = configuration(timesteps=20)
-    plan = Plan.of(table_of([], config), config)
+    plan = plan_of(table_of([], config), config)
     assert plan.duration_s(8) == pytest.approx(8 * 20 * 0.010)
 
 
@@ -169,7 +170,7 @@ def test_default_shard_fits_a_worker_of_one_gibibyte() -> None:
 def test_tasks_hold_each_pending_shard_once_and_a_long_recording_is_read_by_few(
     samples: list[int], config: PipelineConfig, size: int, data: st.DataObject
 ) -> None:
-    plan = Plan.of(table_of(samples, config), config)
+    plan = plan_of(table_of(samples, config), config)
     pending = np.array(sorted(data.draw(st.sets(st.sampled_from(range(len(plan)))))), np.int64)
     batches = [plan.task(batch).shards for batch in plan.tasks(pending, lambda _: size)]
     assert sorted(shard.index for batch in batches for shard in batch) == pending.tolist()
@@ -188,7 +189,7 @@ def test_tasks_hold_each_pending_shard_once_and_a_long_recording_is_read_by_few(
 
 def test_size_of_a_task_follows_the_shards_that_are_left() -> None:
     config = configuration()
-    plan = Plan.of(table_of([1_600 * 16 - 1] * 99, config), config)  # 8 sequences each, as a shard has
+    plan = plan_of(table_of([1_600 * 16 - 1] * 99, config), config)  # 8 sequences each, as a shard has
     left_when_asked: list[int] = []
 
     def half(left: int) -> int:
@@ -203,7 +204,7 @@ def test_size_of_a_task_follows_the_shards_that_are_left() -> None:
 
 
 def test_batch_names_its_shards() -> None:
-    plan = Plan.of(table_of([160_000], configuration()), configuration())
+    plan = plan_of(table_of([160_000], configuration()), configuration())
     assert str(plan[0]) == "shard 0 (sequences 0 to 8)"
     assert str(PendingTask((0,))) == "shard 0"
     assert str(PendingTask((0, 1, 7))) == "shards 0 to 7"

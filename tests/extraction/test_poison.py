@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
 from pipeline.corpus.listing import list_recordings
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.corpus.scan import scan
 from pipeline.errors import PipelineError
 from pipeline.extraction import poison
 from pipeline.extraction.extract import extract
-from pipeline.extraction.plan import Plan
 from pipeline.extraction.segments import PendingTask, Task
 from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
@@ -25,7 +25,9 @@ from pipeline.runtime import overdue
 from pipeline.runtime.dask_executor import DaskExecutor
 from pipeline.runtime.executor import MAX_LOST_IN_A_ROW, SerialExecutor
 from pipeline.runtime.profiles import ClusterProfile
+from pipeline.schema import MANIFEST_COLUMNS
 from tests.conftest import make_corpus
+from tests.support.manifests import plan_of
 from tests.support.poison import DeadlyExecutor, install
 
 # shards of 8 sequences of 10 frames; a recording of a second has 10 sequences
@@ -65,7 +67,7 @@ def store_bytes(output: OutputFolder) -> dict[str, bytes]:
 def sound(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
     """The store without a poisoned recording."""
     output, table = scanned(corpus, tmp_path_factory.mktemp("sound"))
-    extract(output, table, CONFIG, SerialExecutor())
+    extract(output, ManifestFile.of(table), CONFIG, SerialExecutor())
     return xr.open_zarr(str(output.store), chunks=None).load()
 
 
@@ -73,7 +75,7 @@ def sound(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
 def poisoned(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The bytes of the store whose recording 2 is poisoned."""
     output, table = scanned(corpus, tmp_path_factory.mktemp("poisoned"))
-    extract(output, table, CONFIG, deadly([2]))
+    extract(output, ManifestFile.of(table), CONFIG, deadly([2]))
     return store_bytes(output)
 
 
@@ -82,7 +84,7 @@ def test_poisoned_recording_fails_with_the_reason_and_the_others_are_as_without_
 ) -> None:
     output, table = scanned(corpus, tmp_path)
     caplog.set_level(logging.WARNING, "pipeline")
-    summary = extract(output, table, CONFIG, deadly([2, 4]))
+    summary = extract(output, ManifestFile.of(table), CONFIG, deadly([2, 4]))
 
     ledger = pd.read_parquet(str(output.ledger))
     failed = ledger["status"] == "failed"
@@ -94,7 +96,7 @@ def test_poisoned_recording_fails_with_the_reason_and_the_others_are_as_without_
     assert found["valid"].to_numpy().tolist() == innocent.tolist()
     xr.testing.assert_equal(found["features"][innocent], sound["features"][innocent])
     assert np.isnan(found["features"][~innocent]).all()
-    assert summary.shards_new == len(Plan.of(table, CONFIG))
+    assert summary.shards_new == len(plan_of(table, CONFIG))
     assert f"{table['uri'][2]} fails: crash: the process that reads it dies" in caplog.text
 
 
@@ -103,7 +105,7 @@ def test_result_is_the_same_whoever_works_beside_it_and_in_whatever_order(
     corpus: Path, tmp_path: Path, poisoned: dict[str, bytes], side_by_side: int, backwards: bool
 ) -> None:
     output, table = scanned(corpus, tmp_path)
-    extract(output, table, CONFIG, deadly([2], side_by_side, backwards=backwards))
+    extract(output, ManifestFile.of(table), CONFIG, deadly([2], side_by_side, backwards=backwards))
     assert store_bytes(output) == poisoned
 
 
@@ -115,10 +117,10 @@ def test_recording_that_fails_in_one_shard_alone_fails_in_all(
         return 2 in recordings_of(task) and (len(recordings_of(task)) == 1 or task.shards[-1].index >= last)
 
     output, table = scanned(corpus, tmp_path)
-    last = max(Plan.of(table, CONFIG).shards_with([2]))
-    summary = extract(output, table, CONFIG, DeadlyExecutor(dies))
+    last = max(plan_of(table, CONFIG).shards_with([2]))
+    summary = extract(output, ManifestFile.of(table), CONFIG, DeadlyExecutor(dies))
     assert store_bytes(output) == poisoned
-    assert summary.shards_new == len(Plan.of(table, CONFIG))
+    assert summary.shards_new == len(plan_of(table, CONFIG))
 
 
 def test_verdict_is_recorded_and_the_next_run_reads_nothing(corpus: Path, tmp_path: Path) -> None:
@@ -127,14 +129,14 @@ def test_verdict_is_recorded_and_the_next_run_reads_nothing(corpus: Path, tmp_pa
             raise AssertionError("something is read")
 
     output, table = scanned(corpus, tmp_path)
-    extract(output, table, CONFIG, deadly([2]))
-    assert extract(output, table, CONFIG, Forbidden()).shards_new == 0
+    extract(output, ManifestFile.of(table), CONFIG, deadly([2]))
+    assert extract(output, ManifestFile.of(table), CONFIG, Forbidden()).shards_new == 0
 
 
 def test_task_that_is_lost_though_no_recording_of_it_is_ends_the_run(corpus: Path, tmp_path: Path) -> None:
     output, table = scanned(corpus, tmp_path)
     with pytest.raises(PipelineError, match=r"killed 2 workers in a row.*more memory"):
-        extract(output, table, CONFIG, DeadlyExecutor(lambda task: len(recordings_of(task)) > 1))
+        extract(output, ManifestFile.of(table), CONFIG, DeadlyExecutor(lambda task: len(recordings_of(task)) > 1))
 
 
 def test_workers_that_die_at_everything_end_the_run(
@@ -143,7 +145,7 @@ def test_workers_that_die_at_everything_end_the_run(
     monkeypatch.setattr("pipeline.runtime.executor.MAX_LOST_IN_A_ROW", 5)
     output, table = scanned(corpus, tmp_path)
     with pytest.raises(PipelineError, match="5 tasks in a row ended their workers"):
-        extract(output, table, CONFIG, deadly(range(len(table))))
+        extract(output, ManifestFile.of(table), CONFIG, deadly(range(len(table))))
     assert MAX_LOST_IN_A_ROW > 5
 
 
@@ -160,7 +162,7 @@ def test_limit_follows_from_the_length_of_the_audio(durations_s: list[float], se
         "first_sequence": np.cumsum([0, *sequences[: count - 1]]), "append_index": 0,
         "masked": pd.array([None] * count, "string"), "duration_s": durations_s,
     })  # fmt: skip
-    plan = Plan.of(table, CONFIG)
+    plan = plan_of(table.reindex(columns=list(MANIFEST_COLUMNS)), CONFIG)
     limit_s = poison.limits(plan)
     assert limit_s(PendingTask(tuple(range(len(plan))))) == pytest.approx(60 + sum(durations_s) / 2)
     for shard in plan:
@@ -186,7 +188,7 @@ def test_crash_hang_and_full_memory_cost_one_recording_each_on_a_real_cluster(
         }
     )  # fmt: skip
     with DaskExecutor(local, 2) as executor:
-        extract(output, table, config, executor)
+        extract(output, ManifestFile.of(table), config, executor)
     ledger = pd.read_parquet(str(output.ledger))
     reasons = ledger.set_index("recording_id")["reason"]
     assert dict(reasons[reasons != ""]) == {

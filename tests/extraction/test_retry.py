@@ -15,7 +15,7 @@ from model.registry.history import History
 from pipeline.corpus import manifest
 from pipeline.errors import UsageError
 from pipeline.extraction import lifecycle, recording_reader
-from pipeline.extraction.plan import Plan, bytes_per_sequence
+from pipeline.extraction.plan import bytes_per_sequence
 from pipeline.features import audio
 from pipeline.features.audio import AudioError
 from pipeline.outputs import OutputFolder
@@ -23,6 +23,7 @@ from pipeline.report import status
 from pipeline.run_record import RunRecord
 from tests.conftest import Killed, make_corpus
 from tests.support.appending import CONFIG, check_contract, extracted, features_by_place, ledger_of, manifest_of, run
+from tests.support.manifests import plan_of
 from tests.support.whole_system import store_bytes
 
 
@@ -109,7 +110,7 @@ def test_recording_that_cannot_succeed_is_not_tried_again(corpus: Path, tmp_path
     first = run(corpus, out, "extract").stages["extract"].finished_at
     before = (out / "run.json").stat().st_mtime_ns
     output = OutputFolder.at(str(out))
-    assert not len(lifecycle.pending_shards(output, Plan.of(manifest_of(out), CONFIG)))
+    assert not len(lifecycle.pending_shards(output, plan_of(manifest_of(out), CONFIG)))
     assert run(corpus, out, "extract").stages["extract"].finished_at == first
     assert (out / "run.json").stat().st_mtime_ns == before
 

@@ -15,6 +15,7 @@ import xarray as xr
 
 from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
 from pipeline.corpus.listing import list_recordings
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.corpus.scan import scan
 from pipeline.errors import PipelineError
 from pipeline.extraction import lifecycle
@@ -27,6 +28,7 @@ from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.executor import SerialExecutor
 from pipeline.store import feature_store, records
+from tests.support.manifests import plan_of
 from tests.support.segments import (
     Row,
     opened_files,
@@ -70,8 +72,8 @@ class Work:
 def prepared(corpus: Path, out: Path) -> Work:
     output = OutputFolder.at(str(out))
     manifest = scan(list_recordings(str(corpus)), output, CONFIG, SerialExecutor(), CorpusConfig())
-    plan = Plan.of(manifest, CONFIG)
-    lifecycle.open_store(output, manifest, plan)
+    plan = plan_of(manifest, CONFIG)
+    lifecycle.open_store(output, ManifestFile.of(manifest), plan)
     return Work(output, manifest, plan)
 
 

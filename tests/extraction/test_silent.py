@@ -10,6 +10,7 @@ import xarray as xr
 
 from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
 from pipeline.corpus.listing import list_recordings
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.corpus.scan import scan
 from pipeline.extraction.compact import compact
 from pipeline.extraction.extract import extract
@@ -50,7 +51,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def extracted(corpus: Path, out: Path, *, filter_silent: bool) -> OutputFolder:
     output = OutputFolder.at(str(out))
     manifest = scan(list_recordings(str(corpus)), output, CONFIG, SerialExecutor(), CorpusConfig())
-    extract(output, manifest, CONFIG, SerialExecutor(), filter_silent=filter_silent)
+    extract(output, ManifestFile.of(manifest), CONFIG, SerialExecutor(), filter_silent=filter_silent)
     return output
 
 
@@ -104,7 +105,7 @@ def test_choice_can_be_changed_as_if_it_had_been_made_at_first(
 ) -> None:
     extracted(corpus, tmp_path, filter_silent=filter_first)
     output = OutputFolder.at(str(tmp_path))
-    manifest = pd.read_parquet(str(output.manifest))
+    manifest = ManifestFile.at(output.manifest)
     assert extract(output, manifest, CONFIG, SerialExecutor(), filter_silent=filter_first).shards_new == 0
     assert extract(output, manifest, CONFIG, SerialExecutor(), filter_silent=not filter_first).shards_new > 0
     assert contents(output) == contents(kept if filter_first else filtered)
@@ -115,8 +116,8 @@ def test_verification_and_compaction_keep_what_is_known_of_silence(
     corpus: Path, tmp_path: Path, filter_silent: bool
 ) -> None:
     output = extracted(corpus, tmp_path, filter_silent=filter_silent)
-    manifest = pd.read_parquet(str(output.manifest))
+    manifest = ManifestFile.at(output.manifest)
     assert not verify(output, manifest, CONFIG, RunFile(stages={}), SerialExecutor()).damaged
     before = silent_rows(output)
-    compact(output, manifest, CONFIG, "key", SerialExecutor())
+    compact(output, CONFIG, "key", SerialExecutor())
     pd.testing.assert_frame_equal(silent_rows(output), before)

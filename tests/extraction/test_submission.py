@@ -14,6 +14,8 @@ from pipeline.extraction.task_size import ASSUMED_SHARD_S, MIN_TASK_S, TaskSize
 from pipeline.runtime.dask_executor import TASKS_PER_THREAD, DaskExecutor
 from pipeline.runtime.executor import completed
 from pipeline.runtime.profiles import load_profile
+from pipeline.schema import MANIFEST_COLUMNS
+from tests.support.manifests import plan_of
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +44,8 @@ def plan_of_a_million_shards() -> Plan:
             "masked": pd.array([None] * SHARDS, "string"),
         }
     )
-    return Plan.of(table, PipelineConfig(store=StoreConfig(sequences_per_chunk=1, chunks_per_shard=1)))
+    table = table.reindex(columns=list(MANIFEST_COLUMNS))
+    return plan_of(table, PipelineConfig(store=StoreConfig(sequences_per_chunk=1, chunks_per_shard=1)))
 
 
 def numbers(batch: PendingTask) -> list[int]:

@@ -15,6 +15,7 @@ import xarray as xr
 from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
 from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.manifest import build_manifest, label_names
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.corpus.scan import Files, read_headers
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import lifecycle, task
@@ -29,6 +30,7 @@ from pipeline.schema import SEQUENCE_VARIABLES, SPLITS
 from pipeline.store import feature_store, records
 from pipeline.store.records import RecordingOutcome, ShardRecord
 from tests.conftest import make_corpus, noise
+from tests.support.manifests import plan_of
 from tests.support.segments import opened_files
 
 SPEAKERS = {"de": {"anna": 2, "bert": 1, "cara": 1}, "en": {"dora": 1, "emil": 1, "fay": 1}}
@@ -92,8 +94,8 @@ def prepared(corpus: Path, out: Path | str, config: PipelineConfig | None = None
         ),
         settings,
     )
-    work = Work(OutputFolder.at(str(out)), table, Plan.of(table, settings))
-    lifecycle.open_store(work.output, table, work.plan)
+    work = Work(OutputFolder.at(str(out)), table, plan_of(table, settings))
+    lifecycle.open_store(work.output, ManifestFile.of(table), work.plan)
     return work
 
 
@@ -145,7 +147,7 @@ def test_store_of_rounded_features_is_the_exact_one_rounded(work: Work, corpus: 
         feature_store.checksums(rounded.output, index) for index in range(len(rounded.plan))
     ]
     with pytest.raises(UsageError, match="holds a store of another configuration"):
-        lifecycle.open_store(rounded.output, work.table, work.plan)
+        lifecycle.open_store(rounded.output, ManifestFile.of(work.table), work.plan)
 
 
 def test_codes_are_those_of_the_manifest(work: Work) -> None:

@@ -18,6 +18,7 @@ import resource, sys
 import numpy, scipy.signal
 from pipeline.config import CorpusConfig, PipelineConfig
 from pipeline.corpus.manifest import build_manifest
+from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.corpus.listing import list_recordings
 from pipeline.corpus.scan import Files, read_headers
 from pipeline.extraction import lifecycle, plan, segments, task
@@ -38,8 +39,9 @@ headers = read_headers(
     Files.of(recordings), corpus=CorpusConfig()
 )
 table = build_manifest(recordings, headers, config)
-shards = plan.Plan.of(table, config)
-lifecycle.open_store(output, table, shards)
+manifest = ManifestFile.of(table)
+shards = plan.Plan.of(manifest, config)
+lifecycle.open_store(output, manifest, shards)
 config.features.extract([numpy.zeros(16_000, numpy.float32)])  # compiles, or loads what was compiled
 idle = peak_bytes()
 task.run_task(segments.Task(tuple(shards)), out=str(output.root), config=config)

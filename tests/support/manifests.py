@@ -4,6 +4,8 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from pipeline.config import PipelineConfig, SplitConfig
+from pipeline.corpus.manifest_file import ManifestFile
+from pipeline.extraction.plan import Plan
 from tests.conftest import Probe, make_manifest, make_probe
 
 SHORT = 16_000 // 10  # samples: less than one sequence
@@ -40,3 +42,8 @@ def simple(speakers_of: dict[str, list[str]], seed: int = 1) -> pd.DataFrame:
 
 def split_of_speaker(table: pd.DataFrame) -> dict[str, str]:
     return dict(zip(table["speaker"], table["split"], strict=True))
+
+
+def plan_of(table: pd.DataFrame, config: PipelineConfig) -> Plan:
+    """The plan of a manifest that is written nowhere."""
+    return Plan.of(ManifestFile.of(table), config)
