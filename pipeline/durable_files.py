@@ -7,12 +7,14 @@ import shutil
 import socket
 import tempfile
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, takewhile
-from typing import BinaryIO, Final, Self
+from pathlib import Path
+from typing import IO, Final, Self
 
 import pandas as pd
 import pyarrow as pa
@@ -108,10 +110,10 @@ def _removing(path: UPath, partials: Iterable[UPath]) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: UPath) -> Iterator[BinaryIO]:
+def replacing(path: UPath) -> Iterator[IO[bytes]]:
     """Yield a file to write that replaces `path` when the block ends without an error; create its folder.
 
-    For files that are too large to be held in memory. Afterwards the file survives a power cut.
+    It can be read, too. For files that are too large to be held in memory. Afterwards the file survives a power cut.
     """
     make_parent(path)
     if not is_local(path):
@@ -122,9 +124,32 @@ def replacing(path: UPath) -> Iterator[BinaryIO]:
                 shutil.copyfileobj(scratch, remote)
         return
     unnamed = Unnamed({path: partial_path(path)})
-    with _removing(path, unnamed.partials.values()), unnamed.partials[path].open("wb") as file:
+    with _removing(path, unnamed.partials.values()), unnamed.partials[path].open("w+b") as file:
         yield file
     unnamed.commit()
+
+
+@contextmanager
+def scratch_folder(root: UPath) -> Iterator[Path]:
+    """Yield a new folder for temporary files, which is removed at the end.
+
+    It lies below `root`, where there is room for what grows with the data, unless that is not local or cannot be
+    written. What a killed process left there is deleted by `clear_partial_files`.
+    """
+    inside = partial_path(root / f"scratch-{uuid.uuid4().hex}")
+    try:
+        if is_local(root):
+            Path(str(inside)).mkdir()
+    except OSError:
+        pass
+    if is_local(root) and inside.exists():
+        try:
+            yield Path(str(inside))
+        finally:
+            shutil.rmtree(str(inside), ignore_errors=True)
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def sync_folder(folder: UPath) -> None:

@@ -30,6 +30,7 @@ IMPORT_SYSTEM = "<frozen importlib._bootstrap>"  # the file name of Python's imp
 
 
 _arrived = threading.Event()
+_signals: list[int] = []
 _ending = threading.Lock()
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,12 @@ def set_up() -> None:
 def arrived() -> bool:
     """Whether a signal has ended the run, which now only cleans up."""
     return _arrived.is_set()
+
+
+def ending() -> BaseException:
+    """Return the exception of the signal that has ended the run, which foreign code may have replaced by its own."""
+    signum = _signals[-1] if _signals else signal.SIGINT
+    return KeyboardInterrupt() if signum == signal.SIGINT else Terminated(signum)
 
 
 def end(signum: signal.Signals) -> NoReturn:
@@ -124,7 +131,8 @@ def _raise_outside_imports(signum: int, frame: FrameType | None) -> None:
         _resend(signal.Signals(signum))
         return
     _arrived.set()
-    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(signum)
+    _signals.append(signum)
+    raise ending()
 
 
 def _importing(frame: FrameType | None) -> bool:

@@ -26,6 +26,11 @@ class OutputFolder:
         return self.root / "manifest.parquet"
 
     @property
+    def headers(self) -> UPath:
+        """The folder of the headers that a scan has read, until the manifest has them."""
+        return self.root / "headers"
+
+    @property
     def ledger(self) -> UPath:
         """The outcome of each recording, in the rows of the manifest."""
         return self.root / "ledger.parquet"
@@ -140,6 +145,7 @@ class OutputFolder:
             deep = (self.root / name for name in ("models", "metrics", "registry", "report"))
             flat = [
                 self.root,
+                self.headers,
                 self.shards,
                 self.store,
                 *self.store.glob("*/"),

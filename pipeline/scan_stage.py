@@ -1,29 +1,33 @@
 """The scan stage: a corpus → the manifest, or what the corpus gained and lost since."""
 
 import logging
+from typing import Final
 
-import pandas as pd
 from upath import UPath
 
-from pipeline.corpus.diff import CorpusDiff, compare
+from pipeline.corpus.database import Database, database, rows
+from pipeline.corpus.diff import MASKING, CorpusDiff, compare
 from pipeline.corpus.listing import Listing, list_recordings
-from pipeline.corpus.manifest import (
-    extends,
-    impossible_rows,
-    manifest_digest,
-    masked_rows,
-    read_manifest,
-    rows_before,
-    stored_rows,
-    unread_rows,
-    write_manifest,
-)
 from pipeline.corpus.manifest_file import ManifestFile
+from pipeline.corpus.manifest_summary import masked_recordings
+from pipeline.corpus.manifest_table import register
+from pipeline.corpus.manifest_writer import rewrite
 from pipeline.digests import value_digest
+from pipeline.durable_files import scratch_folder
 from pipeline.errors import PipelineError, UsageError, counted, few
 from pipeline.extraction import lifecycle, repair
 from pipeline.run_context import Facts, Run
 from pipeline.store.records import StoreAttributes
+
+MAX_SAMPLES_PER_BYTE: Final = 6_000
+MAX_SAMPLES_OF_NOTHING: Final = 2**20
+"""Bounds on the samples in a file. FLAC holds most: 65,535 samples of silence in a frame of 12 bytes (RFC 9639)."""
+
+IMPOSSIBLE: Final = """
+    SELECT count(*), min(append_index), min_by(recording_id, row, 3)
+    FROM manifest WHERE duration_s * sample_rate_hz > ? * size_bytes + ?
+"""
+"""Rows with more samples than a file of their size can hold, as headers were once believed."""
 
 log = logging.getLogger("pipeline.stages")
 
@@ -32,60 +36,64 @@ def scan_stage(run: Run) -> None:
     """Corpus → manifest. Once a store was begun, only what the corpus gained or lost changes the manifest."""
     if run.corpus is None:
         raise UsageError("--corpus is missing: the folder LANGUAGE/[SPEAKER/]file of recordings")
+    with scratch_folder(run.output.root) as folder, database(folder) as db:
+        _scan(run, list_recordings(run.corpus, db))
+
+
+def _scan(run: Run, listing: Listing) -> None:
     output, config = run.output, run.config.pipeline
-    listing = list_recordings(run.corpus)
-    key = value_digest([listing.digest, run.corpus, config.config_hash, run.config.corpus.model_dump(mode="json")])
+    db, settings = listing.db, run.config.corpus
+    key = value_digest([listing.digest, run.corpus, config.config_hash, settings.model_dump(mode="json")])
 
     def work() -> Facts:
         from pipeline.corpus import scan  # noqa: PLC0415 like all stages: what only work needs is loaded for work
 
         if known is None or changes is None:
             wanted = None if known is not None else repair.stored_manifest_digest(output)
-            scanned = scan.scan(listing, output, config, run.executor(), run.config.corpus, wanted)
+            scanned = scan.scan(listing, output, config, run.executor(), settings, wanted)
         else:
-            scanned = scan.update(listing, changes, known, output, config, run.executor(), run.config.corpus)
+            scanned = scan.update(listing, changes, known, output, config, run.executor(), settings)
         return {
-            "recordings": len(scanned), "ignored_files": len(listing.ignored),
-            "appends": int(scanned["append_index"].max()), "masked": int(masked_rows(scanned).sum()),
+            "recordings": len(scanned), "ignored_files": listing.ignored_files(), "appends": scanned.last_append,
+            "masked": sum(1 for _ in masked_recordings(scanned)),
         }  # fmt: skip
 
-    if not run.prune and run.record.unchanged("scan", key):
-        run.manifest()  # raises an error for one that cannot be used
-        if not len(unread_rows(read_manifest(output), listing.recordings)) and run.skips("scan", key):
-            return
+    if not run.prune and run.record.unchanged("scan", key) and not _unread(run, db) and run.skips("scan", key):
+        return
     manifest = _readable_manifest(run)
-    store = None if manifest is None else stored_attributes(run, ManifestFile.at(output.manifest))
-    known = (
-        None if manifest is None or store is None else _sound_rows(run, stored_rows(manifest, store.manifest_digest))
-    )
-    changes = None if known is None else _changes(run, known, listing)
-    if manifest is not None and changes is not None and not changes and len(changes.uri) == len(manifest):
+    store = None if manifest is None else stored_attributes(run, manifest)
+    known = None if manifest is None or store is None else _sound_rows(run, manifest, store, db)
+    changes = None if known is None else _changes(run, known, db)
+    if manifest is not None and known is not None and changes is not None and not changes and known is manifest:
         log.info("scan: nothing new")
         if run.manifest_changed():
-            write_manifest(output, manifest)  # the digest in the store proves the rows, not the file
+            rewrite(manifest)  # the digest in the store proves the rows, not the file
         run.record.confirm("scan", key, [output.manifest])
         return
     run.perform("scan", key, [output.manifest], work, complete=False)
 
 
-def _readable_manifest(run: Run) -> pd.DataFrame | None:
+def _unread(run: Run, db: Database) -> bool:
+    """Whether the corpus has recordings that could not be read at the last scan and may be readable now."""
+    register(db, run.manifest(), "error IS NOT NULL")
+    return compare(db).unread > 0
+
+
+def _readable_manifest(run: Run) -> ManifestFile | None:
     """Return the manifest, or None if there is none, or one that is damaged and is not that of the store."""
     output = run.output
     if not output.manifest.exists():
         return None
     try:
-        manifest = read_manifest(output)
+        manifest = ManifestFile.at(output.manifest)
+        stored = repair.stored_manifest_digest(output) if run.manifest_changed() else None
+        sound = stored is None or manifest.appends_of(stored) is not None
     except UsageError:
         raise
     except PipelineError as error:
         log.warning("scan: %s", error)
         return None
-    stored = repair.stored_manifest_digest(output) if run.manifest_changed() else None
-    if (
-        stored is not None
-        and manifest_digest(stored_rows(manifest, stored)) != stored
-        and not extends(manifest, stored)
-    ):
+    if not sound:
         log.warning("scan: %s is damaged: it is not that of the store", output.manifest)
         return None
     return manifest
@@ -109,30 +117,38 @@ def recorded_digest(run: Run, path: UPath) -> str | None:
     return None if extracted is None else extracted.outputs.get(f"{path.parent.name}/{path.name}")
 
 
-def _sound_rows(run: Run, manifest: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a store before the first append with an impossible length; take the others out of the store.
+def _sound_rows(run: Run, manifest: ManifestFile, store: StoreAttributes, db: Database) -> ManifestFile:
+    """Return the manifest of a store, without the first append with an impossible length and those that follow it.
 
-    A recording of the first scan keeps its length, because all rows depend on it.
+    Later appends of `manifest` are not in the store yet: a scan may plan them anew, with headers that are read anew.
+    For a store of another manifest it is `manifest`. What is left out of the store is taken out of it. A recording of
+    the first scan keeps its length, because all rows depend on it.
     """
-    rows = impossible_rows(manifest)
-    if not len(rows):
-        return manifest
-    names, first = few(manifest["recording_id"].iloc[rows].tolist()), int(manifest["append_index"].iloc[rows].min())
+    last = manifest.appends_of(store.manifest_digest)
+    known = manifest
+    if last is not None and last < manifest.last_append:
+        known = manifest.before(last + 1)
+    register(db, known)
+    ((number, first, found),) = rows(db, IMPOSSIBLE, MAX_SAMPLES_PER_BYTE, MAX_SAMPLES_OF_NOTHING)
+    if not number:
+        return known
+    names = few(found, count=number)
     if first == 0:
         log.warning("scan: %s: no file of its size can be so long; choose another --out to scan it anew", names)
-        return manifest
+        return known
     log.warning("scan: %s: no file of its size can be so long; append %d is taken back and made anew", names, first)
-    kept = rows_before(manifest, first)
-    lifecycle.roll_back(run.output, ManifestFile.of(kept), run.config.pipeline)
+    kept = known.before(first)
+    lifecycle.roll_back(run.output, kept, run.config.pipeline)
     return kept
 
 
-def _changes(run: Run, manifest: pd.DataFrame, listing: Listing) -> CorpusDiff:
+def _changes(run: Run, manifest: ManifestFile, db: Database) -> CorpusDiff:
     """Return the changes to apply to the manifest, and log recordings that are gone or differ."""
-    changes = compare(manifest, listing)
+    register(db, manifest)
+    changes = compare(db)
     action = "masked" if run.prune else "kept in the store, unless --prune masks what is gone or has changed"
-    for rows, what in ((changes.gone, "gone"), (changes.changed, "changed")):
-        if len(rows):
-            names = few(list(manifest["recording_id"].iloc[rows]))
-            log.warning("scan: %s %s: %s; %s", counted(len(rows), "recording"), what, names, action)
+    for state in MASKING:
+        if number := changes.number(state):
+            names = few(changes.names(state, 3), count=number)
+            log.warning("scan: %s %s: %s; %s", counted(number, "recording"), state, names, action)
     return changes if run.prune else changes.without_masking()

@@ -19,8 +19,6 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from pipeline.config import PipelineConfig
-from pipeline.corpus.listing import COLUMN_TYPES
-from pipeline.corpus.manifest import HEADER_TYPES, build_manifest
 from pipeline.corpus.sources import PART_COLUMNS
 from pipeline.schema import label_of_folder
 
@@ -129,6 +127,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 Probe = dict[str, str | int | None]
+HEADER_NAMES = ("samples", "sample_rate_hz", "channels", "error", "transient")
 
 
 def make_probe(recording_id: str, samples: int = 16_000, rate: int = 16_000, error: str | None = None) -> Probe:
@@ -144,16 +143,15 @@ def make_probe(recording_id: str, samples: int = 16_000, rate: int = 16_000, err
         "size_bytes": 2 * samples,
         "modified_ns": 0,
         "unusable": None,
-        **dict(zip(HEADER_TYPES, (*header, error, False), strict=True)),
+        **dict(zip(HEADER_NAMES, (*header, error, False), strict=True)),
     }
 
 
 def make_manifest(probes: list[Probe], config: PipelineConfig) -> pd.DataFrame:
     """Return the manifest of some recordings."""
-    table = pd.DataFrame(probes)
-    recordings = table[list(COLUMN_TYPES)].astype(COLUMN_TYPES)
-    # headers come as they are ready
-    return build_manifest(recordings, table[list(HEADER_TYPES)].astype(HEADER_TYPES)[::-1], config)
+    from tests.support.scans import build_manifest, probed
+
+    return build_manifest(*probed(probes), config)
 
 
 @pytest.fixture

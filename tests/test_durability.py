@@ -42,7 +42,8 @@ class Journal:
         return noted
 
     def _mkdir(self, folder: Path) -> None:
-        self.unsynced.add(folder.parent)
+        if not folder.name.endswith(durable_files.PARTIAL):  # a folder for temporary files may be lost
+            self.unsynced.add(folder.parent)
 
     def _rename(self, old: Path, new: Path) -> None:
         if self.unsynced and (new.name in RECORDS or new.parent.name == "shards"):

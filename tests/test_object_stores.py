@@ -16,7 +16,6 @@ from model.data.array_reader import Stored
 from model.data.store_reader import Store
 from model.predict import Classifier
 from pipeline import durable_files, run_lock, storage
-from pipeline.corpus.listing import list_recordings
 from pipeline.errors import PipelineError, UsageError
 from pipeline.features.audio import AudioError
 from pipeline.features.audio_file import open_audio
@@ -28,6 +27,7 @@ from pipeline.runtime import preflight
 from tests.support import whole_system
 from tests.support.clusters import free_ports
 from tests.support.s3_server import BUCKET, NO_SETTINGS, S3Server, forget_file_systems, serving
+from tests.support.scans import listed
 from tests.support.whole_system import write_corpus
 
 SERIAL = ("--executor=serial", "--set=store.sequences_per_chunk=64", "--set=store.chunks_per_shard=1")
@@ -212,7 +212,7 @@ def test_no_bucket_is_created(s3: S3Server, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), durable_files.replacing(UPath("s3://mistyped/out/large")) as file:
         file.write(b"content")
     with pytest.raises(UsageError, match=r"^--corpus s3://mistyped/out: there is no such bucket or folder$"):
-        list_recordings("s3://mistyped/out")
+        listed("s3://mistyped/out")
     assert s3.files.ls("") == [BUCKET]
 
 

@@ -1,42 +1,124 @@
-"""A database for sorts, joins and distinct counts over more rows than fit into memory."""
+"""Tables that may be larger than memory: DuckDB keeps, sorts and joins them in files."""
 
-import os
-import tempfile
-import uuid
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from upath import UPath
+import pyarrow as pa
 
-from pipeline.durable_files import partial_path
-from pipeline.storage import is_local
+from pipeline.errors import PipelineError
+from pipeline.interrupts import ending
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-MEMORY_MIB: Final = 1024
-THREADS: Final = 2
+Database: TypeAlias = "DuckDBPyConnection"
+"""A connection to tables in files of their own."""
+
+THREADS: Final = 1
+"""More of them take more memory, and save no time: most of it is taken by Python, in `stable_hash` and the like."""
+MIN_MEMORY_BYTES: Final = 96 * 2**20
+MAX_MEMORY_BYTES: Final = 800 * 2**20
+MEMORY_BYTES_PER_ROW: Final = 40
+"""What DuckDB may take for a table of so many rows. With much less it fails instead of taking longer."""
+INTERRUPTED: Final = "Query interrupted"
+"""The message of DuckDB's error when a signal has arrived; the exception that Python raised is lost."""
+ROWS_AT_ONCE: Final = 2**14
+"""Rows of a table that Python holds at a time."""
 
 
 @contextmanager
-def database(folder: UPath) -> Iterator["DuckDBPyConnection"]:
-    """Yield an empty DuckDB database, which is gone when the block ends.
+def database(folder: Path) -> Iterator[Database]:
+    """Yield an empty database whose files lie in `folder`, where there must be none yet.
 
-    It takes up to MEMORY_MIB of memory, and moves the rest to files below `folder`, or in the system's folder for
-    temporary files where `folder` is not local or cannot be written. It loads no extensions from the network.
+    Its SQL has the function `stable_hash`, that of this module.
     """
     import duckdb  # noqa: PLC0415 most commands need no database
+    from duckdb.func import PythonUDFType  # noqa: PLC0415
 
-    writable = is_local(folder) and os.access(str(folder), os.W_OK | os.X_OK)
-    place = folder if writable else UPath(tempfile.gettempdir())
-    # DuckDB makes this folder when it needs it, and removes it; after a kill, the next command removes it
-    spill = partial_path(place / f"database-{uuid.uuid4().hex}")
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": f"{MEMORY_MIB}MiB",
-        "threads": THREADS,
-        "temp_directory": str(spill),
-        "autoinstall_known_extensions": False,
-    }
-    with duckdb.connect(":memory:", config=config) as connection:
-        yield connection
+    settings: dict[str, Any] = {"temp_directory": str(folder), "threads": THREADS}
+    try:
+        with duckdb.connect(str(folder / "tables"), config=settings) as db:
+            reserve(db, 0)
+            db.create_function("stable_hash", _hashes, ["VARCHAR"], "UBIGINT", type=PythonUDFType.ARROW)
+            yield db
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise _failure(error) from error
+    except RuntimeError as error:
+        if str(error) == INTERRUPTED:
+            raise ending() from None
+        raise
+
+
+def create(db: Database, table: str, schema: pa.Schema) -> None:
+    """Create an empty table, in place of one of the same name."""
+    db.register("part", schema.empty_table())
+    db.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM part")
+    db.unregister("part")
+
+
+def fill(db: Database, table: str, parts: Iterable[pa.Table]) -> None:
+    """Append `parts` to a table, which exists and has their columns in any order."""
+    for part in parts:
+        db.register("part", part)
+        db.execute(f"INSERT INTO {table} BY NAME SELECT * FROM part")
+        db.unregister("part")
+
+
+def reserve(db: Database, rows: int) -> None:
+    """Let DuckDB take the memory that it needs for a table of so many rows."""
+    wanted = min(MAX_MEMORY_BYTES, max(MIN_MEMORY_BYTES, rows * MEMORY_BYTES_PER_ROW))
+    db.execute(f"SET memory_limit = '{wanted}B'")
+
+
+def count(db: Database, table: str) -> int:
+    """Return the number of rows of a table."""
+    ((found,),) = rows(db, f"SELECT count(*) FROM {table}")
+    return int(found)
+
+
+def rows(db: Database, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+    """Return the rows of a query that has few of them."""
+    return db.execute(query, parameters).fetchall() or []
+
+
+def column(db: Database, table: str, name: str) -> Iterator[pa.Array]:
+    """Yield a column of a table in parts, in the order in which its rows were inserted."""
+    return (part[name].combine_chunks() for part in stream(db, f"SELECT {name} FROM {table}"))
+
+
+def stream(db: Database, query: str) -> Iterator[pa.Table]:
+    """Yield the rows of a query in tables of ROWS_AT_ONCE rows and a smaller last one.
+
+    Other statements may be executed meanwhile.
+    """
+    with db.cursor() as own:
+        reader = own.sql(query).to_arrow_reader(ROWS_AT_ONCE)
+        while True:
+            try:
+                part = pa.Table.from_batches([reader.read_next_batch()])
+            except StopIteration:
+                return
+            except OSError as error:
+                raise _failure(error) from error
+            yield part
+
+
+def stable_hash(text: str) -> int:
+    """Return a 64-bit hash that is the same on every machine and in every version of Python and DuckDB."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _failure(error: Exception) -> PipelineError:
+    reason = str(error).partition("\n")[0]  # general advice follows
+    return PipelineError(
+        f"a table larger than memory cannot be made: {reason}; see whether there is room in memory and below --out, "
+        "and run the same command again"
+    )
+
+
+def _hashes(texts: pa.ChunkedArray) -> pa.Array:
+    return pa.array(map(stable_hash, texts.to_pylist()), pa.uint64())

@@ -1,72 +1,95 @@
 """The differences between a corpus and the manifest that was made of it."""
 
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-
-from pipeline.corpus.listing import Listing
-from pipeline.corpus.manifest import masked_rows, unread_rows
-from pipeline.corpus.sources import PART_COLUMNS
+from pipeline.corpus.database import Database, count, rows
+from pipeline.storage import can_be_read
 
 GONE: Final = "gone from the corpus"
 CHANGED: Final = "changed in the corpus"
-NO_ROWS: Final = np.empty(0, np.int64)
+
+State = Literal["gone", "changed", "back"]
+MASKING: Final[tuple[State, ...]] = ("gone", "changed")
+
+FRESH: Final = "SELECT row FROM listing ANTI JOIN manifest USING (recording_id)"
+COMPARED: Final = """
+    CREATE OR REPLACE TABLE compared AS
+    WITH joined AS (
+        SELECT
+            manifest.row, listing.row AS listed, listing.uri, listing.uri <> manifest.uri AS moved,
+            coalesce(manifest.masked, '') <> '' AS is_masked, manifest.error IS NOT NULL AS failed,
+            manifest.transient, listing.row IS NULL OR (listing.unusable IS NOT NULL AND NOT failed) AS gone,
+            listing.size_bytes = manifest.size_bytes AS same_size,
+            listing.member IS NOT DISTINCT FROM manifest.member
+                AND listing.start_s IS NOT DISTINCT FROM manifest.start_s
+                AND listing.stop_s IS NOT DISTINCT FROM manifest.stop_s AS same_part,
+            failed AND NOT is_masked AND listing.row IS NOT NULL AND listing.unusable IS NULL AS readable,
+            same_size AND listing.modified_ns = manifest.modified_ns AS same_state
+        FROM manifest LEFT JOIN listing USING (recording_id)
+    ), stated AS (
+        SELECT
+            row, listed, uri, coalesce(moved, false) AS moved, readable AND NOT same_state AS unread,
+            readable AND same_state AND transient AS doubtful,
+            CASE
+                WHEN gone THEN if(is_masked, NULL, 'gone')
+                WHEN NOT (same_part AND (same_size OR failed)) THEN if(is_masked, NULL, 'changed')
+                WHEN is_masked THEN 'back'
+            END AS state
+        FROM joined
+    )
+    SELECT * FROM stated WHERE moved OR unread OR doubtful OR state IS NOT NULL
+"""
 
 
 @dataclass(frozen=True)
 class CorpusDiff:
-    """The differences between a corpus and a manifest of it.
+    """The differences between a corpus and a manifest of it: tables of the database `db`.
 
-    `new` holds rows of the listing; `gone`, `changed`, `back` and `unread` are rows of the manifest, (row,) int64. A
-    recording is `changed` if its size in bytes or its place within its file differs, and `unread` if its header could
-    not be read and may be readable now; it is not changed, because the store holds nothing of it. A masked recording
-    is in none of them but `back`, where the corpus again has it as it was. `uri` is where each recording of the
-    manifest lies now; `moved` is true if any of them lies elsewhere than the manifest says.
+    `manifest` has the rows of the manifest, with their numbers as `row`. `compared` has those that differ: their `row`
+    and `listed`, that of the listing; the `uri` where the recording lies now, which has `moved` if the manifest names
+    another; and the `state`. A recording is `changed` if its size in bytes or its place within its file differs, and
+    `unread` if its header could not be read and may be readable now; it is not changed, because the store holds
+    nothing of it. A masked recording has no state but `back`, where the corpus again has it as it was.
     """
 
-    new: pd.DataFrame
-    gone: NDArray[np.int64]
-    changed: NDArray[np.int64]
-    back: NDArray[np.int64]
-    unread: NDArray[np.int64]
-    uri: pd.Series
-    moved: bool
+    db: Database
+
+    @property
+    def fresh(self) -> int:
+        """The number of recordings of the listing that the manifest does not have."""
+        return count(self.db, f"({FRESH})")
+
+    @property
+    def unread(self) -> int:
+        """The number of recordings to read again."""
+        return count(self.db, "compared WHERE unread")
+
+    def names(self, state: State, most: int) -> list[str]:
+        """Return the ids of the first recordings of a state."""
+        query = "SELECT recording_id FROM compared JOIN manifest USING (row) WHERE state = ? ORDER BY row LIMIT ?"
+        return [name for (name,) in rows(self.db, query, state, most)]
+
+    def number(self, state: State) -> int:
+        """Return the number of recordings of a state."""
+        ((found,),) = rows(self.db, "SELECT count(*) FROM compared WHERE state = ?", state)
+        return int(found)
 
     def without_masking(self) -> "CorpusDiff":
         """Return the differences without those that mask a recording."""
-        return replace(self, gone=NO_ROWS, changed=NO_ROWS)
+        self.db.execute("UPDATE compared SET state = NULL WHERE state IN ('gone', 'changed')")
+        self.db.execute("DELETE FROM compared WHERE NOT moved AND NOT unread AND state IS NULL")
+        return self
 
     def __bool__(self) -> bool:
-        return self.moved or any(len(rows) > 0 for rows in (self.new, self.gone, self.changed, self.back, self.unread))
-
-    def applied(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        """Return `manifest` with the places and masks of its recordings as they are now; new ones are not added."""
-        manifest = manifest.assign(uri=self.uri)
-        for rows, reason in ((self.gone, GONE), (self.changed, CHANGED), (self.back, "")):
-            manifest.loc[manifest.index[rows], "masked"] = reason
-        return manifest
+        return count(self.db, "compared") > 0 or self.fresh > 0
 
 
-def compare(manifest: pd.DataFrame, listing: Listing) -> CorpusDiff:
-    """Compare a manifest with the corpus as it is now."""
-    now = listing.recordings.set_index("recording_id").reindex(manifest["recording_id"]).set_index(manifest.index)
-    uri = now["uri"].fillna(manifest["uri"])  # NA where the corpus no longer has it
-    size_bytes = now["size_bytes"].to_numpy(np.float64, na_value=np.nan)
-    gone, masked = np.isnan(size_bytes), masked_rows(manifest)
-    unread = manifest["error"].notna().to_numpy()
-    gone |= now["unusable"].notna().to_numpy() & ~unread
-    same = (size_bytes == manifest["size_bytes"].to_numpy()) | (unread & ~gone)
-    for name in PART_COLUMNS:
-        same &= ((now[name] == manifest[name]).fillna(False) | (now[name].isna() & manifest[name].isna())).to_numpy()
-    return CorpusDiff(
-        new=listing.recordings[~listing.recordings["recording_id"].isin(manifest["recording_id"])],
-        gone=np.flatnonzero(gone & ~masked),
-        changed=np.flatnonzero(~gone & ~same & ~masked),
-        back=np.flatnonzero(same & masked & ~gone),
-        unread=unread_rows(manifest, listing.recordings),
-        uri=uri,
-        moved=not uri.equals(manifest["uri"]),
-    )
+def compare(db: Database) -> CorpusDiff:
+    """Compare the tables `manifest` and `listing`: a manifest and the corpus as it is now."""
+    db.execute(COMPARED)
+    doubtful = rows(db, "SELECT row, uri FROM compared WHERE doubtful")
+    opened = [row for row, uri in doubtful if can_be_read(uri)]
+    db.execute("UPDATE compared SET unread = true WHERE list_contains(?, row)", [opened])
+    db.execute("DELETE FROM compared WHERE NOT moved AND NOT unread AND state IS NULL")
+    return CorpusDiff(db)

@@ -1,75 +1,96 @@
 """The listing: the table of the recordings of a corpus, before any file is opened."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-import pandas as pd
 import pyarrow as pa
 from toolz import partition_all
 from upath import UPath
 
+from pipeline.corpus.database import Database, column, count, create, fill, reserve, rows
 from pipeline.corpus.layouts.protocol import Hidden, Ignored, LeftOut, Recording
 from pipeline.corpus.layouts.registry import find_layout
-from pipeline.corpus.sources import PART_COLUMNS, PART_TYPES
-from pipeline.digests import table_digest
+from pipeline.corpus.layouts.walk import extension
+from pipeline.digests import columns_digest
 from pipeline.errors import UsageError
 from pipeline.features.audio_source import AudioSource
 from pipeline.object_stores import failure, file_errors, find_store
 from pipeline.storage import folder_at
 
-COLUMN_TYPES: Final = {
-    "recording_id": "string", "uri": "string", **PART_TYPES,
-    "label": "string", "speaker": "string", "size_bytes": "int64", "modified_ns": "int64", "unusable": "string",
-}  # fmt: skip
-RECORDINGS_AT_ONCE: Final = 2**16
-"""Recordings that are Python objects at a time. As rows of a table they take a fifth of the memory."""
+LISTED: Final = pa.schema([
+    ("recording_id", pa.string()), ("uri", pa.string()), ("member", pa.string()), ("start_s", pa.float64()),
+    ("stop_s", pa.float64()), ("label", pa.string()), ("speaker", pa.string()), ("size_bytes", pa.int64()),
+    ("modified_ns", pa.int64()), ("unusable", pa.string()),
+])  # fmt: skip
+OTHERS: Final = pa.schema([(name, pa.string()) for name in ("kind", "path", "extension", "reason")])
+DIGESTED: Final = ("recording_id", "member", "start_s", "stop_s", "size_bytes")
+FILES_AT_ONCE: Final = 2**14
+"""Files that are Python objects at a time."""
+
+SORTED: Final = """
+    CREATE TABLE listing AS SELECT row_number() OVER () - 1 AS row, * FROM (SELECT * FROM found ORDER BY recording_id)
+"""
+TWICE: Final = """
+    SELECT recording_id FROM (SELECT recording_id, lag(recording_id) OVER (ORDER BY row) AS before FROM listing)
+    WHERE recording_id = before ORDER BY recording_id LIMIT 1
+"""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Listing:
-    """The recordings of a corpus in the order of their ids, and what else lies in it.
+    """The recordings of a corpus, and what else lies in it: tables of the database `db`.
 
-    `recordings` has one row per recording and the columns COLUMN_TYPES. `uri` is the file that holds the samples;
-    `member`, `start_s` and `stop_s` are NA for a recording that is a whole file, `speaker` where it is unknown,
-    `unusable` where nothing is known against the recording. `ignored` are the paths of files that are not recordings,
-    `hidden` those of files and folders of systems and programs, `left_out` folders and links that are not followed.
+    `listing` has one row per recording, in the order of their ids, with the columns `row`, its number, and those of
+    LISTED. `uri` is the file that holds the samples; `member`, `start_s` and `stop_s` are NULL for a recording that is
+    a whole file, `speaker` where it is unknown, `unusable` where nothing is known against the recording.
+
+    `others` has the paths of the other files and folders: their `kind` is `ignored` for files that are not
+    recordings, `hidden` for files and folders of systems and programs, and `left out` for folders and links that are
+    not followed, for a `reason`.
     """
 
-    recordings: pd.DataFrame
-    ignored: tuple[str, ...] = ()
-    hidden: tuple[str, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    db: Database
 
     @property
     def digest(self) -> str:
         """Digest of ids, sizes and segments; it does not depend on where the corpus lies."""
-        columns = self.recordings[["recording_id", *PART_COLUMNS, "size_bytes"]]
-        return table_digest(pa.Table.from_pandas(columns, preserve_index=False, nthreads=1))
+        columns = {name: partial(column, self.db, "listing", name) for name in DIGESTED}
+        return columns_digest(columns, count(self.db, "listing"))
+
+    def ignored_files(self) -> int:
+        """Return the number of files that are not recordings."""
+        ((found,),) = rows(self.db, "SELECT count(*) FROM others WHERE kind = 'ignored'")
+        return int(found)
 
 
-def list_recordings(corpus: str) -> Listing:
+def list_recordings(corpus: str, db: Database) -> Listing:
     """List the recordings of the corpus folder at `corpus`, a path or a URL.
 
     Raises UsageError for a folder that is missing, has no known layout, or holds one language only.
     """
     root = _root(corpus)
-    others: list[Ignored | Hidden | LeftOut] = []
-    found = _only_recordings(find_layout(corpus, root).recordings(root), others)
-    parts = [_table(part) for part in partition_all(RECORDINGS_AT_ONCE, found)]
-    recordings = pd.concat(parts).sort_values("recording_id", ignore_index=True)
-    twice = recordings["recording_id"][recordings["recording_id"].duplicated()]
-    if len(twice):
-        raise UsageError(f"--corpus {corpus}: two files are called {twice.iloc[0]}; rename one")
-    labels = recordings["label"].unique()
+    create(db, "found", LISTED)
+    create(db, "others", OTHERS)
+    for part in partition_all(FILES_AT_ONCE, find_layout(corpus, root).recordings(root)):
+        fill(db, "found", [_recordings([entry for entry in part if isinstance(entry, Recording)])])
+        fill(db, "others", [_others([entry for entry in part if not isinstance(entry, Recording)])])
+    listing = sort_listing(db)
+    for (twice,) in rows(db, TWICE):
+        raise UsageError(f"--corpus {corpus}: two files are called {twice}; rename one")
+    labels = rows(db, "SELECT DISTINCT label FROM listing LIMIT 2")
     if len(labels) == 1:
-        raise UsageError(f"--corpus {corpus}: only one language, {labels[0]!r}; a classifier needs at least two")
-    return Listing(
-        recordings,
-        tuple(sorted(other.path for other in others if isinstance(other, Ignored))),
-        tuple(sorted(other.path for other in others if isinstance(other, Hidden))),
-        tuple(sorted(other for other in others if isinstance(other, LeftOut))),
-    )
+        raise UsageError(f"--corpus {corpus}: only one language, {labels[0][0]!r}; a classifier needs at least two")
+    return listing
+
+
+def sort_listing(db: Database) -> Listing:
+    """Return the listing of the recordings in the table `found`, which has the columns LISTED in any order of rows."""
+    reserve(db, count(db, "found"))
+    db.execute(SORTED)
+    db.execute("DROP TABLE found")
+    return Listing(db)
 
 
 def _root(corpus: str) -> UPath:
@@ -86,23 +107,26 @@ def _root(corpus: str) -> UPath:
     raise UsageError(f"--corpus {corpus}: {what}")
 
 
-def _only_recordings(
-    entries: Iterator[Recording | Ignored | Hidden | LeftOut], others: list[Ignored | Hidden | LeftOut]
-) -> Iterator[Recording]:
-    """Yield the recordings, and append the other entries to `others`."""
-    for entry in entries:
-        if isinstance(entry, Recording):
-            yield entry
-        else:
-            others.append(entry)
-
-
-def _table(recordings: Sequence[Recording]) -> pd.DataFrame:
-    rows = [
+def _recordings(found: Sequence[Recording]) -> pa.Table:
+    listed = [
         (id_, source.container, source.member, *_span(source), label, speaker, *rest)
-        for id_, source, label, speaker, *rest in recordings
+        for id_, source, label, speaker, *rest in found
     ]
-    return pd.DataFrame(rows, columns=list(COLUMN_TYPES)).astype(COLUMN_TYPES)
+    return _table(listed, LISTED)
+
+
+def _others(found: Sequence[Ignored | Hidden | LeftOut]) -> pa.Table:
+    kinds = {Ignored: "ignored", Hidden: "hidden", LeftOut: "left out"}
+    listed = [
+        (kinds[type(entry)], entry.path, extension(entry.path), entry.reason if isinstance(entry, LeftOut) else None)
+        for entry in found
+    ]
+    return _table(listed, OTHERS)
+
+
+def _table(listed: Sequence[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
+    columns = zip(*listed, strict=True) if listed else [[]] * len(schema)
+    return pa.Table.from_arrays([pa.array(*pair) for pair in zip(columns, schema.types, strict=True)], schema=schema)
 
 
 def _span(source: AudioSource) -> tuple[float | None, float | None]:

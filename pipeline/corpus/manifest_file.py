@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import partial
-from typing import Any, BinaryIO, Final, NamedTuple, Self
+from typing import IO, Any, Final, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 from upath import UPath
 
-from pipeline.corpus.manifest import NOT_READ, OLDER, ROWS_PER_GROUP, UNDIGESTED, label_names
+from pipeline.corpus.manifest import NOT_READ, OLDER, ROWS_PER_GROUP, SCHEMA, UNDIGESTED, label_names
 from pipeline.corpus.sources import PART_COLUMNS
 from pipeline.digests import columns_digest, value_digest
 from pipeline.errors import UsageError, few
@@ -58,8 +58,8 @@ class ManifestFile:
     It holds some kilobytes for each row group, and no rows.
     """
 
-    def __init__(self, source: str | BinaryIO | pa.NativeFile, path: UPath) -> None:
-        self._path, self._lock = path, threading.Lock()
+    def __init__(self, source: str | IO[bytes] | pa.NativeFile, path: UPath) -> None:
+        self.path, self._source, self._lock = path, source, threading.Lock()
         with reading_table(path, BACKUP):
             self._file = parquet.ParquetFile(source, pre_buffer=False)
             self._names = tuple(self._file.schema_arrow.names)
@@ -108,7 +108,10 @@ class ManifestFile:
         return self._rows
 
     def before(self, append_index: int) -> Self:
-        """Return the manifest without the appends from `append_index` on: `pipeline.corpus.manifest.rows_before`."""
+        """Return the manifest without the appends from `append_index` on.
+
+        Where a row of a later append stands among the others, it keeps its place as a recording that has failed.
+        """
         found, rows = len(self.groups), 0
         while found and not rows:
             found -= 1
@@ -123,16 +126,36 @@ class ManifestFile:
 
     def read(self, group: int, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
         """Return columns of the rows of a row group; the index has their numbers in the manifest."""
-        with reading_table(self._path, BACKUP):
-            read: pd.DataFrame = self._read(group, columns).to_pandas(use_threads=False)
         first = self.groups[group].first_row
-        table = read.set_index(pd.RangeIndex(first, first + len(read)))
-        older = {name: OLDER[name] for name in columns if name not in table}
-        return table.assign(**older)[list(columns)]
+        with reading_table(self.path, BACKUP):
+            read: pd.DataFrame = self._read(group, columns).to_pandas(use_threads=False)
+            older = {name: OLDER[name] for name in columns if name not in read}
+            return read.set_index(pd.RangeIndex(first, first + len(read))).assign(**older)[list(columns)]
 
     def tables(self, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
         """Yield columns of all rows, one row group after the other; the index has their numbers in the manifest."""
         return (self.read(group, columns) for group in range(len(self.groups)))
+
+    def table(self, group: int) -> pa.Table:
+        """Return all columns of a row group, with the types of SCHEMA."""
+        with reading_table(self.path, BACKUP):
+            found = self._read(group, MANIFEST_COLUMNS)
+            for name, value in OLDER.items():
+                if name not in found.column_names:
+                    found = found.append_column(name, pa.repeat(value, len(found)))
+            return found.select(SCHEMA.names).cast(SCHEMA)
+
+    def numbered_tables(self) -> Iterator[pa.Table]:
+        """Yield all columns of all rows, and the number of each row in the manifest as `row`."""
+        for number, group in enumerate(self.groups):
+            table = self.table(number)
+            rows = range(group.first_row, group.first_row + len(table))
+            yield table.append_column("row", pa.array(rows, pa.int64()))
+
+    def local_file(self) -> str | None:
+        """Return the path of the file on this machine that holds these rows and no others, None if there is none."""
+        whole = self._stop_append is None and set(MANIFEST_COLUMNS) <= set(self._names)
+        return self._source if isinstance(self._source, str) and whole else None
 
     def rows(self, numbers: Sequence[int], columns: Sequence[str]) -> pd.DataFrame:
         """Return columns of the rows with these numbers, in rising order; raises ValueError for no numbers."""
@@ -148,19 +171,24 @@ class ManifestFile:
         return few(self.rows(first, ["recording_id"])["recording_id"].tolist(), NAMED, len(numbers)) if first else ""
 
     def digest(self, last_append: int | None = None) -> str:
-        """Return `manifest_digest` of the rows of the appends up to `last_append`, by default of all rows.
+        """Return a digest of the recordings of the appends up to `last_append`, by default of all, and their places.
 
-        It is computed from passes over single columns.
+        It does not depend on where the files lie, nor on which recordings are masked. A column counts only if it
+        applies to a recording. It is computed from passes over single columns.
         """
         if last_append not in self._digests:
             rows = self._rows
             if last_append is not None:
                 rows = sum(len(chunk) for chunk in self._column("append_index", last_append))
             columns = (name for name in self._names if name not in UNDIGESTED)
-            with reading_table(self._path, BACKUP):
+            with reading_table(self.path, BACKUP):
                 digest = columns_digest({name: partial(self._column, name, last_append) for name in columns}, rows)
             self._digests[last_append] = digest
         return self._digests[last_append]
+
+    def appends_of(self, digest: str) -> int | None:
+        """Return the last append of the first ones whose digest is `digest`, None if there is no such one."""
+        return next((last for last in range(self.last_append, -1, -1) if self.digest(last) == digest), None)
 
     def extends(self, earlier_digest: str) -> bool:
         """Whether this is the manifest with the digest `earlier_digest` and one or more appends."""

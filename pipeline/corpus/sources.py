@@ -1,4 +1,4 @@
-"""Where the samples of the rows of a listing or manifest are, and which rows share a recording or a container."""
+"""Where the samples of the rows of a listing or manifest are, and which rows share a container."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -51,26 +51,3 @@ class AudioSources(Sequence[AudioSource]):
             same = self._container[1:] == self._container[:-1]
             begins[1:] = ~(same & self._is_part[1:] & self._is_part[:-1])
         return begins
-
-
-def recording_names(table: pd.DataFrame) -> pd.Series:
-    """Return a name per row that is equal for all segments of one recording, and otherwise the recording's own id."""
-    return _shared_names(table, table["start_s"].notna(), ["uri", "member"])
-
-
-def container_names(table: pd.DataFrame) -> pd.Series:
-    """Return a name per row that is equal for all rows in one container, and otherwise the recording's own id."""
-    return _shared_names(table, table["start_s"].notna() | table["member"].notna(), ["uri"])
-
-
-def _shared_names(table: pd.DataFrame, shares: pd.Series, by: list[str]) -> pd.Series:
-    """Return the ids, but where `shares` is true the smallest id of the rows that are equal in the columns `by`.
-
-    An id is the same wherever the corpus lies, the path of a container is not.
-    """
-    names = table["recording_id"]
-    if not shares.any():
-        return names
-    parts = table[shares]
-    smallest = parts["recording_id"].groupby([parts[name] for name in by], dropna=False).transform("min")
-    return names.mask(shares, smallest)

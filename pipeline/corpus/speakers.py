@@ -10,9 +10,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from upath import UPath
 
-from pipeline.corpus.database import database
+from pipeline.corpus.database import database, reserve
 from pipeline.corpus.manifest import masked_rows
 from pipeline.corpus.manifest_file import ManifestFile
+from pipeline.durable_files import scratch_folder
 
 NAMED, SEGMENT, RECORDING = range(3)
 """What stands for a speaker: a name, the recording that segments share, or the recording itself."""
@@ -31,8 +32,9 @@ class SpeakerCounts:
 
 
 def count_speakers(manifest: ManifestFile, folder: UPath) -> SpeakerCounts:
-    """Count the named speakers of a manifest; `folder` is that of `database`."""
-    with database(folder) as connection:
+    """Count the named speakers of a manifest; `folder` is that of `scratch_folder`."""
+    with scratch_folder(folder) as scratch, database(scratch) as connection:
+        reserve(connection, len(manifest))
         connection.execute("CREATE TABLE named (label VARCHAR, split VARCHAR, speaker VARCHAR, masked BOOLEAN)")
         for rows in manifest.tables(["label", "split", "speaker", "masked"]):
             named = rows.assign(masked=masked_rows(rows))[rows["speaker"].notna()].drop_duplicates()
@@ -58,8 +60,9 @@ class SpeakerCodes:
 
     @classmethod
     def of(cls, manifest: ManifestFile, folder: UPath) -> "SpeakerCodes":
-        """Return the numbers for a manifest; `folder` is that of `database`."""
-        with database(folder) as connection:
+        """Return the numbers for a manifest; `folder` is that of `scratch_folder`."""
+        with scratch_folder(folder) as scratch, database(scratch) as connection:
+            reserve(connection, len(manifest))
             connection.execute(
                 "CREATE TABLE recordings (number BIGINT, test BOOLEAN, kind TINYINT, name VARCHAR, member VARCHAR)"
             )

@@ -15,9 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import durable_files, schema
 from pipeline.config import PipelineConfig
-from pipeline.corpus.manifest import compacted_manifest, read_manifest, write_manifest
+from pipeline.corpus.database import database
+from pipeline.corpus.manifest import masked_rows, read_manifest
 from pipeline.corpus.manifest_file import ManifestFile
-from pipeline.durable_files import write_atomically
+from pipeline.corpus.manifest_table import write_compacted
+from pipeline.durable_files import scratch_folder, write_atomically
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import extract, lifecycle, task
 from pipeline.extraction import ledger as ledger_rows
@@ -91,17 +93,16 @@ def compact(output: OutputFolder, config: PipelineConfig, key: str, executor: Ex
     if not is_local(output.root):
         raise UsageError(f"--out {output.root}: compact renames folders, so it needs a folder on this machine")
     manifest = read_manifest(output)
-    new = compacted_manifest(manifest, config.seed)
-    if not new["sequences"].any():
+    if masked_rows(manifest)[manifest["sequences"] > 0].all():
         raise PipelineError(f"{output.manifest}: all recordings are masked; add recordings to the corpus first")
     added = added_variables.movable(output)
     extract.check_memory(executor, config)
     preflight.check(executor, output)
     beside = output.compacted
     _begin(beside, key)
-    write_manifest(beside, new)
-    new_file = ManifestFile.at(beside.manifest)
-    plan = Plan.of(new_file, config)
+    with scratch_folder(output.root) as folder, database(folder) as db:
+        new_file = write_compacted(db, beside.manifest, ManifestFile.at(output.manifest), config)
+    new, plan = read_manifest(beside), Plan.of(new_file, config)
     lifecycle.open_store(beside, new_file, plan)
     added_variables.create(
         output, beside, plan.sequences, config.store.sequences_per_chunk, config.store.sequences_per_shard

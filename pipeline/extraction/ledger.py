@@ -38,7 +38,7 @@ def read(output: OutputFolder, columns: Sequence[str] = LEDGER_COLUMNS) -> Itera
         while True:
             with reading_table(output.ledger, REPAIR):
                 batch = next(batches, None)
-                piece = None if batch is None else batch.to_pandas(use_threads=False)
+                piece = None if batch is None else batch.to_pandas(use_threads=False)[list(columns)]
             if piece is None:
                 return
             yield piece.set_index(pd.RangeIndex(first_row, first_row + len(piece)))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import CorpusConfig, PipelineConfig
+from pipeline.config import PipelineConfig
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.dask_session import DASK_SETTINGS
 from pipeline.runtime.executor import THIS_PROCESS, Done, SerialExecutor
@@ -174,17 +174,14 @@ def process_pool(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
 
 def _extraction(executor: Any, folder: Path, scratch: Path) -> Callable[[], float]:
     """Scan, warm the workers, and return the function of a round."""
-    from pipeline.corpus.listing import list_recordings
-    from pipeline.corpus.manifest import write_manifest
     from pipeline.corpus.manifest_file import ManifestFile
-    from pipeline.corpus.scan import scan
     from pipeline.extraction.extract import extract
+    from tests.support.manifests import write_manifest
+    from tests.support.scans import scanned
 
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
     config = PipelineConfig()
-    table = scan(
-        list_recordings(str(folder)), OutputFolder.at(str(scratch / "scan")), config, SerialExecutor(), CorpusConfig()
-    )
+    table = scanned(folder, OutputFolder.at(str(scratch / "scan")), config)
     audio_s = float(table["duration_s"].sum())
     for _ in executor.run(warm, [table["uri"].iloc[0]] * 8 * WORKERS):
         pass

@@ -84,11 +84,11 @@ def folders(records: int, scratch: Path) -> Iterator[tuple[int, dict[str, Path]]
 
 def _begun(output: OutputFolder, records: int) -> Any:
     """Write the manifest of a few very long recordings and the empty store; return the plan."""
-    from pipeline.corpus.manifest import write_manifest
     from pipeline.corpus.manifest_file import ManifestFile
     from pipeline.extraction import lifecycle
     from pipeline.extraction.plan import Plan
     from tests.conftest import make_manifest, make_probe
+    from tests.support.manifests import write_manifest
 
     rate_hz = CONFIG.features.sample_rate_hz
     shard_s = CONFIG.store.sequences_per_shard * CONFIG.store.timesteps * CONFIG.features.hop_s

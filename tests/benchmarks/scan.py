@@ -7,19 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
+from pipeline.corpus.database import count
 from pipeline.outputs import OutputFolder
-from tests.benchmarks import corpus, records, threads
+from tests.benchmarks import corpus, manifests, records, threads
 from tests.benchmarks.measure import SPAWN, Contender, alternate, peak_bytes, resident_bytes, timed
-from tests.benchmarks.report import MIB, Row, Table, at_least, at_most, same_within
+from tests.benchmarks.report import MIB, Row, Table, at_least, same_within
 from tests.benchmarks.settings import Settings
 
 TITLE = "Scan and plan"
 WORKERS = 2
 HEADERS = 20_000
-RECORDINGS = 1_000_000
-SPEAKERS = 2000
 KEYS_KEPT: Final = 100_000
 """Dask keeps the names of so many tasks (dask.utils.key_split), some 27 MiB, before it forgets the oldest."""
 SETTLED: Final = 0.05
@@ -30,7 +27,7 @@ def run(settings: Settings) -> tuple[Table, ...]:
     """Measure."""
     return (
         _scan(settings),
-        _plan(settings),
+        manifests.table(settings.work),
         threads.table(),
         _submission(settings),
         records.table(settings.records, settings.work / "scratch"),
@@ -56,19 +53,6 @@ def _scan(settings: Settings) -> Table:
     )
 
 
-def _plan(settings: Settings) -> Table:
-    found = alternate([Contender("plan", plan)], min(3, settings.rounds))["plan"]
-    return Table(
-        "Plan",
-        f"The manifest of {RECORDINGS:,} recordings of {SPEAKERS} speakers is built from a listing and headers in "
-        "memory, and all tasks of its plan are created. Memory is the peak of the whole process (VmHWM).",
-        (
-            at_most("manifest and plan", "s", found.values, 20),
-            at_most("memory", "MiB", [found.peak_bytes / MIB], 1024),
-        ),
-    )
-
-
 def _submission(settings: Settings) -> Table:
     with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
         start_mib, end_mib, peak_mib, wall_s = pool.submit(submit, settings.tasks).result()
@@ -89,18 +73,25 @@ def _submission(settings: Settings) -> Table:
 
 @contextmanager
 def headers(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
-    """The scan stage: headers a second."""
+    """The scan stage after the listing: headers a second."""
     from pipeline.config import CorpusConfig, PipelineConfig
     from pipeline.corpus.listing import list_recordings
     from pipeline.corpus.scan import scan
     from pipeline.runtime.dask_executor import DaskExecutor
     from pipeline.runtime.profiles import load_profile
+    from tests.support.scans import tables
 
     output, config = OutputFolder.at(str(scratch / "headers")), PipelineConfig()
-    found = list_recordings(str(folder))
     with DaskExecutor(load_profile("local", None), WORKERS) as executor:
-        scan(found, output, config, executor, CorpusConfig())
-        yield lambda: len(found.recordings) / timed(lambda: scan(found, output, config, executor, CorpusConfig()))
+
+        def once() -> float:
+            with tables() as db:
+                found = list_recordings(str(folder), db)
+                wall_s = timed(lambda: scan(found, output, config, executor, CorpusConfig()))
+                return count(db, "listing") / wall_s
+
+        once()
+        yield once
     shutil.rmtree(str(output.root))
 
 
@@ -108,62 +99,15 @@ def headers(folder: Path, scratch: Path) -> Iterator[Callable[[], float]]:
 def listing(folder: Path) -> Iterator[Callable[[], float]]:
     """The listing of a corpus: files a second."""
     from pipeline.corpus.listing import list_recordings
-
-    count = len(list_recordings(str(folder)).recordings)
-    yield lambda: count / timed(lambda: list_recordings(str(folder)))
-
-
-@contextmanager
-def plan() -> Iterator[Callable[[], float]]:
-    """Manifest and plan of a million recordings: seconds."""
-    from pipeline.config import PipelineConfig
-    from pipeline.corpus.manifest import build_manifest
-    from pipeline.corpus.manifest_file import ManifestFile
-    from pipeline.extraction.plan import Plan
-
-    config = PipelineConfig()
-    recordings, probed = _million()
+    from tests.support.scans import tables
 
     def once() -> float:
-        def work() -> None:
-            made = Plan.of(ManifestFile.of(build_manifest(recordings, probed, config)), config)
-            for task in made.tasks(np.arange(len(made)), lambda left: min(4, left)):
-                made.task(task)
+        with tables() as db:
+            wall_s = timed(lambda: list_recordings(str(folder), db))
+            return count(db, "listing") / wall_s
 
-        return timed(work)
-
+    once()
     yield once
-
-
-def _million() -> tuple[Any, Any]:
-    """Return listing and headers of RECORDINGS recordings of 2 to 12 s, as pipeline.scan has them."""
-    import pandas as pd
-
-    from pipeline.corpus.listing import COLUMN_TYPES
-    from pipeline.corpus.manifest import HEADER_TYPES
-
-    random = np.random.default_rng(1)
-    numbers = pd.Series(np.arange(RECORDINGS))
-    speaker = "s" + (numbers % SPEAKERS).astype("string").str.zfill(4)
-    label = pd.Series(np.array(["de", "en", "es", "fr"])[numbers % SPEAKERS % 4], dtype="string")
-    name = label + "/" + speaker + "/" + numbers.astype("string").str.zfill(7) + ".flac"
-    samples = random.integers(32_000, 192_000, RECORDINGS)
-    none = pd.Series(np.nan, numbers.index)
-    columns = (
-        name,
-        "/corpus/" + name,
-        none.astype("string"),
-        none,
-        none,
-        label,
-        speaker,
-        pd.Series(samples),
-        pd.Series(samples),
-        none.astype("string"),
-    )
-    recordings = pd.DataFrame(dict(zip(COLUMN_TYPES, columns, strict=True)))
-    probed = {"samples": samples, "sample_rate_hz": 16_000, "channels": 1, "error": None, "transient": False}
-    return recordings, pd.DataFrame(probed, recordings.index).astype(HEADER_TYPES)
 
 
 def submit(tasks: int) -> tuple[float, float, float, float]:

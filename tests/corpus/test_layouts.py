@@ -7,15 +7,16 @@ import pandas as pd
 import pytest
 from upath import UPath
 
-from pipeline.corpus.diff import compare
+from pipeline.config import PipelineConfig
 from pipeline.corpus.layouts import registry
 from pipeline.corpus.layouts.folders import FolderLayout
 from pipeline.corpus.layouts.registry import find_layout
-from pipeline.corpus.listing import COLUMN_TYPES, Listing, list_recordings
-from pipeline.corpus.sources import AudioSources, container_names, recording_names
+from pipeline.corpus.listing import LISTED
+from pipeline.corpus.sources import AudioSources
 from pipeline.errors import UsageError
 from pipeline.features.audio_source import AudioSource
 from tests.conftest import make_corpus
+from tests.support.scans import Listed, build_manifest, compared, listed
 from tests.support.segments import Row, SegmentLayout, use_segments, write_table
 
 
@@ -59,11 +60,11 @@ def test_folder_without_a_layout_is_refused_with_what_is_expected(
 ROWS = [Row("a.wav", 0.0, 1.5, "de", "anna"), Row("a.wav", 1.5, 2.5, "de", "bert"), Row("b.wav", 3.0, 4.0, "en", None)]
 
 
-def segments(folder: Path, rows: list[Row]) -> Listing:
+def segments(folder: Path, rows: list[Row]) -> Listed:
     for name in ("a.wav", "b.wav"):
         (folder / name).write_bytes(b"abc")
     write_table(folder, rows)
-    return list_recordings(str(folder))
+    return listed(str(folder))
 
 
 def test_segments_are_listed_with_their_file_and_span(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +72,7 @@ def test_segments_are_listed_with_their_file_and_span(tmp_path: Path, monkeypatc
     listing = segments(tmp_path, ROWS)
     assert listing.ignored == ("segments.csv",)
     recordings = listing.recordings
-    assert recordings.dtypes.astype(str).to_dict() == COLUMN_TYPES
+    assert list(recordings) == LISTED.names
     assert recordings["recording_id"].tolist() == [
         "a.wav#0000.000-0001.500", "a.wav#0001.500-0002.500", "b.wav#0003.000-0004.000",
     ]  # fmt: skip
@@ -88,26 +89,22 @@ def test_digest_of_a_listing_changes_with_the_span_of_a_segment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_segments(monkeypatch)
-    digests = set()
-    for stop_s in (2.5, 2.6):
-        recordings = segments(tmp_path, ROWS).recordings
-        recordings.loc[1, "stop_s"] = stop_s
-        digests.add(Listing(recordings).digest)
-    assert len(digests) == 2
-    assert segments(tmp_path, ROWS).digest in digests
+    longer = [ROWS[0], ROWS[1]._replace(stop_s=2.6), ROWS[2]]
+    assert segments(tmp_path, ROWS).digest == segments(tmp_path, ROWS).digest != segments(tmp_path, longer).digest
 
 
 def test_segment_with_another_span_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_segments(monkeypatch)
-    listing = segments(tmp_path, ROWS)
-    none = pd.array([None] * 3, "string")
-    manifest = listing.recordings.assign(masked=none, error=none, transient=False)
-    assert not compare(manifest, listing)
-    manifest.loc[1, "start_s"] = 1.25
-    assert compare(manifest, listing).changed.tolist() == [1]
+    recordings = segments(tmp_path, ROWS).recordings
+    header = {"samples": 80_000, "sample_rate_hz": 16_000, "channels": 1, "error": None, "transient": False}
+    manifest = build_manifest(recordings, pd.DataFrame([header] * len(ROWS)), PipelineConfig())
+    assert not compared(manifest, tmp_path).any
+    row = manifest.index[manifest["recording_id"] == recordings["recording_id"][1]]
+    manifest.loc[row, "start_s"] = 1.25
+    assert compared(manifest, tmp_path).changed == [recordings["recording_id"][1]]
 
 
-def test_names_are_shared_by_the_segments_of_a_file() -> None:
+def test_sources_are_those_of_the_rows() -> None:
     table = pd.DataFrame(
         {
             "recording_id": ["z#2", "a", "z#1", "t/1", "t/0", "t/0#1", "t/0#0"],
@@ -117,8 +114,6 @@ def test_names_are_shared_by_the_segments_of_a_file() -> None:
             "stop_s": [3.0, None, 2.0, None, None, 2.0, 1.0],
         }
     ).astype({"recording_id": "string", "uri": "string", "member": "string"})
-    assert recording_names(table).tolist() == ["z#1", "a", "z#1", "t/1", "t/0", "t/0#0", "t/0#0"]
-    assert container_names(table).tolist() == ["z#1", "a", "z#1", "t/0", "t/0", "t/0", "t/0"]
     sources = AudioSources(table)
     assert sources[1] == AudioSource("a.wav")
     assert sources[3] == AudioSource("t.tar", "1.wav")

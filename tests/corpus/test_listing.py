@@ -12,8 +12,9 @@ import pytest
 from upath import UPath
 
 from pipeline.corpus.layouts.folders import EXTENSIONS, FolderLayout
-from pipeline.corpus.listing import COLUMN_TYPES, Listing, list_recordings
+from pipeline.corpus.listing import LISTED
 from pipeline.errors import UsageError
+from tests.support.scans import Listed, listed
 
 
 def files(root: Path, names: Iterable[str], content: bytes = b"abc") -> Path:
@@ -27,19 +28,19 @@ def files(root: Path, names: Iterable[str], content: bytes = b"abc") -> Path:
 
 def refusal(corpus: Path | str) -> str:
     with pytest.raises(UsageError) as error:
-        list_recordings(str(corpus))
+        listed(str(corpus))
     return str(error.value)
 
 
-def found(listing: Listing) -> list[tuple[str, str, str | None]]:
+def found(listing: Listed) -> list[tuple[str, str, str | None]]:
     rows = listing.recordings[["recording_id", "label", "speaker"]].itertuples(index=False, name=None)
     return [(name, label, None if pd.isna(speaker) else speaker) for name, label, speaker in rows]
 
 
 def test_place_of_a_file_names_language_and_speaker(tmp_path: Path) -> None:
     files(tmp_path, ["de/anna/1.wav", "de/anna/2.flac", "en/bob/x.ogg"])
-    listing = list_recordings(str(tmp_path))
-    assert tuple(listing.recordings.columns) == tuple(COLUMN_TYPES)
+    listing = listed(str(tmp_path))
+    assert tuple(listing.recordings.columns) == tuple(LISTED.names)
     assert listing.recordings.iloc[0].dropna().to_dict() == {
         "recording_id": "de/anna/1.wav", "uri": str(tmp_path / "de/anna/1.wav"), "label": "de", "speaker": "anna",
         "size_bytes": 3, "modified_ns": (tmp_path / "de/anna/1.wav").stat().st_mtime_ns,
@@ -54,7 +55,7 @@ def test_place_of_a_file_names_language_and_speaker(tmp_path: Path) -> None:
 
 def test_first_folder_below_the_language_is_the_speaker_at_any_depth(tmp_path: Path) -> None:
     files(tmp_path, ["de/1.wav", "de/anna/2.wav", "de/anna/monday/3.wav", "de/anna/monday/noon/4.wav", "en/5.wav"])
-    assert [speaker for _, _, speaker in found(list_recordings(str(tmp_path)))] == [None, "anna", "anna", "anna", None]
+    assert [speaker for _, _, speaker in found(listed(str(tmp_path)))] == [None, "anna", "anna", "anna", None]
 
 
 @pytest.mark.parametrize(
@@ -67,12 +68,12 @@ def test_first_folder_below_the_language_is_the_speaker_at_any_depth(tmp_path: P
 )
 def test_labels_are_folder_names_without_white_space(tmp_path: Path, folder: str, label: str) -> None:
     files(tmp_path, [f"{folder}/Jörg  Müller/ä ö.wav", "en/x.wav"])
-    assert (f"{folder}/Jörg  Müller/ä ö.wav", label, "Jörg  Müller") in found(list_recordings(str(tmp_path)))
+    assert (f"{folder}/Jörg  Müller/ä ö.wav", label, "Jörg  Müller") in found(listed(str(tmp_path)))
 
 
 def test_files_that_are_no_recordings_are_told_apart(tmp_path: Path) -> None:
     files(tmp_path, ["README.md", "stray.wav", "de/1.wav", "de/anna/notes.txt", "de/anna/2", "en/1.wav", "en/wav"])
-    listing = list_recordings(str(tmp_path))
+    listing = listed(str(tmp_path))
     assert list(listing.recordings["recording_id"]) == ["de/1.wav", "en/1.wav"]
     assert listing.ignored == ("README.md", "de/anna/2", "de/anna/notes.txt", "en/wav", "stray.wav")
 
@@ -80,21 +81,21 @@ def test_files_that_are_no_recordings_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("extension", sorted(EXTENSIONS))
 def test_extensions_count_in_any_case(tmp_path: Path, extension: str) -> None:
     files(tmp_path, [f"de/1{extension}", f"de/2{extension.upper()}", "en/x.wav"])
-    assert len(list_recordings(str(tmp_path)).recordings) == 3
+    assert len(listed(str(tmp_path)).recordings) == 3
 
 
 def test_recordings_come_in_the_order_of_their_ids(tmp_path: Path) -> None:
     names = ["en/b/1.wav", "de/a/10.wav", "de/a/2.wav", "de/a.wav", "de/Z.wav"]
-    listing = list_recordings(str(files(tmp_path, names)))
+    listing = listed(str(files(tmp_path, names)))
     assert list(listing.recordings["recording_id"]) == sorted(names)
 
 
 def test_relative_folder_is_the_same_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files(tmp_path, ["c/de/1.wav", "c/en/1.wav"])
     monkeypatch.chdir(tmp_path)
-    expected = list_recordings(str(tmp_path / "c")).recordings
+    expected = listed(str(tmp_path / "c")).recordings
     for corpus in ("c", f"{tmp_path}/c/"):
-        pd.testing.assert_frame_equal(list_recordings(corpus).recordings, expected)
+        pd.testing.assert_frame_equal(listed(corpus).recordings, expected)
 
 
 def test_corpus_behind_a_url_has_the_same_ids(tmp_path: Path, memory_url: str) -> None:
@@ -103,7 +104,7 @@ def test_corpus_behind_a_url_has_the_same_ids(tmp_path: Path, memory_url: str) -
     for name in names:
         with fsspec.open(f"{memory_url}/c/{name}", "wb") as file:
             file.write(b"abc")
-    here, there = list_recordings(str(tmp_path)), list_recordings(f"{memory_url}/c")
+    here, there = listed(str(tmp_path)), listed(f"{memory_url}/c")
     assert found(there) == found(here)
     assert (there.digest, there.ignored) == (here.digest, here.ignored)
     with fsspec.open(there.recordings.loc[0, "uri"], "rb") as file:
@@ -139,7 +140,7 @@ def test_folders_that_give_one_label_are_refused(tmp_path: Path) -> None:
     )
 
 
-def unusable(listing: Listing) -> dict[str, str]:
+def unusable(listing: Listed) -> dict[str, str]:
     rows = listing.recordings[listing.recordings["unusable"].notna()]
     return dict(zip(rows["recording_id"], rows["unusable"], strict=True))
 
@@ -149,7 +150,7 @@ def test_recording_whose_name_is_not_utf_8_is_listed_with_the_reason(tmp_path: P
     for name in (b"de/\xe4.wav", b"fran\xe7ais/s/1.wav", b"de/\xe4.txt"):
         (tmp_path / os.fsdecode(name)).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / os.fsdecode(name)).touch()
-    listing = list_recordings(str(tmp_path))
+    listing = listed(str(tmp_path))
     assert set(listing.recordings["label"]) == {"de", "en", r"fran\xe7ais"}
     assert unusable(listing) == {
         r"de/\xe4.wav": r"its name is not UTF-8 (de/\xe4.wav); rename it",
@@ -167,20 +168,20 @@ HIDDEN = [
 def test_hidden_and_system_files_are_counted_and_left_out(tmp_path: Path, memory_url: str) -> None:
     names = ["de/1.wav", "de/anna/..two.wav", "en/1.wav"]
     files(tmp_path, [*names, *HIDDEN])
-    listing = list_recordings(str(tmp_path))
+    listing = listed(str(tmp_path))
     assert sorted(listing.recordings["recording_id"]) == sorted(names)
     assert (len(listing.hidden), listing.ignored, listing.left_out) == (len(HIDDEN), (), ())
     for name in (*names, *HIDDEN):
         with fsspec.open(f"{memory_url}/c/{name}", "wb") as file:
             file.write(b"abc")
-    there = list_recordings(f"{memory_url}/c")
+    there = listed(f"{memory_url}/c")
     assert sorted(there.recordings["recording_id"]) == sorted(names)
     assert (len(there.hidden), there.ignored) == (len(HIDDEN), ())
     assert not FolderLayout().claims(UPath(str(files(tmp_path / "none", HIDDEN))))
 
 
 def left_out(root: Path) -> dict[str, str]:
-    return dict(list_recordings(str(root)).left_out)
+    return dict(listed(str(root)).left_out)
 
 
 def test_real_folders_win_over_links_to_them(tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_real_folders_win_over_links_to_them(tmp_path: Path) -> None:
         "it/more": "../../lake/cara",
     }.items():  # fmt: skip
         (corpus / link).symlink_to(target)
-    listing = list_recordings(str(corpus))
+    listing = listed(str(corpus))
     assert list(listing.recordings["recording_id"]) == ["en/anna/1.wav", "it/bert/1.wav", "it/cara/1.wav"]
     assert dict(listing.left_out) == {
         "aa": "leads to en, which is listed already",
@@ -212,7 +213,7 @@ def test_links_that_lead_nowhere_cost_themselves_alone(tmp_path: Path) -> None:
         "fr": "none",
     }.items():
         (tmp_path / link).symlink_to(target)
-    listing = list_recordings(str(tmp_path))
+    listing = listed(str(tmp_path))
     assert unusable(listing) == {
         "en/2.wav": "is a link to none, which does not exist",
         "en/self.wav": "cannot be opened: Too many levels of symbolic links",
@@ -234,7 +235,7 @@ def test_folder_that_cannot_be_read_costs_itself_alone(tmp_path: Path, monkeypat
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    listing = list_recordings(str(tmp_path))
+    listing = listed(str(tmp_path))
     assert list(listing.recordings["recording_id"]) == ["en/bert/1.wav", "it/cara/1.wav"]
     assert dict(listing.left_out) == {"en/anna": "cannot be read: Permission denied"}
 
@@ -288,7 +289,7 @@ def test_folders_in_another_order_are_refused(tmp_path: Path, names: list[str], 
     ],
 )
 def test_bilingual_speakers_and_unknown_ones_are_no_mistake(tmp_path: Path, names: list[str]) -> None:
-    assert len(list_recordings(str(files(tmp_path, names))).recordings) == len(names)
+    assert len(listed(str(files(tmp_path, names))).recordings) == len(names)
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("zip", "File is not a zip file"), ("tar", "truncated header")])
@@ -300,13 +301,13 @@ def test_file_that_is_no_archive_is_refused(tmp_path: Path, kind: str, reason: s
 @pytest.mark.parametrize("name", ["\u0645\u06cc\u200c\u0634\u0648\u062f", "a\u00a0b", "a\u0308", "\U0001f3a4"])
 def test_any_script_and_its_joiners_may_be_in_a_name(tmp_path: Path, name: str) -> None:
     files(tmp_path, [f"fa/{name}/{name}.wav", "en/1.wav"])
-    assert (f"fa/{name}/{name}.wav", "fa", name) in found(list_recordings(str(tmp_path)))
+    assert (f"fa/{name}/{name}.wav", "fa", name) in found(listed(str(tmp_path)))
 
 
 def test_digest_is_equal_for_a_copy_in_another_place(tmp_path: Path) -> None:
     files(tmp_path / "a", ["de/anna/1.wav", "en/ä/2.wav", "en/notes.txt"])
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    here, there = list_recordings(str(tmp_path / "a")), list_recordings(str(tmp_path / "b"))
+    here, there = listed(str(tmp_path / "a")), listed(str(tmp_path / "b"))
     assert here.digest == there.digest
     assert not here.recordings.equals(there.recordings)
 
@@ -314,7 +315,7 @@ def test_digest_is_equal_for_a_copy_in_another_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["size", "name", "more", "less"])
 def test_digest_changes_with_names_and_sizes(tmp_path: Path, change: str) -> None:
     files(tmp_path, ["de/1.wav", "de/2.wav", "en/1.wav"])
-    before = list_recordings(str(tmp_path)).digest
+    before = listed(str(tmp_path)).digest
     if change == "size":
         (tmp_path / "de/1.wav").write_bytes(b"abcd")
     elif change == "name":
@@ -323,11 +324,11 @@ def test_digest_changes_with_names_and_sizes(tmp_path: Path, change: str) -> Non
         files(tmp_path, ["de/3.wav"])
     else:
         (tmp_path / "de/1.wav").unlink()
-    assert list_recordings(str(tmp_path)).digest != before
+    assert listed(str(tmp_path)).digest != before
 
 
 def test_digest_leaves_out_files_that_are_no_recordings(tmp_path: Path) -> None:
     files(tmp_path, ["de/1.wav", "en/1.wav"])
-    before = list_recordings(str(tmp_path)).digest
+    before = listed(str(tmp_path)).digest
     files(tmp_path, ["de/notes.txt"])
-    assert list_recordings(str(tmp_path)).digest == before
+    assert listed(str(tmp_path)).digest == before

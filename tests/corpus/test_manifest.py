@@ -13,24 +13,26 @@ from upath import UPath
 
 from pipeline import durable_files, storage
 from pipeline.config import PipelineConfig, StoreConfig
-from pipeline.corpus.manifest import (
-    UNDIGESTED,
-    as_codes,
-    compacted_manifest,
-    label_names,
-    languages_without,
-    manifest_digest,
-    read_manifest,
-)
+from pipeline.corpus.database import stable_hash
+from pipeline.corpus.manifest import UNDIGESTED, as_codes, label_names, read_manifest
 from pipeline.corpus.manifest_file import ManifestFile
-from pipeline.corpus.manifest_summary import split_runs
-from pipeline.corpus.splits import stable_hash
+from pipeline.corpus.manifest_summary import languages_by_missing_split, split_runs
 from pipeline.errors import UsageError
 from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
 from pipeline.schema import MANIFEST_COLUMNS, SPLITS
 from tests.conftest import Probe, make_manifest, make_probe
-from tests.support.manifests import LANGUAGES, SHORT, build, probes_of, recordings, simple, split_of_speaker
+from tests.support.manifests import (
+    LANGUAGES,
+    SHORT,
+    build,
+    manifest_digest,
+    probes_of,
+    recordings,
+    simple,
+    split_of_speaker,
+)
+from tests.support.scans import compacted_manifest
 
 CONFIG = PipelineConfig()
 
@@ -59,7 +61,7 @@ def test_rows_are_ordered_by_split_and_mixed_within() -> None:
     codes = table["split"].map({split: code for code, split in enumerate(SPLITS)})
     assert codes.is_monotonic_increasing
     for _, rows in table.groupby("split"):
-        hashes = [stable_hash(1, name) for name in rows["recording_id"]]
+        hashes = [stable_hash(f"1\0{name}") for name in rows["recording_id"]]
         assert hashes == sorted(hashes)
     training = table[table["split"] == "train"]["label"]
     # runs of one language in a random order of three have 1.5 rows on average, in the order of names 35
@@ -166,7 +168,8 @@ def test_digest_changes_with_the_order_of_rows() -> None:
 def test_labels_are_sorted_and_languages_without_a_split_are_named() -> None:
     table = simple({"fr": ["f1", "f2", "f3"], "de": ["d1", "d2"], "en": ["e1"]})
     assert label_names(table) == ("de", "en", "fr")
-    assert [languages_without(table, split) for split in SPLITS] == [[], ["de", "en"], ["en"]]
+    missing = languages_by_missing_split(ManifestFile.of(table))
+    assert [missing[split] for split in SPLITS] == [[], ["de", "en"], ["en"]]
 
 
 def test_codes_are_positions() -> None:
@@ -220,7 +223,7 @@ def test_whole_recordings_have_the_order_that_they_have_without_segments() -> No
 
 def test_compacted_manifest_of_segments_is_that_of_one_run() -> None:
     once = build(mixed())
-    pd.testing.assert_frame_equal(compacted_manifest(once, 1), once)
+    pd.testing.assert_frame_equal(compacted_manifest(once, CONFIG), once)
 
 
 def test_length_of_a_segment_is_cut_at_the_end_of_its_file() -> None:

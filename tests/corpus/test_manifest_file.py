@@ -8,13 +8,12 @@ import pytest
 from upath import UPath
 
 from pipeline.config import PipelineConfig, StoreConfig
-from pipeline.corpus.manifest import write_manifest
 from pipeline.corpus.manifest_file import COLUMNS, ManifestFile
 from pipeline.errors import PipelineError
 from pipeline.extraction.plan import Plan
 from pipeline.outputs import OutputFolder
 from tests.conftest import make_manifest, make_probe
-from tests.support.manifests import plan_of
+from tests.support.manifests import plan_of, write_manifest
 
 CONFIG = PipelineConfig(store=StoreConfig(timesteps=10, sequences_per_chunk=4, chunks_per_shard=2))
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from pipeline.corpus import manifest_summary
-from pipeline.corpus.manifest import as_codes, in_plan_order, manifest_digest, masked_rows, rows_before
+from pipeline.corpus.manifest import as_codes, masked_rows
 from pipeline.corpus.manifest_file import ManifestFile
-from pipeline.corpus.sources import recording_names
 from pipeline.corpus.speakers import SpeakerCodes, count_speakers
 from pipeline.schema import MANIFEST_COLUMNS, SPLITS
-from tests.support.manifests import build, probes_of, recordings, simple
+from tests.support.manifests import build, manifest_digest, probes_of, recording_names, recordings, rows_before, simple
+from tests.support.scans import in_plan_order
 
 SIZES = st.integers(1, 50)
 few_examples = settings(max_examples=12)

@@ -12,18 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import PipelineConfig
-from pipeline.corpus import scan
-from pipeline.corpus.listing import COLUMN_TYPES
-from pipeline.corpus.manifest import (
-    HEADER_TYPES,
-    as_codes,
-    build_manifest,
-    compacted_manifest,
-    extends,
-    in_plan_order,
-    label_names,
-    manifest_digest,
-)
+from pipeline.corpus import header_task
+from pipeline.corpus.manifest import as_codes, label_names
 from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.corpus.manifest_summary import split_runs
 from pipeline.errors import PipelineError, UsageError
@@ -48,7 +38,8 @@ from tests.support.appending import (
     split_of_speaker,
     write,
 )  # fmt: skip
-from tests.support.manifests import plan_of
+from tests.support.manifests import extends, manifest_digest, plan_of
+from tests.support.scans import build_manifest, compacted_manifest, probed
 from tests.support.whole_system import store_bytes
 
 pytestmark = pytest.mark.slow
@@ -121,7 +112,7 @@ def test_only_new_headers_are_read_and_only_new_recordings_decoded(
     probed, decoded = [], []
     read_header, read_blocks = audio.read_header, audio.read_blocks
     probe = lambda source, *floor: probed.append(source.container) or read_header(source, *floor)  # noqa: E731
-    monkeypatch.setattr(scan, "read_header", probe)
+    monkeypatch.setattr(header_task, "read_header", probe)
     decode = lambda source, rate, **how: decoded.append(source.container) or read_blocks(source, rate, **how)  # noqa: E731
     monkeypatch.setattr(recording_reader, "read_blocks", decode)
     extend(corpus)
@@ -160,7 +151,7 @@ def test_scan_of_a_corpus_in_another_place_reads_no_header(
 ) -> None:
     before = store_bytes(out)
     moved = corpus.rename(corpus.with_name("moved"))
-    monkeypatch.setattr(scan, "read_header", None)
+    monkeypatch.setattr(header_task, "read_header", None)
     state = run(moved, out)
     assert set(manifest_of(out)["uri"].str.startswith(str(moved))) == {True}
     assert extracted(state).shards_new or store_bytes(out) == before
@@ -318,12 +309,9 @@ def manifests_of(found: list[tuple[str, str | None, int, int]], config: Pipeline
     probes.append((2, make_probe("az/late/0.wav")))
     tables: list[pd.DataFrame] = []
     for group in range(4):
-        some = pd.DataFrame([probe for there, probe in probes if there == group])
-        if some.empty:
-            continue
-        recordings = some[list(COLUMN_TYPES)].astype(COLUMN_TYPES)
-        headers = some[list(HEADER_TYPES)].astype(HEADER_TYPES)
-        tables.append(build_manifest(recordings, headers, config, known=tables[-1] if tables else None))
+        some = [probe for there, probe in probes if there == group]
+        if some:
+            tables.append(build_manifest(*probed(some), config, known=tables[-1] if tables else None))
     return tables
 
 
@@ -393,11 +381,11 @@ def test_an_appended_manifest_compacts_to_that_of_a_single_run_with_its_splits(
     found: list[tuple[str, str | None, int, int]],
 ) -> None:
     appended = manifests_of(found, CONFIG)[-1]
-    compacted = compacted_manifest(appended, CONFIG.seed)
+    compacted = compacted_manifest(appended, CONFIG)
     assert split_of_speaker(compacted) == split_of_speaker(appended)
     whole = manifests_of([(*place, 0) for *place, _ in found], CONFIG)
     assert sorted(compacted["recording_id"]) == sorted(whole[-1]["recording_id"])
-    pd.testing.assert_frame_equal(in_plan_order(compacted, CONFIG.seed), compacted)
+    pd.testing.assert_frame_equal(compacted_manifest(compacted, CONFIG), compacted)
     assert all(len(runs) == 1 for runs in split_runs(ManifestFile.of(compacted)).values())
     one = make_manifest([make_probe(name, 16_000) for name in sorted(compacted["recording_id"])], CONFIG)
     if split_of_speaker(one) == split_of_speaker(compacted) and one["speaker"].notna().all():

@@ -10,14 +10,13 @@ import pandas as pd
 import pytest
 import soundfile
 
-from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
-from pipeline.corpus.listing import list_recordings
+from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus.manifest_file import ManifestFile
-from pipeline.corpus.scan import scan
 from pipeline.extraction.extract import extract
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.executor import SerialExecutor
 from tests.conftest import noise
+from tests.support.scans import scanned
 
 CONFIG = PipelineConfig(store=StoreConfig(sequences_per_chunk=64, chunks_per_shard=2))
 RATE_HZ = 16_000
@@ -129,7 +128,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[..., 
         path.parent.mkdir()
         path.write_bytes(data)
     output = OutputFolder.at(str(folder / "out"))
-    table = scan(list_recordings(str(corpus)), output, CONFIG, SerialExecutor(), CorpusConfig())
+    table = scanned(corpus, output, CONFIG)
     extract(output, ManifestFile.of(table), CONFIG, SerialExecutor())
     store = [path for path in (folder / "out").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in store) < 10_000_000

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import PipelineConfig
-from pipeline.corpus.manifest import write_manifest
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import compact, shard
 from pipeline.outputs import OutputFolder
@@ -23,6 +22,7 @@ from tests.support.appending import (
     split_of_speaker,
     write,
 )  # fmt: skip
+from tests.support.manifests import write_manifest
 from tests.support.whole_system import store_bytes
 
 pytestmark = pytest.mark.slow

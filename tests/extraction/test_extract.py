@@ -8,15 +8,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
-from pipeline.corpus.listing import list_recordings
+from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus.manifest_file import ManifestFile
-from pipeline.corpus.scan import scan
 from pipeline.extraction.extract import ExtractionSummary, extract
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.dask_executor import DaskExecutor
 from pipeline.runtime.executor import SerialExecutor
 from pipeline.runtime.profiles import ClusterProfile
+from tests.support.scans import scanned
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +43,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> OutputFolder:
 
 @pytest.fixture(scope="module")
 def table(corpus: Path, output: OutputFolder) -> pd.DataFrame:
-    return scan(list_recordings(str(corpus)), output, CONFIG, SerialExecutor(), CorpusConfig())
+    return scanned(corpus, output, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +129,7 @@ def test_nothing_to_do_costs_nothing_and_keeps_what_is_to_be_looked_at(
 
 def test_serial_extraction_has_an_account_as_well(corpus: Path, tmp_path: Path, done: ExtractionSummary) -> None:
     output = OutputFolder.at(str(tmp_path))
-    table = scan(list_recordings(str(corpus)), output, CONFIG, SerialExecutor(), CorpusConfig())
+    table = scanned(corpus, output, CONFIG)
     alone = extract(output, ManifestFile.of(table), CONFIG, SerialExecutor())
     assert alone.bytes_written == done.bytes_written
     assert table["size_bytes"].sum() <= alone.bytes_read <= done.bytes_read

@@ -9,13 +9,12 @@ import pyarrow as pa
 import pytest
 
 from pipeline.config import PipelineConfig
-from pipeline.corpus.manifest import write_manifest
 from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.durable_files import write_parquet_groups
 from pipeline.extraction import ledger, lifecycle
 from pipeline.extraction.plan import Plan
 from pipeline.outputs import OutputFolder
-from tests.support.manifests import simple
+from tests.support.manifests import simple, write_manifest
 
 RECORDINGS = 200_000
 TABLE_BYTES = RECORDINGS * 200

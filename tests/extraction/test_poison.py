@@ -11,10 +11,8 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
-from pipeline.corpus.listing import list_recordings
+from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus.manifest_file import ManifestFile
-from pipeline.corpus.scan import scan
 from pipeline.errors import PipelineError
 from pipeline.extraction import poison
 from pipeline.extraction.extract import extract
@@ -27,6 +25,7 @@ from pipeline.runtime.executor import MAX_LOST_IN_A_ROW, SerialExecutor
 from pipeline.runtime.profiles import ClusterProfile
 from pipeline.schema import MANIFEST_COLUMNS
 from tests.conftest import make_corpus
+from tests.support import scans
 from tests.support.manifests import plan_of
 from tests.support.poison import DeadlyExecutor, install
 
@@ -54,7 +53,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scanned(corpus: Path, out: Path) -> tuple[OutputFolder, pd.DataFrame]:
     output = OutputFolder.at(str(out))
-    return output, scan(list_recordings(str(corpus)), output, CONFIG, SerialExecutor(), CorpusConfig())
+    return output, scans.scanned(corpus, output, CONFIG)
 
 
 def store_bytes(output: OutputFolder) -> dict[str, bytes]:
@@ -178,7 +177,7 @@ def test_crash_hang_and_full_memory_cost_one_recording_each_on_a_real_cluster(
     for name, kind in {"de/anna/0": "crash", "en/dora/0": "hang", "de/bert/0": "memory"}.items():
         (corpus / f"{name}.flac").rename((corpus / name).with_name(f"{kind}.flac"))
     output = OutputFolder.at(str(tmp_path / "out"))
-    table = scan(list_recordings(str(corpus)), output, config, SerialExecutor(), CorpusConfig())
+    table = scans.scanned(corpus, output, config)
     monkeypatch.setenv("PYTHONPATH", install(tmp_path / "site"))
     monkeypatch.setattr(poison, "LIMIT_S", 6.0)  # the first task of a worker loads the libraries
     monkeypatch.setattr(overdue, "LOOK_EVERY_S", 0.1)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from model.registry.history import History
-from pipeline.corpus import manifest
+from pipeline import scan_stage
 from pipeline.errors import UsageError
 from pipeline.extraction import lifecycle, recording_reader
 from pipeline.extraction.plan import bytes_per_sequence
@@ -267,8 +267,8 @@ def test_append_with_an_impossible_length_is_taken_out_of_a_finished_store(
     absurd(make_five_seconds_long, out, "de/cara/1.flac")
     run(corpus, out, "extract")
     assert manifest_of(out)["sequences"].max() == 50
-    monkeypatch.setattr(manifest, "MAX_SAMPLES_PER_BYTE", 1)  # noise takes more bytes than samples
-    monkeypatch.setattr(manifest, "MAX_SAMPLES_OF_NOTHING", 0)
+    monkeypatch.setattr(scan_stage, "MAX_SAMPLES_PER_BYTE", 1)  # noise takes more bytes than samples
+    monkeypatch.setattr(scan_stage, "MAX_SAMPLES_OF_NOTHING", 0)
     (out / "run.json").unlink()  # as if another version had scanned
     run(corpus, out)
     check_contract(out)

@@ -13,10 +13,8 @@ import pytest
 import soundfile
 import xarray as xr
 
-from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
-from pipeline.corpus.listing import list_recordings
+from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus.manifest_file import ManifestFile
-from pipeline.corpus.scan import scan
 from pipeline.errors import PipelineError
 from pipeline.extraction import lifecycle
 from pipeline.extraction.plan import MIN_SHARDS_OF_A_LONG_FILE, Plan
@@ -26,9 +24,9 @@ from pipeline.features import audio, sound_stream
 from pipeline.features.audio_source import AudioSource
 from pipeline.features.mfcc import Mfcc
 from pipeline.outputs import OutputFolder
-from pipeline.runtime.executor import SerialExecutor
 from pipeline.store import feature_store, records
 from tests.support.manifests import plan_of
+from tests.support.scans import scanned
 from tests.support.segments import (
     Row,
     opened_files,
@@ -71,7 +69,7 @@ class Work:
 
 def prepared(corpus: Path, out: Path) -> Work:
     output = OutputFolder.at(str(out))
-    manifest = scan(list_recordings(str(corpus)), output, CONFIG, SerialExecutor(), CorpusConfig())
+    manifest = scanned(corpus, output, CONFIG)
     plan = plan_of(manifest, CONFIG)
     lifecycle.open_store(output, ManifestFile.of(manifest), plan)
     return Work(output, manifest, plan)

@@ -8,10 +8,8 @@ import pytest
 import soundfile
 import xarray as xr
 
-from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
-from pipeline.corpus.listing import list_recordings
+from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus.manifest_file import ManifestFile
-from pipeline.corpus.scan import scan
 from pipeline.extraction.compact import compact
 from pipeline.extraction.extract import extract
 from pipeline.extraction.verify import verify
@@ -20,6 +18,7 @@ from pipeline.outputs import OutputFolder
 from pipeline.run_record import RunFile
 from pipeline.runtime.executor import SerialExecutor
 from tests.conftest import make_corpus, noise
+from tests.support.scans import scanned
 
 CONFIG = PipelineConfig(
     features=Mfcc(n_mels=40, n_mfcc=13), store=StoreConfig(timesteps=10, sequences_per_chunk=4, chunks_per_shard=2)
@@ -50,7 +49,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def extracted(corpus: Path, out: Path, *, filter_silent: bool) -> OutputFolder:
     output = OutputFolder.at(str(out))
-    manifest = scan(list_recordings(str(corpus)), output, CONFIG, SerialExecutor(), CorpusConfig())
+    manifest = scanned(corpus, output, CONFIG)
     extract(output, ManifestFile.of(manifest), CONFIG, SerialExecutor(), filter_silent=filter_silent)
     return output
 

@@ -12,11 +12,9 @@ import pytest
 import soundfile
 import xarray as xr
 
-from pipeline.config import CorpusConfig, PipelineConfig, StoreConfig
-from pipeline.corpus.listing import list_recordings
-from pipeline.corpus.manifest import build_manifest, label_names
+from pipeline.config import PipelineConfig, StoreConfig
+from pipeline.corpus.manifest import label_names
 from pipeline.corpus.manifest_file import ManifestFile
-from pipeline.corpus.scan import Files, read_headers
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import lifecycle, task
 from pipeline.extraction.plan import Plan
@@ -31,6 +29,7 @@ from pipeline.store import feature_store, records
 from pipeline.store.records import RecordingOutcome, ShardRecord
 from tests.conftest import make_corpus, noise
 from tests.support.manifests import plan_of
+from tests.support.scans import scanned
 from tests.support.segments import opened_files
 
 SPEAKERS = {"de": {"anna": 2, "bert": 1, "cara": 1}, "en": {"dora": 1, "emil": 1, "fay": 1}}
@@ -85,16 +84,9 @@ class Work:
 def prepared(corpus: Path, out: Path | str, config: PipelineConfig | None = None) -> Work:
     """Scan a corpus and create the store."""
     settings = config or configuration()
-    recordings = list_recordings(str(corpus)).recordings
-    table = build_manifest(
-        recordings,
-        read_headers(
-            Files.of(recordings),
-            corpus=CorpusConfig(),
-        ),
-        settings,
-    )
-    work = Work(OutputFolder.at(str(out)), table, plan_of(table, settings))
+    output = OutputFolder.at(str(out))
+    table = scanned(corpus, output, settings)
+    work = Work(output, table, plan_of(table, settings))
     lifecycle.open_store(work.output, ManifestFile.of(table), work.plan)
     return work
 

@@ -1,11 +1,17 @@
 """Manifests of recordings without files, for tests of splits and order."""
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 from hypothesis import strategies as st
 
 from pipeline.config import PipelineConfig, SplitConfig
+from pipeline.corpus.manifest import NOT_READ, ROWS_PER_GROUP, UNDIGESTED
 from pipeline.corpus.manifest_file import ManifestFile
+from pipeline.digests import table_digest
+from pipeline.durable_files import write_parquet
 from pipeline.extraction.plan import Plan
+from pipeline.outputs import OutputFolder
 from tests.conftest import Probe, make_manifest, make_probe
 
 SHORT = 16_000 // 10  # samples: less than one sequence
@@ -47,3 +53,45 @@ def split_of_speaker(table: pd.DataFrame) -> dict[str, str]:
 def plan_of(table: pd.DataFrame, config: PipelineConfig) -> Plan:
     """The plan of a manifest that is written nowhere."""
     return Plan.of(ManifestFile.of(table), config)
+
+
+def recording_names(table: pd.DataFrame) -> pd.Series:
+    """A name per row: for segments of one recording the smallest of their ids, otherwise the recording's own id."""
+    names, segments = table["recording_id"], table["start_s"].notna()
+    if not segments.any():
+        return names
+    parts = table[segments]
+    smallest = parts["recording_id"].groupby([parts["uri"], parts["member"]], dropna=False).transform("min")
+    return names.mask(segments, smallest)
+
+
+def write_manifest(output: OutputFolder, manifest: pd.DataFrame) -> None:
+    """Write the manifest of an output folder."""
+    write_parquet(output.manifest, manifest, ROWS_PER_GROUP)
+
+
+def manifest_digest(manifest: pd.DataFrame) -> str:
+    """Return a digest of the recordings and their places in the store.
+
+    It does not depend on where the files lie, nor on which recordings are masked. A column counts only if it applies
+    to a recording.
+    """
+    counted = manifest.drop(columns=list(UNDIGESTED))
+    return table_digest(pa.Table.from_pandas(counted, preserve_index=False, nthreads=1))
+
+
+def extends(manifest: pd.DataFrame, earlier_digest: str) -> bool:
+    """Whether `manifest` is the manifest with the digest `earlier_digest` and one or more appends."""
+    indices = range(int(manifest["append_index"].max()) - 1, -1, -1)
+    return any(manifest_digest(manifest[manifest["append_index"] <= index]) == earlier_digest for index in indices)
+
+
+def rows_before(manifest: pd.DataFrame, append_index: int) -> pd.DataFrame:
+    """Return the rows of the appends before `append_index`, from which the others are taken back.
+
+    Where a row of a later append stands among them, it keeps its place as a recording that has failed.
+    """
+    held = (manifest["append_index"] < append_index).to_numpy()
+    rows = manifest.iloc[: int(np.flatnonzero(held)[-1]) + 1]
+    not_held = pd.Series(~held[: len(rows)], rows.index)
+    return rows.assign(**{name: rows[name].mask(not_held, value) for name, value in NOT_READ.items()})
