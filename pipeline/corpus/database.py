@@ -23,6 +23,8 @@ MIN_MEMORY_BYTES: Final = 96 * 2**20
 MAX_MEMORY_BYTES: Final = 800 * 2**20
 MEMORY_BYTES_PER_ROW: Final = 40
 """What DuckDB may take for a table of so many rows. With much less it fails instead of taking longer."""
+QUIET: Final = "SET enable_progress_bar = false"
+"""DuckDB shows the progress of each query, on this connection alone."""
 INTERRUPTED: Final = "Query interrupted"
 """The message of DuckDB's error when a signal has arrived; the exception that Python raised is lost."""
 ROWS_AT_ONCE: Final = 2**14
@@ -41,6 +43,7 @@ def database(folder: Path) -> Iterator[Database]:
     settings: dict[str, Any] = {"temp_directory": str(folder), "threads": THREADS}
     try:
         with duckdb.connect(str(folder / "tables"), config=settings) as db:
+            db.execute(QUIET)
             reserve(db, 0)
             db.create_function("stable_hash", _hashes, ["VARCHAR"], "UBIGINT", type=PythonUDFType.ARROW)
             yield db
@@ -95,6 +98,7 @@ def stream(db: Database, query: str) -> Iterator[pa.Table]:
     Other statements may be executed meanwhile.
     """
     with db.cursor() as own:
+        own.execute(QUIET)
         reader = own.sql(query).to_arrow_reader(ROWS_AT_ONCE)
         while True:
             try:

@@ -42,8 +42,8 @@ def table(work: Path) -> Table:
         rows += [
             at_most(f"{recordings:,} recordings", "s", [made.wall_s], wall_s),
             at_most(f"{recordings:,} recordings: memory", "MiB", [made.peak_bytes / MIB], peak_mib),
-            at_most(f"{GROWTH:.0%} more", "s", [grown.wall_s], GROWTH_S),
-            at_most(f"{GROWTH:.0%} more: memory", "MiB", [grown.peak_bytes / MIB], peak_mib),
+            at_most(f"{recordings:,} recordings and {GROWTH:.0%}", "s", [grown.wall_s], GROWTH_S),
+            at_most(f"{recordings:,} recordings and {GROWTH:.0%}: memory", "MiB", [grown.peak_bytes / MIB], peak_mib),
         ]
     return Table(
         "Manifest and plan",
