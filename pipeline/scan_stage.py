@@ -63,7 +63,7 @@ def _scan(run: Run, listing: Listing) -> None:
     manifest = _readable_manifest(run)
     store = None if manifest is None else stored_attributes(run, manifest)
     known = None if manifest is None or store is None else _sound_rows(run, manifest, store, db)
-    changes = None if known is None else _changes(run, known, db)
+    changes = None if known is None else _changes(run, db)
     if manifest is not None and known is not None and changes is not None and not changes and known is manifest:
         log.info("scan: nothing new")
         if run.manifest_changed():
@@ -121,8 +121,9 @@ def _sound_rows(run: Run, manifest: ManifestFile, store: StoreAttributes, db: Da
     """Return the manifest of a store, without the first append with an impossible length and those that follow it.
 
     Later appends of `manifest` are not in the store yet: a scan may plan them anew, with headers that are read anew.
-    For a store of another manifest it is `manifest`. What is left out of the store is taken out of it. A recording of
-    the first scan keeps its length, because all rows depend on it.
+    For a store of another manifest it is `manifest`. The result becomes the table `manifest` of the database. What is
+    left out of the store is taken out of it. A recording of the first scan keeps its length, because all rows depend
+    on it.
     """
     last = manifest.appends_of(store.manifest_digest)
     known = manifest
@@ -138,13 +139,13 @@ def _sound_rows(run: Run, manifest: ManifestFile, store: StoreAttributes, db: Da
         return known
     log.warning("scan: %s: no file of its size can be so long; append %d is taken back and made anew", names, first)
     kept = known.before(first)
+    register(db, kept)
     lifecycle.roll_back(run.output, kept, run.config.pipeline)
     return kept
 
 
-def _changes(run: Run, manifest: ManifestFile, db: Database) -> CorpusDiff:
-    """Return the changes to apply to the manifest, and log recordings that are gone or differ."""
-    register(db, manifest)
+def _changes(run: Run, db: Database) -> CorpusDiff:
+    """Return the changes to apply to the table `manifest`, and log recordings that are gone or differ."""
     changes = compare(db)
     action = "masked" if run.prune else "kept in the store, unless --prune masks what is gone or has changed"
     for state in MASKING:

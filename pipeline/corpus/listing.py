@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Final
 
 import pyarrow as pa
@@ -53,7 +53,7 @@ class Listing:
 
     db: Database
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Digest of ids, sizes and segments; it does not depend on where the corpus lies."""
         columns = {name: partial(column, self.db, "listing", name) for name in DIGESTED}

@@ -192,7 +192,8 @@ class ManifestFile:
 
     def extends(self, earlier_digest: str) -> bool:
         """Whether this is the manifest with the digest `earlier_digest` and one or more appends."""
-        return any(self.digest(index) == earlier_digest for index in range(self.last_append - 1, -1, -1))
+        last = self.appends_of(earlier_digest)
+        return last is not None and last < self.last_append
 
     @property
     def last_append(self) -> int:

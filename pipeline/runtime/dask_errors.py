@@ -17,18 +17,13 @@ def scheduler_lost(address: str) -> PipelineError:
     )
 
 
-def is_lost(error: OSError | RuntimeError) -> bool:
-    """Whether an error of a call of the scheduler means that it is gone."""
-    # Dask's CommClosedError is an OSError, and so is the time-out of a connection
-    return isinstance(error, OSError) or str(error) == POOL_CLOSED
-
-
 @contextmanager
 def scheduler_needed(address: str) -> Iterator[None]:
     """Turn the errors of a context that calls the scheduler into `scheduler_lost`. No task may run in it."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if not is_lost(error):
+        # Dask's CommClosedError is an OSError, and so is the time-out of a connection
+        if not isinstance(error, OSError) and str(error) != POOL_CLOSED:
             raise
         raise scheduler_lost(address) from error

@@ -2,17 +2,17 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from distributed import Client, performance_report
 from upath import UPath
 
 from pipeline.durable_files import make_parent
-from pipeline.errors import first_cause, in_one_line
+from pipeline.errors import PipelineError, first_cause, in_one_line
 from pipeline.monitoring import dashboard
 from pipeline.monitoring.events import Event, to_json
 from pipeline.monitoring.monitor import Monitor
-from pipeline.runtime.dask_errors import is_lost, scheduler_needed
+from pipeline.runtime.dask_errors import scheduler_needed
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +48,9 @@ class DaskMonitor(Monitor):
         """Count the events here and on the scheduler."""
         super().report(*events)
         if self._has_page:
-            try:
+            # a lost scheduler is an error of the run itself
+            with suppress(PipelineError), scheduler_needed(self._scheduler):
                 self._client.log_event(dashboard.TOPIC, to_json(events))
-            except (OSError, RuntimeError) as error:
-                if not is_lost(error):  # a lost scheduler is an error of the run itself
-                    raise
 
     def lost_workers_and_retries(self) -> tuple[int, int] | None:
         """Return the scheduler's counts, None where it has no page."""
