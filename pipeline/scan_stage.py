@@ -6,7 +6,7 @@ from typing import Final
 from upath import UPath
 
 from pipeline.corpus.database import Database, database, rows
-from pipeline.corpus.diff import MASKING, CorpusDiff, compare
+from pipeline.corpus.diff import MASKING, CorpusDiff, compare, has_unread
 from pipeline.corpus.listing import Listing, list_recordings
 from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.corpus.manifest_summary import masked_recordings
@@ -76,7 +76,7 @@ def _scan(run: Run, listing: Listing) -> None:
 def _unread(run: Run, db: Database) -> bool:
     """Whether the corpus has recordings that could not be read at the last scan and may be readable now."""
     register(db, run.manifest(), "error IS NOT NULL")
-    return compare(db).unread > 0
+    return has_unread(db)
 
 
 def _readable_manifest(run: Run) -> ManifestFile | None:

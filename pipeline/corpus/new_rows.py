@@ -10,7 +10,11 @@ from pipeline.corpus.splits import assign_splits
 from pipeline.errors import UsageError
 from pipeline.schema import SPLITS
 
-WANTED: Final = "CREATE {kind} wanted AS SELECT *, {file_row} AS file_row FROM {chosen}"
+WANTED: Final = """
+    CREATE TABLE wanted AS
+    SELECT *, {file_row} AS file_row
+    FROM (SELECT row_number() OVER () - 1 AS row, * FROM (SELECT * FROM {chosen} ORDER BY recording_id))
+"""
 SEGMENTS: Final = """
     if(start_s IS NULL OR unusable IS NOT NULL, row,
         min(row) OVER (PARTITION BY start_s IS NULL, unusable IS NULL, uri, member))
@@ -47,7 +51,7 @@ EVERYTHING: Final = """
     )
     SELECT *, coalesce(speaker, chr(0) || {recording}) AS person FROM rows
 """
-"""The rows of the manifest, and those that it gets, which have a `row` of the listing. No path holds a NUL, so a
+"""The rows of the manifest, and those that it gets, which have a `row` of `wanted`. No path holds a NUL, so a
 recording without a speaker is never taken for a speaker."""
 
 RECORDINGS: Final = """
@@ -57,11 +61,12 @@ RECORDINGS: Final = """
         if(sequences > 0 AND coalesce(masked, '') = '', round(duration_s * 1e9)::BIGINT, 0) AS usable_ns
     FROM everything
 """
-UNUSABLE: Final = """
+UNUSABLE: Final = "SELECT label FROM everything GROUP BY label HAVING sum(sequences) = 0 ORDER BY label LIMIT 1"
+REASONS: Final = """
     SELECT
-        label, count(error), count(*) - count(error),
+        count(error), count(*) - count(error),
         min(recording_id) FILTER (error IS NOT NULL), min_by(error, recording_id) FILTER (error IS NOT NULL)
-    FROM everything GROUP BY label HAVING sum(sequences) = 0 ORDER BY label LIMIT 1
+    FROM everything WHERE label = ?
 """
 ADDED: Final = """
     SELECT everything.* EXCLUDE (row, person)
@@ -75,10 +80,13 @@ IN_PLAN_ORDER: Final = """
 
 
 def choose(db: Database, chosen: str = "listing") -> None:
-    """Create the table `wanted`: all rows of the table `listing`, or those of a query `chosen`."""
-    kind = "VIEW" if chosen == "listing" else "TABLE"
+    """Create the table `wanted` of rows of a listing, by default all: in the order of their ids, numbered as `row`.
+
+    `file_row` is the row of the first recording in the same file. The table `listing` is dropped.
+    """
     file_row = SEGMENTS if _has(db, "listing", "start_s") else "row"
-    db.execute(WANTED.format(kind=kind, file_row=file_row, chosen=chosen))
+    db.execute(WANTED.format(file_row=file_row, chosen=chosen))
+    db.execute("DROP TABLE listing")
 
 
 def describe(db: Database, config: PipelineConfig) -> None:
@@ -148,7 +156,8 @@ def _with_frames(lengths: pa.Table, config: PipelineConfig) -> pa.Table:
 
 
 def _check_languages(db: Database, config: PipelineConfig) -> None:
-    for label, failed, short, first, error in rows(db, UNUSABLE):
+    for (label,) in rows(db, UNUSABLE):
+        ((failed, short, first, error),) = rows(db, REASONS, label)
         short_s = config.store.timesteps * config.features.hop_s
         example = f"; {first}: {error}" if failed else ""
         raise UsageError(

@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 
 from pipeline.config import CorpusConfig, PipelineConfig
 from pipeline.corpus.database import Database, count, create, fill, rows, stream
-from pipeline.corpus.diff import CHANGED, FRESH, GONE, CorpusDiff
+from pipeline.corpus.diff import CHANGED, FRESH, GONE, UNREAD, CorpusDiff
 from pipeline.corpus.header_task import HEADERS
 from pipeline.corpus.headers import KeptHeaders, collect_headers
-from pipeline.corpus.listing import Listing
+from pipeline.corpus.listing import Listing, rows_digest
 from pipeline.corpus.manifest import NOT_READ, SCHEMA
 from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.corpus.manifest_table import ROWS
@@ -27,8 +27,8 @@ from pipeline.storage import BACKUP
 
 AGAIN: Final = """
     CREATE TABLE again AS
-    SELECT compared.row, described.row AS listed, described.error, described.transient, listing.modified_ns
-    FROM compared JOIN described ON listed = described.row JOIN listing ON listed = listing.row WHERE unread
+    SELECT compared.row, recording_id, described.row AS wanted_row, described.error, described.transient, modified_ns
+    FROM compared JOIN wanted USING (recording_id) JOIN described ON wanted.row = described.row WHERE unread
 """
 """The rows of the manifest whose headers were read again."""
 
@@ -48,16 +48,14 @@ KNOWN: Final = f"""
 """
 """The rows of the manifest as they are now, without those that can be read at last."""
 
-FAILED_AGAIN: Final = "DELETE FROM described WHERE row IN (SELECT listed FROM again WHERE error IS NOT NULL)"
+FAILED_AGAIN: Final = "DELETE FROM described WHERE row IN (SELECT wanted_row FROM again WHERE error IS NOT NULL)"
 
 CHANGED_ROWS: Final = "SELECT * FROM known SEMI JOIN compared USING (row)"
 RELEASED_ROWS: Final = """
     SELECT manifest.* REPLACE (coalesce(compared.uri, manifest.uri) AS uri, {append_index} AS append_index)
     FROM manifest JOIN again USING (row) JOIN compared USING (row) WHERE again.error IS NULL
 """
-PLANNED_ROWS: Final = """
-    SELECT planned.*, manifest.row FROM planned JOIN manifest USING (recording_id)
-"""
+PLANNED_ROWS: Final = "SELECT planned.*, again.row FROM planned JOIN again USING (recording_id)"
 """Rows of a manifest that are replaced: with another place or mask; with their headers read, before and after they
 are planned."""
 
@@ -77,9 +75,9 @@ def scan(
     Raises PipelineError for a manifest without the digest `wanted`, that of a store which has lost its manifest.
     """
     db = listing.db
+    kept = _kept_headers(output, listing.digest, corpus)
     create(db, "known", ROWS)
     choose(db)
-    kept = _kept_headers(output, listing, corpus)
     collect_headers(db, output, executor, corpus, kept)
     describe(db, config)
     order = added_rows(db, config, append_index=0)
@@ -116,8 +114,8 @@ def update(
     recording whose header could not be read and now can keeps its row; its sequences are those of an append.
     """
     db = listing.db
-    choose(db, f"listing SEMI JOIN ({FRESH} UNION ALL SELECT listed FROM compared WHERE unread) AS chosen USING (row)")
-    kept = _kept_headers(output, listing, corpus)
+    choose(db, f"({FRESH} UNION ALL {UNREAD})")
+    kept = _kept_headers(output, rows_digest(db, "wanted"), corpus)
     if count(db, "wanted"):
         collect_headers(db, output, executor, corpus, kept)
     else:
@@ -134,14 +132,14 @@ def update(
     log.info("scan: %s, %d masked, %d in use again", counted(diff.fresh, "new recording"), masked, diff.number("back"))
     log_summary(db)
     _write(
-        db, manifest, output, PLANNED_ROWS, stream(db, "SELECT * FROM planned ANTI JOIN manifest USING (recording_id)")
+        db, manifest, output, PLANNED_ROWS, stream(db, "SELECT * FROM planned ANTI JOIN again USING (recording_id)")
     )
     kept.clear()
     return ManifestFile.at(output.manifest)
 
 
-def _kept_headers(output: OutputFolder, listing: Listing, corpus: CorpusConfig) -> KeptHeaders:
-    return KeptHeaders(output.headers, value_digest([listing.digest, corpus.model_dump(mode="json")]))
+def _kept_headers(output: OutputFolder, digest: str, corpus: CorpusConfig) -> KeptHeaders:
+    return KeptHeaders(output.headers, value_digest([digest, corpus.model_dump(mode="json")]))
 
 
 def _release(db: Database, manifest: ManifestFile, output: OutputFolder, append_index: int) -> None:

@@ -5,7 +5,6 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -22,6 +21,7 @@ from tests.benchmarks.report import MIB, Row, Table, at_most
 RECORDINGS_PER_SPEAKER: Final = 500
 GROWTH: Final = 0.01
 PART: Final = 2**14
+LISTING: Final = "listing.arrow"
 BARS: Final = {1_000_000: (10.0, 400.0), 10_000_000: (180.0, 1024.0)}
 """Seconds and MiB that a manifest of so many recordings may take."""
 GROWTH_S: Final = 30.0
@@ -62,8 +62,10 @@ def measure(recordings: int, work: Path) -> tuple[Cost, Cost]:
     folder.mkdir(parents=True)
     costs = []
     for number in (recordings, round(recordings * (1 + GROWTH))):
-        with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
-            costs.append(pool.submit(cost, number, str(folder)).result())
+        for step in (write_listing, cost):  # each in a process of its own, for its peak memory
+            with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+                found = pool.submit(step, number, str(folder)).result()
+        costs.append(found)
     shutil.rmtree(folder)
     first, second = costs
     return first, second
@@ -85,7 +87,7 @@ def cost(recordings: int, out: str) -> Cost:
 
     def work() -> None:
         with scratch_folder(output.root) as folder, database(folder) as db:
-            listing = generated_listing(db, recordings)
+            listing = generated_listing(db, output)
             if output.manifest.exists():
                 known = ManifestFile.at(output.manifest)
                 register(db, known)
@@ -100,15 +102,26 @@ def cost(recordings: int, out: str) -> Cost:
         return Cost(timed(work), peak_bytes())
 
 
-def generated_listing(db: Any, recordings: int) -> Any:
-    """Return a listing of so many recordings."""
-    from pipeline.corpus.database import create, fill
-    from pipeline.corpus.listing import LISTED, OTHERS, sort_listing
+def write_listing(recordings: int, out: str) -> None:
+    """Write what a layout finds: so many recordings."""
+    from pipeline.corpus.listing import LISTED
 
-    create(db, "found", LISTED)
+    with pa.OSFile(f"{out}/{LISTING}", "wb") as file, pa.ipc.new_file(file, LISTED) as writer:
+        for first in range(0, recordings, PART):
+            writer.write_table(_recordings(np.arange(first, min(first + PART, recordings))))
+
+
+def generated_listing(db: Any, output: OutputFolder) -> Any:
+    """Return the listing of the recordings that `write_listing` has written."""
+    from pipeline.corpus.database import create, fill
+    from pipeline.corpus.listing import LISTED, OTHERS, checked
+
+    create(db, "listing", LISTED)
     create(db, "others", OTHERS)
-    fill(db, "found", (_recordings(numbers) for numbers in _parts(recordings)))
-    return sort_listing(db)
+    with pa.OSFile(str(output.root / LISTING)) as file, pa.ipc.open_file(file) as reader:
+        parts = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        fill(db, "listing", (pa.Table.from_batches([part]) for part in parts))
+    return checked(db, "the generated one")
 
 
 def generated_headers(db: Any, *_: object) -> None:
@@ -118,10 +131,6 @@ def generated_headers(db: Any, *_: object) -> None:
 
     create(db, "headers", HEADERS)
     fill(db, "headers", (_headers(part["row"].to_numpy()) for part in stream(db, "SELECT row FROM wanted")))
-
-
-def _parts(recordings: int) -> Iterator[Any]:
-    return (np.arange(first, min(first + PART, recordings)) for first in range(0, recordings, PART))
 
 
 def _recordings(numbers: Any) -> pa.Table:

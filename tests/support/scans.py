@@ -48,7 +48,7 @@ def listed(corpus: object) -> Listed:
     """List a corpus."""
     with tables() as db:
         found = listing.list_recordings(str(corpus), db)
-        table = db.sql("SELECT * EXCLUDE (row) FROM listing ORDER BY row").to_arrow_table()
+        table = db.sql("FROM listing ORDER BY recording_id").to_arrow_table()
         others = [
             [path for (path,) in rows(db, "SELECT path FROM others WHERE kind = ? ORDER BY path", kind)]
             for kind in ("ignored", "hidden")
@@ -74,15 +74,14 @@ def build_manifest(
 ) -> pd.DataFrame:
     """Return the manifest of the rows of a listing and their headers, which may be in another order."""
     with tables() as db:
-        create(db, "found", listing.LISTED)
+        create(db, "listing", listing.LISTED)
         table = pa.Table.from_pandas(recordings, listing.LISTED, preserve_index=False)
-        fill(db, "found", [table])
-        listing.sort_listing(db)
+        fill(db, "listing", [table])
+        choose(db)
         create(db, "headers", HEADERS)
-        numbers = dict(rows(db, "SELECT recording_id, row FROM listing"))
+        numbers = dict(rows(db, "SELECT recording_id, row FROM wanted"))
         of_rows = headers.assign(row=recordings["recording_id"].map(numbers))
         fill(db, "headers", [pa.Table.from_pandas(of_rows, HEADERS, preserve_index=False)])
-        choose(db)
         earlier = ManifestFile.of(known) if known is not None else None
         create(db, "known", ROWS)
         fill(db, "known", earlier.numbered_tables() if earlier else ())
@@ -130,7 +129,7 @@ def compared(manifest: pd.DataFrame, corpus: object) -> Compared:
         listing.list_recordings(str(corpus), db)
         register(db, ManifestFile.of(manifest))
         found = diff.compare(db)
-        unread = rows(db, "SELECT recording_id FROM compared JOIN manifest USING (row) WHERE unread ORDER BY row")
+        unread = rows(db, "SELECT recording_id FROM compared WHERE unread ORDER BY row")
         of_state = (found.names(state, 1000) for state in ("gone", "changed", "back"))
         return Compared(*of_state, [name for (name,) in unread], found.fresh, bool(found))
 
