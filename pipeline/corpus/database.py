@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -19,6 +20,8 @@ Database: TypeAlias = "DuckDBPyConnection"
 
 THREADS: Final = 1
 """More of them take more memory, and save no time: most of it is taken by Python, in `stable_hash` and the like."""
+PARALLEL_THREADS: Final = 2
+"""Threads of queries of which each of them needs little memory."""
 MIN_MEMORY_BYTES: Final = 96 * 2**20
 MAX_MEMORY_BYTES: Final = 800 * 2**20
 MEMORY_BYTES_PER_ROW: Final = 40
@@ -63,11 +66,39 @@ def create(db: Database, table: str, schema: pa.Schema) -> None:
 
 
 def fill(db: Database, table: str, parts: Iterable[pa.Table]) -> None:
-    """Append `parts` to a table, which exists and has their columns in any order."""
-    for part in parts:
-        db.register("part", part)
-        db.execute(f"INSERT INTO {table} BY NAME SELECT * FROM part")
-        db.unregister("part")
+    """Append `parts` to a table, which exists and has their columns in any order; raises what `parts` raises."""
+    rest = iter(parts)
+    first = next(rest, None)
+    if first is None:
+        return
+    failed: list[BaseException] = []
+    reader = pa.RecordBatchReader.from_batches(first.schema, _batches(chain([first], rest), failed))
+    db.register("parts", reader)
+    try:
+        db.execute(f"INSERT INTO {table} BY NAME SELECT * FROM parts")
+    except Exception:
+        if failed:
+            raise failed[0] from None
+        raise
+    db.unregister("parts")
+
+
+def _batches(parts: Iterable[pa.Table], failed: list[BaseException]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of tables; `failed` gets the error that ends them, of which DuckDB would tell the text alone."""
+    try:
+        for part in parts:
+            yield from part.to_batches()
+    except BaseException as error:
+        failed.append(error)
+        raise
+
+
+@contextmanager
+def parallel(db: Database) -> Iterator[None]:
+    """Let the queries of the block run in PARALLEL_THREADS threads: those that do not sort."""
+    db.execute(f"SET threads = {PARALLEL_THREADS}")
+    yield
+    db.execute(f"SET threads = {THREADS}")
 
 
 def reserve(db: Database, rows: int) -> None:
@@ -85,11 +116,6 @@ def count(db: Database, table: str) -> int:
 def rows(db: Database, query: str, *parameters: object) -> list[tuple[Any, ...]]:
     """Return the rows of a query that has few of them."""
     return db.execute(query, parameters).fetchall() or []
-
-
-def column(db: Database, table: str, name: str) -> Iterator[pa.Array]:
-    """Yield a column of a table in parts, in the order in which its rows were inserted."""
-    return (part[name].combine_chunks() for part in stream(db, f"SELECT {name} FROM {table}"))
 
 
 def stream(db: Database, query: str) -> Iterator[pa.Table]:

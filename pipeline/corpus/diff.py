@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Final, Literal
 
-from pipeline.corpus.database import Database, count, rows
+from pipeline.corpus.database import Database, count, parallel, rows
 from pipeline.storage import can_be_read
 
 GONE: Final = "gone from the corpus"
@@ -97,10 +97,10 @@ class CorpusDiff:
 
 def compare(db: Database) -> CorpusDiff:
     """Compare the tables `manifest` and `listing`: a manifest and the corpus as it is now."""
-    for table, other in permutations(USUAL):
-        db.execute(
-            DIFFERING.format(table=table, other=other, state=STATE, usual=USUAL[table], usual_other=USUAL[other])
-        )
+    with parallel(db):
+        for table, other in permutations(USUAL):
+            usual, usual_other = USUAL[table], USUAL[other]
+            db.execute(DIFFERING.format(table=table, other=other, state=STATE, usual=usual, usual_other=usual_other))
     _compare(db, "differing_manifest", "differing_listing")
     return CorpusDiff(db)
 

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import partial
 from typing import IO, Any, Final, NamedTuple, Self
@@ -145,10 +146,18 @@ class ManifestFile:
                     found = found.append_column(name, pa.repeat(value, len(found)))
             return found.select(SCHEMA.names).cast(SCHEMA)
 
+    def whole_tables(self) -> Iterator[pa.Table]:
+        """Yield `table` of each row group; the next one is read meanwhile."""
+        with ThreadPoolExecutor(1, "manifest") as pool:
+            reads = map(partial(pool.submit, self.table), range(len(self.groups)))
+            coming = next(reads, None)
+            while coming is not None:
+                found, coming = coming.result(), next(reads, None)
+                yield found
+
     def numbered_tables(self) -> Iterator[pa.Table]:
         """Yield all columns of all rows, and the number of each row in the manifest as `row`."""
-        for number, group in enumerate(self.groups):
-            table = self.table(number)
+        for group, table in zip(self.groups, self.whole_tables(), strict=True):
             rows = range(group.first_row, group.first_row + len(table))
             yield table.append_column("row", pa.array(rows, pa.int64()))
 

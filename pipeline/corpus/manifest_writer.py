@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,11 @@ from upath import UPath
 from pipeline.corpus.manifest import ROWS_PER_GROUP, SCHEMA
 from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.durable_files import replacing
+
+REPEATED: Final = [
+    name for name in SCHEMA.names if name not in ("recording_id", "uri", "first_sequence", "modified_ns")
+]
+"""Columns whose values repeat. A dictionary of values that differ takes time and makes the file larger."""
 
 
 @contextmanager
@@ -22,7 +28,7 @@ def writing(
     `check` gets the new manifest before. What it or the context raises keeps the old one.
     """
     with replacing(path) as file:
-        rows = _Rows(parquet.ParquetWriter(file, SCHEMA))
+        rows = _Rows(parquet.ParquetWriter(file, SCHEMA, use_dictionary=REPEATED))
         yield rows.write
         rows.close()
         check(ManifestFile(file, path))
@@ -60,5 +66,5 @@ def numbered(parts: Iterable[pa.Table], first_sequence: int) -> Iterator[pa.Tabl
 def rewrite(manifest: ManifestFile) -> None:
     """Write the file of a manifest again, with the same rows."""
     with writing(manifest.path) as write:
-        for group in range(len(manifest.groups)):
-            write(manifest.table(group))
+        for table in manifest.whole_tables():
+            write(table)

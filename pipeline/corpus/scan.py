@@ -161,8 +161,7 @@ def _write(
     """Write `manifest` with rows that have changed, and those of the query `replacing`, and the rows `added`."""
     db.execute(f"CREATE OR REPLACE TABLE replaced AS ({CHANGED_ROWS} UNION ALL BY NAME {replacing}) ORDER BY row")
     with writing(output.manifest) as write:
-        for number, group in enumerate(manifest.groups):
-            table = manifest.table(number)
+        for group, table in zip(manifest.groups, manifest.whole_tables(), strict=True):
             stop = group.first_row + len(table)
             found = db.sql(f"SELECT * FROM replaced WHERE row >= {group.first_row} AND row < {stop}").to_arrow_table()
             write(_replaced(table, found, group.first_row) if len(found) else table)
