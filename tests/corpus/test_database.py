@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus import database as module
-from pipeline.corpus.database import Database, column, count, create, database, fill, rows, stable_hash, stream
+from pipeline.corpus.database import Database, count, create, database, fill, rows, stable_hash, stream
 from pipeline.errors import PipelineError
 from tests.support.scans import tables
 
@@ -33,8 +33,24 @@ def test_rows_come_out_in_the_order_in_which_they_went_in(parts: list[list[int]]
         create(db, "found", SCHEMA)
         fill(db, "found", (part(*some) for some in parts))
         assert count(db, "found") == len(numbers)
-        assert [value for chunk in column(db, "found", "number") for value in chunk.to_pylist()] == numbers
+        assert [value for some in stream(db, "FROM found") for value in some["number"].to_pylist()] == numbers
         assert rows(db, "SELECT number FROM found WHERE name IS NULL") == [(n,) for n in numbers if n % 3 == 0]
+
+
+@pytest.mark.parametrize("error", [PipelineError("cannot be read"), KeyboardInterrupt()])
+def test_what_the_rows_raise_is_raised_as_it_is(error: BaseException) -> None:
+    def parts() -> Iterator[pa.Table]:
+        yield part(1, 2)
+        raise error
+
+    with tables() as db:
+        create(db, "found", SCHEMA)
+        with pytest.raises(type(error)) as raised:
+            fill(db, "found", parts())
+        assert raised.value is error
+        assert count(db, "found") == 0
+        fill(db, "found", [part(3)])
+        assert count(db, "found") == 1
 
 
 def test_other_statements_may_be_executed_while_rows_are_read() -> None:

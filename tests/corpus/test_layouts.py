@@ -93,6 +93,14 @@ def test_digest_of_a_listing_changes_with_the_span_of_a_segment(
     assert segments(tmp_path, ROWS).digest == segments(tmp_path, ROWS).digest != segments(tmp_path, longer).digest
 
 
+def test_two_recordings_of_one_id_are_refused_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_segments(monkeypatch)
+    with pytest.raises(UsageError) as error:
+        segments(tmp_path, [*ROWS, ROWS[1]])
+    twice = "a.wav#0001.500-0002.500"
+    assert str(error.value) == f"--corpus {tmp_path}: two files are called {twice}; rename one"
+
+
 def test_segment_with_another_span_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_segments(monkeypatch)
     recordings = segments(tmp_path, ROWS).recordings
