@@ -149,7 +149,7 @@ class ManifestFile:
     def whole_tables(self) -> Iterator[pa.Table]:
         """Yield `table` of each row group; the next one is read meanwhile."""
         with ThreadPoolExecutor(1, "manifest") as pool:
-            reads = map(partial(pool.submit, self.table), range(len(self.groups)))
+            reads = (pool.submit(self.table, number) for number in range(len(self.groups)))
             coming = next(reads, None)
             while coming is not None:
                 found, coming = coming.result(), next(reads, None)
