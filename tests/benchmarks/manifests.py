@@ -137,9 +137,10 @@ def _recordings(numbers: Any) -> pa.Table:
     from pipeline.corpus.listing import LISTED
 
     speakers = numbers // RECORDINGS_PER_SPEAKER
-    label = pa.array(np.array(["de", "en", "es", "fr"])[speakers % 4])
-    speaker = pa.array(np.char.mod("s%07d", speakers))
-    name = pc.binary_join_element_wise(label, speaker, pa.array(np.char.mod("%09d.flac", numbers)), "/")
+    label = pa.array(["de", "en", "es", "fr"]).take(pa.array(speakers % 4))
+    speaker = pc.binary_join_element_wise("s", _digits(speakers, 7), "")
+    file = pc.binary_join_element_wise(_digits(numbers, 9), ".flac", "")
+    name = pc.binary_join_element_wise(label, speaker, file, "/")
     nothing = {
         "member": pa.string(),
         "start_s": pa.float64(),
@@ -156,6 +157,10 @@ def _recordings(numbers: Any) -> pa.Table:
         **{column: pa.nulls(len(numbers), kind) for column, kind in nothing.items()},
     }
     return pa.table(columns).select(LISTED.names)
+
+
+def _digits(numbers: Any, width: int) -> pa.Array:
+    return pc.utf8_lpad(pa.array(numbers).cast(pa.string()), width, "0")
 
 
 def _headers(rows: Any) -> pa.Table:
