@@ -11,6 +11,7 @@
 #   make docs                      build the documentation into build/docs
 #   make bench                     compare with other software, write docs/benchmarks.md (half an hour, 4 GB)
 #   make bench ARGS='kernel --rounds 9'
+#   make bench-scale               a manifest of 100 million recordings (an hour, 60 GB)
 #   make audit                     look up known vulnerabilities of the tested versions (needs the internet)
 
 # python3 if TensorFlow supports its version, otherwise the newest supported Python that is installed
@@ -30,7 +31,7 @@ corpus = --corpus $(call quoted,$(value CORPUS))
 # the folder to write to, by default $(1), or out/run for recordings of one's own
 out    = --out $(call quoted,$(if $(call given,OUT),$(value OUT),$(if $(call given,CORPUS),out/run,$(1))))
 
-.PHONY: install run airflow dags dags-soak chaos soak test test-fast test-interop test-long power-cuts test-python test-dags lint docs bench audit clean
+.PHONY: install run airflow dags dags-soak chaos soak test test-fast test-interop test-long power-cuts test-python test-dags lint docs bench bench-scale audit clean
 
 install: $(VENV)/installed
 
@@ -107,6 +108,11 @@ docs: install
 
 bench: $(VENV)-bench/installed
 	$(VENV)-bench/bin/python -m tests.benchmarks $(ARGS)
+
+# manifests of 100 million recordings: an hour, and 60 GB below out/bench
+RECORDINGS ?= 100000000
+bench-scale: install
+	$(BIN)/python -m tests.benchmarks.manifests $(RECORDINGS)
 
 $(VENV)-bench/installed: pyproject.toml constraints.txt constraints-bench.txt
 	$(call quoted,$(PYTHON)) -m venv $(VENV)-bench
