@@ -18,6 +18,7 @@
 - `durable_files`: writing files that readers see whole or not at all, and that survive a power cut
 - `object_stores`: S3, Google and Azure: packages, settings, errors
 - `digests`: digests of values and tables
+- `sorted_arrays`: sets of numbers as sorted arrays
 - `yaml_file`: YAML that people write
 - `settings`: the base of all classes of settings
 - `kinds`: settings whose class is named by their key `kind`

@@ -9,7 +9,7 @@ from pipeline.corpus.database import Database, database, rows
 from pipeline.corpus.diff import MASKING, CorpusDiff, compare, has_unread
 from pipeline.corpus.listing import Listing, list_recordings
 from pipeline.corpus.manifest_file import ManifestFile
-from pipeline.corpus.manifest_summary import masked_recordings
+from pipeline.corpus.manifest_summary import masked_count
 from pipeline.corpus.manifest_table import register
 from pipeline.corpus.manifest_writer import rewrite
 from pipeline.digests import value_digest
@@ -55,7 +55,7 @@ def _scan(run: Run, listing: Listing) -> None:
             scanned = scan.update(listing, changes, known, output, config, run.executor(), settings)
         return {
             "recordings": len(scanned), "ignored_files": listing.ignored_files(), "appends": scanned.last_append,
-            "masked": sum(1 for _ in masked_recordings(scanned)),
+            "masked": masked_count(scanned),
         }  # fmt: skip
 
     if not run.prune and run.record.unchanged("scan", key) and not _unread(run, db) and run.skips("scan", key):

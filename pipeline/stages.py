@@ -15,10 +15,11 @@ from model.registry import registry
 from model.training_history import histories_of_models
 from pipeline import run_record
 from pipeline.corpus.manifest_file import ManifestFile
-from pipeline.corpus.manifest_summary import masked_recordings
+from pipeline.corpus.manifest_summary import masked_count, masked_recordings
 from pipeline.digests import list_digest, value_digest
 from pipeline.errors import PipelineError, UsageError, counted, few
 from pipeline.extraction import lifecycle, repair
+from pipeline.extraction.pending import find_pending
 from pipeline.extraction.plan import Plan
 from pipeline.model_stages import evaluate_stage, train_stage
 from pipeline.outputs import OutputFolder
@@ -56,22 +57,22 @@ def extract_stage(run: Run) -> None:
     lifecycle.check_room(run.output, manifest, plan)
     complete = stored_attributes(run, manifest) is not None and not run.repair
     repair.restore_digests(run.output, plan, recorded_digest(run, run.output.shard_digests), run.executor)
-    pending = lifecycle.pending_shards(run.output, plan, filter_silent=filter_silent, executor=run.executor)
-    again = {recording for _, recording in lifecycle.retriable(run.output, plan)} if len(pending) else set()
-    if again:
-        names = manifest.names(sorted(again))
-        log.info("extract: %s that failed can be tried again: %s", counted(len(again), "recording"), names)
+    pending = find_pending(run.output, plan, filter_silent=filter_silent, executor=run.executor)
+    if len(pending.again):
+        again, names = counted(len(pending.again), "recording"), manifest.names(pending.again)
+        log.info("extract: %s that failed can be tried again: %s", again, names)
 
     def work() -> Facts:
         from pipeline.extraction import extract, ledger  # noqa: PLC0415
 
         result = extract.extract(
-            run.output, manifest, run.config.pipeline, run.executor(), filter_silent=filter_silent, repair=run.repair
-        )
+            run.output, manifest, run.config.pipeline, run.executor(), filter_silent=filter_silent, repair=run.repair,
+            pending=pending,
+        )  # fmt: skip
         counts = ledger.counts(run.output)
         log.info("extract: %s", ", ".join(f"{n} {status}" for status, n in counts.items()))
-        silent = ledger.rows_where(run.output, ["reason"], ledger.silent_rows).tolist()
-        if silent:
+        silent = ledger.rows_where(run.output, ["reason"], ledger.silent_rows)
+        if len(silent):
             kept = "filtered" if filter_silent else "kept; --set corpus.silent=filter leaves them out"
             names = manifest.names(silent)
             log.warning("extract: %s without sound: %s; %s", counted(len(silent), "recording"), names, kept)
@@ -81,7 +82,7 @@ def extract_stage(run: Run) -> None:
             "progress": run.record.digests([run.output.series, run.output.performance]),
         }  # fmt: skip
 
-    complete = complete and not len(pending)
+    complete = complete and not len(pending.shards)
     if complete and _finish_again(run, manifest, plan):
         return
     run.perform("extract", _extract_key(run, manifest), _extract_outputs(run.output), work, complete=complete)
@@ -138,7 +139,7 @@ def verify_stage(run: Run) -> None:
 def compact_stage(run: Run) -> None:
     """Store with appends or masked recordings → the store that a single run would have written."""
     manifest = run.manifest()
-    appends, masked = manifest.last_append, sum(1 for _ in masked_recordings(manifest))
+    appends, masked = manifest.last_append, masked_count(manifest)
     if "extract" in run.record.stages:
         run.store_key()  # raises an error for what is damaged
     if not appends and not masked:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import parquet
 from upath import UPath
 
@@ -166,7 +167,7 @@ class ManifestFile:
         whole = self._stop_append is None and set(MANIFEST_COLUMNS) <= set(self._names)
         return self._source if isinstance(self._source, str) and whole else None
 
-    def rows(self, numbers: Sequence[int], columns: Sequence[str]) -> pd.DataFrame:
+    def rows(self, numbers: Sequence[int] | NDArray[np.int64], columns: Sequence[str]) -> pd.DataFrame:
         """Return columns of the rows with these numbers, in rising order; raises ValueError for no numbers."""
         wanted = np.unique(np.asarray(numbers, np.int64))
         group = np.searchsorted([group.first_row for group in self.groups], wanted, side="right") - 1
@@ -174,10 +175,13 @@ class ManifestFile:
         found: pd.DataFrame = pd.concat(pieces)
         return found
 
-    def names(self, numbers: Sequence[int]) -> str:
-        """Return the ids of the first of some recordings and the number of the others, for a message of one line."""
-        first = sorted(numbers)[:NAMED]
-        return few(self.rows(first, ["recording_id"])["recording_id"].tolist(), NAMED, len(numbers)) if first else ""
+    def names(self, numbers: Sequence[int] | NDArray[np.int64]) -> str:
+        """Return the ids of the first of some recordings and the number of the others, for a message of one line.
+
+        `numbers` are their rows in rising order, of which there is at least one.
+        """
+        first = self.rows(numbers[:NAMED], ["recording_id"])["recording_id"]
+        return few(first.tolist(), NAMED, len(numbers))
 
     def digest(self, last_append: int | None = None) -> str:
         """Return a digest of the recordings of the appends up to `last_append`, by default of all, and their places.

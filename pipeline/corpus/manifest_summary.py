@@ -58,6 +58,11 @@ def longest(manifest: ManifestFile) -> int:
     return row
 
 
+def masked_count(manifest: ManifestFile) -> int:
+    """Return the number of masked recordings."""
+    return sum(1 for _ in masked_recordings(manifest))
+
+
 def masked_recordings(manifest: ManifestFile) -> Iterator[tuple[int, str]]:
     """Yield the row of each masked recording and the reason."""
     for number, group in enumerate(manifest.groups):

@@ -8,7 +8,8 @@
 - `shard`: the arrays and the record of one shard
 - `recording_reader`: the features of the recordings of a task, from as few decodings as possible
 - `retry`: which failed recordings may be readable now
-- `lifecycle`: creating, extending and finishing a store; the shards that are still to be written
+- `lifecycle`: creating, extending and finishing a store
+- `pending`: the shards that are still to be written, and the recordings that are tried again
 - `record_ranges`: the records of all shards, read by the driver or by workers
 - `outcomes`: the outcomes of recordings in many shards, as arrays
 - `ledger`: the outcome of every recording

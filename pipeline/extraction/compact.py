@@ -24,6 +24,7 @@ from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import extract, lifecycle, task
 from pipeline.extraction import ledger as ledger_rows
 from pipeline.extraction import shard as shard_arrays
+from pipeline.extraction.pending import find_pending
 from pipeline.extraction.plan import Plan
 from pipeline.extraction.segments import Segment, Shard
 from pipeline.monitoring.progress import track
@@ -107,7 +108,7 @@ def compact(output: OutputFolder, config: PipelineConfig, key: str, executor: Ex
     added_variables.create(
         output, beside, plan.sequences, config.store.sequences_per_chunk, config.store.sequences_per_shard
     )
-    pending = lifecycle.pending_shards(beside, plan, executor=lambda: executor)
+    pending = find_pending(beside, plan, executor=lambda: executor).shards
     work = partial(move_shard, out=str(output.root), config=config, added=added)
     with track("compact", len(pending), "shards", executor.monitor.dashboard) as progress:
         moves = _moves(manifest, pd.concat(ledger_rows.read(output)), new, plan, pending, _states(output, config))
@@ -152,11 +153,10 @@ def _moves(
 
 def _states(output: OutputFolder, config: PipelineConfig) -> dict[int, dict[str, int]]:
     """Return the state of the file of each recording that failed, by its row in the old manifest."""
-    failed = ledger_rows.failed_rows(output).tolist()
-    shards = Plan.at(output, config).shards_with(failed) if failed else set()
+    shards = Plan.at(output, config).shards_with(ledger_rows.failed_rows(output))
     return {
         outcome.recording: outcome.model_dump(include={"size_bytes", "modified_ns", "transient"})
-        for index in shards
+        for index in map(int, np.flatnonzero(shards))
         for outcome in records.read_record(output, index).outcomes
         if outcome.status == "failed"
     }

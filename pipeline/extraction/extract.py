@@ -18,6 +18,7 @@ from pipeline.corpus.sources import PART_COLUMNS, AudioSources
 from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError, counted
 from pipeline.extraction import lifecycle, poison, record_ranges
+from pipeline.extraction.pending import Pending, find_pending
 from pipeline.extraction.plan import Plan, projected_bytes
 from pipeline.extraction.repair import find as find_damage
 from pipeline.extraction.segments import PendingTask
@@ -93,7 +94,7 @@ class _Account:
 
 
 @dataclass(frozen=True)
-class _Pending:
+class _PendingTasks:
     """The pending shards of a plan; `replaced`, (shard,) bool, has those that earlier runs wrote (see `Task`)."""
 
     output: OutputFolder
@@ -128,11 +129,13 @@ def extract(
     *,
     filter_silent: bool = False,
     repair: bool = False,
+    pending: Pending | None = None,
 ) -> ExtractionSummary:
     """Write every shard of the plan that is not marked finished, then the statistics and the ledger.
 
     With `filter_silent`, recordings without sound are filtered. With `repair`, the objects of all finished shards are
     read first, and damaged shards are written again, too. A damaged shard whose recordings are gone is kept as it is.
+    `pending` is what `find_pending` returns for the same arguments; by default it is found now.
     Raises UsageError for a store of another configuration or manifest, and PipelineError if the workers have too
     little memory, if the store cannot be written, and in the end for damaged shards that were kept.
     """
@@ -140,27 +143,26 @@ def extract(
     plan = Plan.of(manifest, config)
     if records.read_attributes(output) is None:
         check_memory(executor, config)  # before a store is begun, which would bind the folder to these settings
+        pending = None  # records of an earlier store go when another is begun
     lifecycle.open_store(output, manifest, plan)
-    states = lifecycle.record_states(output, plan, lambda: executor)
-    damage = find_damage(output, plan, states, executor, reads_objects=repair)
-    states = states.with_damage(damage.shards)
-    pending = lifecycle.pending_shards(output, plan, filter_silent=filter_silent, states=states)
-    pending = np.setdiff1d(pending, np.array(sorted(damage.missing), np.int64))
-    finished = len(plan) - len(pending)
+    pending = pending or find_pending(output, plan, filter_silent=filter_silent, executor=lambda: executor)
+    damage = find_damage(output, plan, pending.states, executor, reads_objects=repair)
+    shards = damage.added_to(pending.shards)
+    finished = len(plan) - len(shards)
     if finished:
         log.info("extract: %d of %s are finished already", finished, counted(len(plan), "shard"))
     account = _Account()
     with ExitStack() as stack:
-        if len(pending):
+        if len(shards):
             check_memory(executor, config)
             preflight.check(executor, output, _sources(manifest))
             stack.enter_context(executor.monitor.performance_report(output.performance))
-            record_digests.release(output, pending)
+            record_digests.release(output, shards)
             work = partial(run_pending, plan=plan.shared(output), out=str(output.root), filter_silent=filter_silent)
-            _extract(work, _Pending.of(output, plan, pending), executor)
+            _extract(work, _PendingTasks.of(output, plan, shards), executor)
             write_atomically(output.series, executor.monitor.series_csv())
             account = _Account.of(executor)
-        if damage.missing:
+        if len(damage.missing):
             raise damage.error(output)
         lifecycle.finish(output, manifest, plan, lambda: executor)
         wall_s = (
@@ -168,7 +170,7 @@ def extract(
         )  # without the time for Dask's report, which leaving the context writes
     return ExtractionSummary(
         shards=len(plan),
-        shards_new=len(pending),
+        shards_new=len(shards),
         audio_s_new=account.counters.audio_s,
         busy_s=account.counters.busy_s,
         wall_s=wall_s,
@@ -186,7 +188,7 @@ def _sources(manifest: ManifestFile) -> Iterator[AudioSource]:
     return chain.from_iterable(AudioSources(rows) for rows in manifest.tables(["uri", *PART_COLUMNS]))
 
 
-def _extract(work: Work, pending: _Pending, executor: Executor) -> None:
+def _extract(work: Work, pending: _PendingTasks, executor: Executor) -> None:
     """Extract the pending shards, and report each to the monitor and to the terminal."""
     monitor, plan = executor.monitor, pending.plan
     monitor.report(BeginEvent(stage="extract", shards=len(plan), done=len(plan) - len(pending.shards)))
@@ -199,14 +201,14 @@ def _extract(work: Work, pending: _Pending, executor: Executor) -> None:
         monitor.report(EndEvent())
 
 
-def _summaries(work: Work, pending: _Pending, executor: Executor) -> Iterator[tuple[list[ShardSummary], str]]:
+def _summaries(work: Work, pending: _PendingTasks, executor: Executor) -> Iterator[tuple[list[ShardSummary], str]]:
     """Extract the pending shards; yield their summaries, once each, and the worker of each task.
 
     Tasks that end their workers are tried again without the recordings that are the cause (see `poison`).
     """
     plan, limit_s = pending.plan, poison.limits(pending.plan)
     guilty: dict[int, str] = {}
-    known: set[int] = set()
+    known = np.zeros(len(plan), np.bool_)  # shards whose summaries were yielded, and that are extracted again
     fruitless = 0
     size = TaskSize(lambda: executor.threads)
     tasks = pending.tasks(pending.shards, size)
@@ -218,7 +220,7 @@ def _summaries(work: Work, pending: _Pending, executor: Executor) -> Iterator[tu
                 lost.append(outcome)
             else:
                 size.add(outcome.result)
-                yield [summary for summary in outcome.result if summary.index not in known], outcome.worker
+                yield [summary for summary in outcome.result if not known[summary.index]], outcome.worker
         if not lost:
             return
         unfinished = [pending.unfinished(outcome.item) for outcome in lost]
@@ -227,9 +229,11 @@ def _summaries(work: Work, pending: _Pending, executor: Executor) -> Iterator[tu
         if fruitless > MAX_FRUITLESS:
             raise lost_for_good(lost[0])
         guilty |= found
-        unreported = {index for outcome in lost for index in outcome.item.indices}
-        known |= plan.shards_with(found) - unreported
-        again = np.array(sorted(unreported | known), np.int64)
+        unreported = np.zeros(len(plan), np.bool_)
+        for outcome in lost:
+            unreported[list(outcome.item.indices)] = True
+        known |= plan.shards_with(np.array(sorted(found), np.int64)) & ~unreported
+        again = np.flatnonzero(unreported | known)
         tasks = (replace(task, failures=guilty) for task in pending.tasks(again, size))
 
 

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import durable_files
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.corpus.manifest_summary import longest, split_runs
 from pipeline.errors import PipelineError, UsageError, few
-from pipeline.extraction import ledger, record_ranges, retry
+from pipeline.extraction import ledger, record_ranges
 from pipeline.extraction.outcomes import Outcomes
 from pipeline.extraction.plan import Plan, bytes_per_sequence
-from pipeline.extraction.record_ranges import RecordStates, StartExecutor
+from pipeline.extraction.record_ranges import StartExecutor
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.code_upload import FEATURE_LIBRARIES
 from pipeline.schema import SCHEMA_VERSION, SEQUENCE_VARIABLES, SPLITS, flag_attributes, version_mismatch
@@ -140,56 +139,6 @@ def check_config(output: OutputFolder, found: StoreAttributes, config: PipelineC
         )
 
 
-def pending_shards(
-    output: OutputFolder,
-    plan: Plan,
-    *,
-    filter_silent: bool | None = None,
-    states: RecordStates | None = None,
-    executor: StartExecutor | None = None,
-) -> NDArray[np.int64]:
-    """Return the shards of `plan` that still have to be written, in rising order.
-
-    These are the shards without a record that can be read and is right (see `record_states`), those whose record
-    lists other recordings than the plan does, because it was written for an earlier manifest, and those with a
-    recording that failed and may succeed now. If `filter_silent` is given, shards with recordings without sound that
-    were not treated in this way are pending, too. `states` are those of the records; by default they are read now, by
-    the workers of `executor` if there are many.
-    """
-    states = states or record_states(output, plan, executor)
-    pending = ~states.recorded | states.damaged
-    for index in plan.changeable():
-        if not pending[index]:
-            record = records.find_record(output, index)
-            pending[index] = record is None or not plan[index].is_recorded_by(record)
-    pending[[shard for shard, _ in retriable(output, plan)]] = True
-    if filter_silent is not None:
-        pending[list(_treated_otherwise(output, plan, filter_silent=filter_silent))] = True
-    return np.flatnonzero(pending)
-
-
-def record_states(output: OutputFolder, plan: Plan, executor: StartExecutor | None = None) -> RecordStates:
-    """Return the states of the records of `plan` by the digests that the last extraction wrote."""
-    return record_ranges.states(output, record_digests.read(output, len(plan)), executor)
-
-
-def retriable(output: OutputFolder, plan: Plan) -> set[tuple[int, int]]:
-    """Return the failed recordings of written shards that may succeed now: (shard, row of the manifest).
-
-    Those of a shard whose rewriting was interrupted are among them.
-    """
-    failed = set(ledger.failed_rows(output).tolist())
-    found: set[tuple[int, int]] = set()
-    for index in plan.shards_with(failed) if failed else ():
-        record = records.find_record(output, index)
-        if record is None:
-            continue
-        uri = {segment.recording: segment.source.container for segment in plan[index].segments}
-        again = {o.recording for o in record.outcomes if o.recording in uri and retry.may_succeed(o, uri[o.recording])}
-        found |= {(index, row) for row in (again if record.finished else failed & uri.keys())}
-    return found
-
-
 def roll_back(output: OutputFolder, manifest: ManifestFile, config: PipelineConfig) -> None:
     """Shorten the store to that of `manifest`, whose rows are those of the earlier appends.
 
@@ -233,14 +182,6 @@ def check_room(output: OutputFolder, manifest: ManifestFile, plan: Plan) -> None
         f"longest recording is {largest['recording_id']}, {largest['duration_s'] / 3600:,.0f} h in a file of "
         f"{largest['size_bytes']} bytes; repair or remove it, and run scan again"
     )
-
-
-def _treated_otherwise(output: OutputFolder, plan: Plan, *, filter_silent: bool) -> set[int]:
-    """Return the shards with recordings without sound that the last extraction treated otherwise."""
-    otherwise = ledger.rows_where(output, ["status", "reason"], lambda rows: (
-        ledger.silent_rows(rows) & ((rows["status"] == "filtered") != filter_silent).to_numpy(np.bool_)
-    ))  # fmt: skip
-    return plan.shards_with(otherwise.tolist())
 
 
 def finish(output: OutputFolder, manifest: ManifestFile, plan: Plan, executor: StartExecutor | None = None) -> None:

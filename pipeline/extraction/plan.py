@@ -1,7 +1,7 @@
 """The plan: which frames of which recording land in which shard. A pure function of manifest and configuration."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import attrgetter
@@ -85,47 +85,46 @@ class Plan:
             for shard in shards
         ), pending.replaced)  # fmt: skip
 
-    def changeable(self) -> set[int]:
-        """Return the shards that may have been finished for an earlier manifest and be unfinished for this one.
+    def changeable(self) -> NDArray[np.bool_]:
+        """Return which shards may be finished for an earlier manifest and unfinished for this one: (shard,) bool.
 
         They hold a recording that is or was masked, or the end of one append and the beginning of the next, which may
         have been taken back.
         """
-        found = {len(self) - 1} if len(self) else set()
+        found = np.zeros(len(self), np.bool_)
+        found[-1:] = True
         begins: dict[int, tuple[int, int]] = {}
-        for group in self._changed_groups():
-            rows = self._rows(group)
-            found |= self._holding(rows.start[rows.was_masked], rows.stop[rows.was_masked])
+        for number, group in enumerate(self._manifest.groups):
+            appends = range(max(1, group.first_append), group.last_append + 1)
+            if not group.has_masked and all(each in begins and begins[each][0] <= group.start for each in appends):
+                continue
+            rows = self._rows(number)
+            self._mark(found, rows.start[rows.was_masked], rows.stop[rows.was_masked])
             for append in set(rows.append_index.tolist()) - {0}:
                 first = np.flatnonzero(rows.append_index == append)[0]
                 span = int(rows.start[first]), int(rows.stop[first])
                 begins[append] = min(begins.get(append, span), span)
-        start, stop = np.array(list(begins.values()), np.int64).reshape(-1, 2).T
-        return found | self._holding(start, stop)
-
-    def _changed_groups(self) -> Iterator[int]:
-        """Yield the row groups that hold a masked recording, or the first one of an append."""
-        before = 0
-        for number, group in enumerate(self._manifest.groups):
-            if group.has_masked or {before, group.first_append, group.last_append} != {before}:
-                yield number
-            before = group.last_append
-
-    def shards_with(self, recordings: Collection[int]) -> set[int]:
-        """Return the shards that hold a part of any of `recordings`, which are rows of the manifest."""
-        wanted, found = np.array(sorted(recordings), np.int64), set[int]()
-        begins = [group.first_row for group in self._manifest.groups]
-        for number in set((np.searchsorted(begins, wanted, side="right") - 1).tolist()):
-            rows = self._rows(number)
-            held = np.isin(rows.row, wanted)
-            found |= self._holding(rows.start[held], rows.stop[held])
+        self._mark(found, *np.array(list(begins.values()), np.int64).reshape(-1, 2).T)
         return found
 
-    def _holding(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> set[int]:
-        """Return the shards that hold any of the sequences of runs [start, stop)."""
+    def shards_with(self, recordings: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which shards hold a part of any of `recordings`, rows of the manifest that rise: (shard,) bool."""
+        found = np.zeros(len(self), np.bool_)
+        begins = [group.first_row for group in self._manifest.groups]
+        edges = np.searchsorted(recordings, [*begins, len(self._manifest)])
+        for number in np.flatnonzero(np.diff(edges)).tolist():
+            rows = self._rows(number)
+            held = np.isin(rows.row, recordings[edges[number] : edges[number + 1]])
+            self._mark(found, rows.start[held], rows.stop[held])
+        return found
+
+    def _mark(self, shards: NDArray[np.bool_], start: NDArray[np.int64], stop: NDArray[np.int64]) -> None:
+        """Mark those of `shards`, (shard,) bool, that hold any of the sequences of runs [start, stop)."""
         size = self.config.store.sequences_per_shard
         first, last = start // size, (stop - 1) // size
-        return {i for begin, end in zip(first.tolist(), last.tolist(), strict=True) for i in range(begin, end + 1)}
+        shards[first] = shards[last] = True
+        for run in np.flatnonzero(last - first > 1).tolist():
+            shards[first[run] : last[run]] = True
 
     def tasks(
         self, pending: NDArray[np.int64], size: Callable[[int], int], replaced: NDArray[np.bool_] | None = None

@@ -2,8 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple, Self, TypeVar
 
@@ -97,12 +97,6 @@ class RecordStates:
 
     recorded: NDArray[np.bool_]
     damaged: NDArray[np.bool_]
-
-    def with_damage(self, shards: Iterable[int]) -> Self:
-        """Return the states when the records of `shards` are damaged, too."""
-        damaged = self.damaged.copy()
-        damaged[list(shards)] = True
-        return replace(self, damaged=damaged)
 
 
 class RangeSummary(NamedTuple):

@@ -1,51 +1,72 @@
 """Repairing a store: what is damaged is prepared to be made again, unless recordings that it takes are gone."""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import product
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.config import PipelineConfig
+from pipeline.corpus.database import stable_hash
 from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.digests import bytes_digest
 from pipeline.errors import PipelineError, counted, few
 from pipeline.extraction import ledger, lifecycle, record_ranges
 from pipeline.extraction.plan import Plan
 from pipeline.extraction.record_ranges import RecordStates, StartExecutor
-from pipeline.extraction.segments import Segment
+from pipeline.extraction.segments import Shard
 from pipeline.extraction.verify import check_shards
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.executor import Executor
 from pipeline.schema import SILENT, computed_names
+from pipeline.sorted_arrays import among
 from pipeline.storage import bytes_or_none, can_be_read, file_digest
 from pipeline.store import feature_store, metadata, record_digests, records
 from pipeline.store.metadata import Metadata
 
 REUSED: Final = ("ok", "short")
 """Statuses of recordings whose sequences are copied when a shard is written again."""
+NAMED: Final = 3
+"""Shards and files that a message names."""
+FILES_KNOWN: Final = 2**12
+"""Files that are tried once: shards that follow one another take the same ones."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Damage:
-    """Damaged shards: those to write again, and the files that keep others from it because they cannot be read."""
+    """Damaged shards, (shard,) int64 in rising order each.
 
-    shards: Collection[int]
-    missing: Mapping[int, str]
+    `again` are to be written again, `missing` cannot be: of the `files` that keep them from it, because they cannot be
+    read, it has the first names.
+    """
+
+    again: NDArray[np.int64]
+    missing: NDArray[np.int64]
+    files: Sequence[str]
+    number_of_files: int
+
+    def added_to(self, pending: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the shards to write if those of `pending` are, too: (shard,) int64 in rising order."""
+        return np.setdiff1d(np.union1d(pending, self.again), self.missing)
 
     def error(self, output: OutputFolder) -> PipelineError:
         """Return the error with which a command ends that could not make all shards again."""
-        names = few([output.shard_record(index).stem for index in sorted(self.missing)])
         return PipelineError(
-            f"{output.store}: {counted(len(self.missing), 'damaged shard')} ({names}) kept unchanged, because "
-            f"recordings cannot be read ({few(sorted(set(self.missing.values())))}); bring them back, or restore the "
-            "shards from a backup, and run extract --repair"
+            f"{output.store}: {counted(len(self.missing), 'damaged shard')} ({_names(output, self.missing)}) kept "
+            f"unchanged, because recordings cannot be read ({few(self.files, NAMED, self.number_of_files)}); bring "
+            "them back, or restore the shards from a backup, and run extract --repair"
         )
+
+
+def _names(output: OutputFolder, shards: NDArray[np.int64]) -> str:
+    return few([output.shard_record(index).stem for index in shards[:NAMED].tolist()], NAMED, len(shards))
 
 
 def find(output: OutputFolder, plan: Plan, states: RecordStates, executor: Executor, *, reads_objects: bool) -> Damage:
@@ -53,47 +74,59 @@ def find(output: OutputFolder, plan: Plan, states: RecordStates, executor: Execu
 
     `states` are those of the records. The records of the shards to write again are prepared for that.
     """
-    damaged: dict[int, Collection[str]] = dict.fromkeys(np.flatnonzero(states.damaged).tolist(), computed_names())
+    extracted = states.damaged.copy()  # shards of which all is damaged, or what depends on the audio
+    others = np.zeros_like(extracted)
     if reads_objects:
         listed = record_digests.read(output, len(plan))
         for check in check_shards(output, listed, states, executor, "extract --repair"):
-            finished = (shard for shard in check.damaged if states.recorded[shard.index])
-            damaged |= {shard.index: shard.variables for shard in finished if shard.variables}
-    missing = dict(_missing(output, plan, damaged))
-    again = {index: variables for index, variables in damaged.items() if index not in missing}
-    if again:
-        names = few([output.shard_record(index).stem for index in sorted(again)])
-        log.warning("extract: %s damaged, written again: %s", counted(len(again), "shard"), names)
-    for index, variables in again.items():
-        _invalidate(output, index, variables)
-    return Damage(again.keys(), missing)
+            for shard in check.damaged:
+                if shard.variables and states.recorded[shard.index]:
+                    whole = set(shard.variables).isdisjoint(computed_names())
+                    (others if whole else extracted)[shard.index] = True
+    damaged = np.flatnonzero(extracted | others)
+    missing, hashes, files = array("q"), array("Q"), list[str]()
+    for index, file in _missing(output, plan, damaged, extracted):
+        missing.append(index)
+        hashes.append(stable_hash(file))
+        files = sorted({*files, file})[:NAMED]
+    kept = np.array(missing, np.int64)
+    again = np.setdiff1d(damaged, kept)
+    if len(again):
+        log.warning("extract: %s damaged, written again: %s", counted(len(again), "shard"), _names(output, again))
+    for index in map(int, again):
+        _invalidate(output, index, extracted=bool(extracted[index]))
+    return Damage(again, kept, files, len(np.unique(np.array(hashes, np.uint64))))
 
 
-def _invalidate(output: OutputFolder, index: int, variables: Collection[str]) -> None:
-    """Mark a shard with damaged `variables` as unfinished; what depends on the audio is reused if it is whole."""
+def _invalidate(output: OutputFolder, index: int, *, extracted: bool) -> None:
+    """Mark a damaged shard as unfinished; unless it has to be `extracted`, what depends on the audio is reused."""
     record = records.find_record(output, index)
-    if record is None or not set(variables).isdisjoint(computed_names()):
+    if record is None or extracted:
         output.shard_record(index).unlink(missing_ok=True)
     else:
         records.write_record(output, record.model_copy(update={"checksums": {}}))
 
 
-def _missing(output: OutputFolder, plan: Plan, damaged: Mapping[int, Collection[str]]) -> Iterator[tuple[int, str]]:
+def _missing(
+    output: OutputFolder, plan: Plan, damaged: NDArray[np.int64], extracted: NDArray[np.bool_]
+) -> Iterator[tuple[int, str]]:
     """Yield each damaged shard that takes a recording which cannot be read now, and had been, with its file."""
-    readable = cache(can_be_read)
-    failed = set(ledger.failed_rows(output).tolist())
-    for index in sorted(damaged):
-        record = records.find_record(output, index)
-        whole = record is not None and set(damaged[index]).isdisjoint(computed_names())
-        reused = {o.recording for o in record.outcomes if _is_reused(o)} if record is not None and whole else set()
-        files = (s.source.container for s in plan[index].segments if _is_read(s, failed | reused))
-        gone = next((file for file in files if not readable(file)), None)
+    readable = lru_cache(FILES_KNOWN)(can_be_read)
+    failed = ledger.failed_rows(output)
+    for index in map(int, damaged):
+        record = None if extracted[index] else records.find_record(output, index)
+        reused = {o.recording for o in record.outcomes if _is_reused(o)} if record is not None else set()
+        gone = next((file for file in _files_read(plan[index], failed, reused) if not readable(file)), None)
         if gone is not None:
             yield index, gone
 
 
-def _is_read(segment: Segment, exempt: Collection[int]) -> bool:
-    return not segment.masked and segment.recording not in exempt
+def _files_read(shard: Shard, failed: NDArray[np.int64], reused: set[int]) -> Iterator[str]:
+    """Yield the files that a shard is made of again, without those of recordings that had `failed`."""
+    exempt = among(np.array([segment.recording for segment in shard.segments], np.int64), failed)
+    for segment, had_failed in zip(shard.segments, exempt.tolist(), strict=True):
+        if not (segment.masked or had_failed or segment.recording in reused):
+            yield segment.source.container
 
 
 def _is_reused(outcome: records.RecordingOutcome) -> bool:

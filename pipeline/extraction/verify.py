@@ -10,7 +10,8 @@ import numpy as np
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.errors import PipelineError
-from pipeline.extraction import ledger, lifecycle, record_ranges
+from pipeline.extraction import ledger, record_ranges
+from pipeline.extraction.pending import find_pending
 from pipeline.extraction.plan import Plan
 from pipeline.extraction.record_ranges import RecordRange, RecordStates
 from pipeline.monitoring.progress import track
@@ -86,8 +87,8 @@ def verify(
     no_digests = below(output, output.shard_digests) in damaged
     listed = RecordDigests.none(len(plan)) if no_digests else record_digests.read(output, len(plan))
     states = record_ranges.states(output, listed, lambda: executor)
-    pending = lifecycle.pending_shards(output, plan, states=states)
-    unfinished = np.count_nonzero(~states.damaged[pending])
+    pending = find_pending(output, plan, states=states)
+    unfinished = np.count_nonzero(~states.damaged[pending.shards])
     if unfinished:
         raise PipelineError(
             f"{output.root}: {unfinished} of {len(plan)} shards are not extracted yet; run extract first"

@@ -8,9 +8,10 @@ from rich.table import Column, Table
 from pipeline import run_record
 from pipeline.config import PipelineConfig
 from pipeline.corpus.manifest_file import ManifestFile
-from pipeline.corpus.manifest_summary import masked_recordings
+from pipeline.corpus.manifest_summary import masked_count
 from pipeline.errors import UsageError, counted, few
 from pipeline.extraction import ledger, lifecycle, retry
+from pipeline.extraction.pending import find_pending
 from pipeline.extraction.plan import Plan
 from pipeline.outputs import OutputFolder
 from pipeline.run_record import RunFile, StageRecord, VerifyRecord
@@ -33,7 +34,7 @@ def show(output: OutputFolder, history: "History", console: Console) -> None:
         manifest = ManifestFile.at(output.manifest, whole=True)
         hours = sum(float(rows["duration_s"].sum()) for rows in manifest.tables(["duration_s"])) / 3600
         console.print(f"recordings  {len(manifest)}, {hours:.2f} h, {len(manifest.label_names())} languages")
-        appends, masked = manifest.last_append, sum(1 for _ in masked_recordings(manifest))
+        appends, masked = manifest.last_append, masked_count(manifest)
         if appends or masked:
             console.print(f"since then  {counted(appends, 'append')}, {counted(masked, 'recording')} masked")
         found = records.read_attributes(output)
@@ -60,9 +61,9 @@ def _print_shards(output: OutputFolder, manifest: ManifestFile, plan: Plan, cons
     except UsageError as error:
         console.print(f"shards      {error}", soft_wrap=True, markup=False)
         return
-    left = len(lifecycle.pending_shards(output, plan))
-    console.print(f"shards      {len(plan) - left} of {len(plan)} finished")
-    again = len({row for _, row in lifecycle.retriable(output, plan)}) + retry.unread(manifest)
+    pending = find_pending(output, plan)
+    console.print(f"shards      {len(plan) - len(pending.shards)} of {len(plan)} finished")
+    again = len(pending.again) + retry.unread(manifest)
     if again:
         console.print(f"try again   {counted(again, 'recording')} that failed, readable now or changed since")
 

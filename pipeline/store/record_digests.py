@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.digests import bytes_digest
 from pipeline.durable_files import replacing
 from pipeline.outputs import OutputFolder, record_name
+from pipeline.sorted_arrays import among
 
 DIGEST_BYTES: Final = 16
 
@@ -100,17 +101,9 @@ def content_digest(found: RecordDigests) -> str:
 
 def release(output: OutputFolder, shards: NDArray[np.int64]) -> None:
     """Remove the lines of shards that are about to be rewritten, (shard,) int64 in rising order."""
-    if any(_among(lines.shard, shards).any() for lines in read_lines(output)):
-        kept = ((lines, ~_among(lines.shard, shards)) for lines in read_lines(output))
+    if any(among(lines.shard, shards).any() for lines in read_lines(output)):
+        kept = ((lines, ~among(lines.shard, shards)) for lines in read_lines(output))
         _write(output, (Lines(shard[whole], digest[whole]) for (shard, digest), whole in kept))
-
-
-def _among(index: NDArray[np.int64], shards: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which of `index` are among `shards`, which rise."""
-    if not len(shards):
-        return np.zeros(len(index), np.bool_)
-    place = np.searchsorted(shards, index)
-    return np.asarray(shards[np.minimum(place, len(shards) - 1)] == index, np.bool_)
 
 
 def _write(output: OutputFolder, parts: Iterable[Lines]) -> None:

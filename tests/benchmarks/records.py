@@ -139,6 +139,7 @@ def run(action: str, folder: str, workers: int) -> Cost:
     """Do one of ACTIONS in this process; without `workers` the driver reads all records."""
     from pipeline.corpus.manifest_file import ManifestFile
     from pipeline.extraction import lifecycle
+    from pipeline.extraction.pending import find_pending
     from pipeline.extraction.plan import Plan
     from pipeline.runtime.dask_executor import DaskExecutor
     from pipeline.runtime.profiles import load_profile
@@ -156,7 +157,7 @@ def run(action: str, folder: str, workers: int) -> Cost:
             if action == "finish":
                 lifecycle.finish(output, manifest, plan, start)
                 return
-            pending = lifecycle.pending_shards(output, plan, executor=start)
+            pending = find_pending(output, plan, executor=start).shards
             record_digests.release(output, pending)
             if len(pending) != (0 if action.startswith("start") else len(plan) - len(plan) // 2):
                 raise ValueError(f"{len(pending)} shards are pending")

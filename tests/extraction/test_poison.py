@@ -116,7 +116,7 @@ def test_recording_that_fails_in_one_shard_alone_fails_in_all(
         return 2 in recordings_of(task) and (len(recordings_of(task)) == 1 or task.shards[-1].index >= last)
 
     output, table = scanned(corpus, tmp_path)
-    last = max(plan_of(table, CONFIG).shards_with([2]))
+    last = int(np.flatnonzero(plan_of(table, CONFIG).shards_with(np.array([2])))[-1])
     summary = extract(output, ManifestFile.of(table), CONFIG, DeadlyExecutor(dies))
     assert store_bytes(output) == poisoned
     assert summary.shards_new == len(plan_of(table, CONFIG))

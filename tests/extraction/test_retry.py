@@ -14,7 +14,8 @@ from rich.console import Console
 from model.registry.history import History
 from pipeline import scan_stage
 from pipeline.errors import UsageError
-from pipeline.extraction import lifecycle, recording_reader
+from pipeline.extraction import recording_reader
+from pipeline.extraction.pending import find_pending
 from pipeline.extraction.plan import bytes_per_sequence
 from pipeline.features import audio
 from pipeline.features.audio import AudioError
@@ -110,7 +111,7 @@ def test_recording_that_cannot_succeed_is_not_tried_again(corpus: Path, tmp_path
     first = run(corpus, out, "extract").stages["extract"].finished_at
     before = (out / "run.json").stat().st_mtime_ns
     output = OutputFolder.at(str(out))
-    assert not len(lifecycle.pending_shards(output, plan_of(manifest_of(out), CONFIG)))
+    assert not len(find_pending(output, plan_of(manifest_of(out), CONFIG)).shards)
     assert run(corpus, out, "extract").stages["extract"].finished_at == first
     assert (out / "run.json").stat().st_mtime_ns == before
 

@@ -17,6 +17,7 @@ from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.errors import PipelineError
 from pipeline.extraction import lifecycle
+from pipeline.extraction.pending import find_pending
 from pipeline.extraction.plan import MIN_SHARDS_OF_A_LONG_FILE, Plan
 from pipeline.extraction.segments import Task
 from pipeline.extraction.task import ShardSummary, run_task
@@ -60,7 +61,7 @@ class Work:
 
     def pending(self) -> list[Task]:
         """Return the tasks that are left."""
-        pending = lifecycle.pending_shards(self.output, self.plan)
+        pending = find_pending(self.output, self.plan).shards
         return list(map(self.plan.task, self.plan.tasks(pending, lambda _: 4)))
 
     def checksums(self) -> list[records.ShardRecord]:
