@@ -58,6 +58,12 @@ def longest(manifest: ManifestFile) -> int:
     return row
 
 
+def has_usable(manifest: ManifestFile) -> bool:
+    """Whether any recording has sequences and is not masked."""
+    parts = manifest.tables(["sequences", "masked"])
+    return any(((rows["sequences"] > 0).to_numpy() & ~masked_rows(rows)).any() for rows in parts)
+
+
 def masked_count(manifest: ManifestFile) -> int:
     """Return the number of masked recordings."""
     return sum(1 for _ in masked_recordings(manifest))

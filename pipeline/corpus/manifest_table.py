@@ -15,6 +15,9 @@ from pipeline.corpus.new_rows import in_plan_order
 ROWS: Final = SCHEMA.append(pa.field("row", pa.int64()))
 """Rows of a manifest with their numbers."""
 
+MOVED: Final = pa.schema([("new_row", pa.int64()), ("row", pa.int64()), ("start", pa.int64())])
+"""For each recording of a compacted manifest its row there, and its row and first sequence in the earlier one."""
+
 WILD: Final = "*?["
 """DuckDB takes a path with one of these for a pattern."""
 
@@ -33,11 +36,20 @@ def register(db: Database, manifest: ManifestFile, condition: str = "true") -> N
 
 
 def write_compacted(db: Database, path: UPath, manifest: ManifestFile, config: PipelineConfig) -> ManifestFile:
-    """Write the manifest that a single run on the recordings that are not masked gives; splits do not change."""
+    """Write the manifest that a single run on the recordings that are not masked gives; splits do not change.
+
+    The table `moved`, with the columns MOVED, says where each recording was.
+    """
     reserve(db, len(manifest))
     register(db, manifest, "coalesce(masked, '') = ''")
-    kept = "SELECT * EXCLUDE (row, first_sequence) REPLACE (0 AS append_index, NULL AS masked) FROM manifest"
+    create(db, "moved", MOVED)
+    kept = "SELECT * REPLACE (0 AS append_index, NULL AS masked) RENAME (first_sequence AS start) FROM manifest"
+    in_order = in_plan_order(kept, config.seed, parts=any(group.has_parts for group in manifest.groups))
+    new_row = 0
     with writing(path) as write:
-        for part in numbered(stream(db, in_plan_order(kept, config.seed, parts=True)), 0):
+        for part in numbered(stream(db, in_order), 0):
             write(part)
+            rows = pa.array(range(new_row, new_row + len(part)), pa.int64())
+            fill(db, "moved", [part.append_column("new_row", rows).select(MOVED.names)])
+            new_row += len(part)
     return ManifestFile.at(path)

@@ -17,5 +17,6 @@
 - `extract`: the extract stage
 - `verify`: the verify stage
 - `repair`: which damaged shards can be made again
+- `moves`: where the old store has the sequences of each shard of a compacted one
 - `compact`: the compact command
 """

@@ -2,38 +2,35 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import durable_files, schema
 from pipeline.config import PipelineConfig
 from pipeline.corpus.database import database
-from pipeline.corpus.manifest import masked_rows, read_manifest
 from pipeline.corpus.manifest_file import ManifestFile
+from pipeline.corpus.manifest_summary import has_usable
 from pipeline.corpus.manifest_table import write_compacted
 from pipeline.durable_files import scratch_folder, write_atomically
 from pipeline.errors import PipelineError, UsageError
 from pipeline.extraction import extract, lifecycle, task
-from pipeline.extraction import ledger as ledger_rows
 from pipeline.extraction import shard as shard_arrays
+from pipeline.extraction.moves import Move, Origin, moves
 from pipeline.extraction.pending import find_pending
 from pipeline.extraction.plan import Plan
-from pipeline.extraction.segments import Segment, Shard
+from pipeline.extraction.segments import Segment
 from pipeline.monitoring.progress import track
 from pipeline.outputs import OutputFolder
 from pipeline.runtime import preflight
 from pipeline.runtime.executor import Executor, completed
 from pipeline.storage import is_local
 from pipeline.store import added_variables, feature_store, records
-from pipeline.store.records import RecordingOutcome, Status
+from pipeline.store.records import RecordingOutcome
 
 PARTS: Final = ("manifest.parquet", "ledger.parquet", "features.zarr", "shards")
 """What compaction replaces, by its names below the output folder."""
@@ -58,31 +55,6 @@ class Completion(BaseModel):
     sequences: int
 
 
-@dataclass(frozen=True)
-class Origin:
-    """The first sequence of a segment in the old store, and the outcome of its recording in the old ledger.
-
-    `state` is that of the file, where the recording failed, and whether the file system was the cause.
-    """
-
-    start: int
-    status: Status
-    reason: str
-    decoded_frames: int
-    state: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Move:
-    """A shard of the new store, and the origin of each of its segments."""
-
-    shard: Shard
-    origins: tuple[Origin, ...]
-
-    def __str__(self) -> str:
-        return str(self.shard)
-
-
 def compact(output: OutputFolder, config: PipelineConfig, key: str, executor: Executor) -> int:
     """Write the finished store of an output folder anew, without masked recordings; return its sequences.
 
@@ -93,8 +65,8 @@ def compact(output: OutputFolder, config: PipelineConfig, key: str, executor: Ex
     """
     if not is_local(output.root):
         raise UsageError(f"--out {output.root}: compact renames folders, so it needs a folder on this machine")
-    manifest = read_manifest(output)
-    if masked_rows(manifest)[manifest["sequences"] > 0].all():
+    manifest = ManifestFile.at(output.manifest)
+    if not has_usable(manifest):
         raise PipelineError(f"{output.manifest}: all recordings are masked; add recordings to the corpus first")
     added = added_variables.movable(output)
     extract.check_memory(executor, config)
@@ -102,19 +74,18 @@ def compact(output: OutputFolder, config: PipelineConfig, key: str, executor: Ex
     beside = output.compacted
     _begin(beside, key)
     with scratch_folder(output.root) as folder, database(folder) as db:
-        new_file = write_compacted(db, beside.manifest, ManifestFile.at(output.manifest), config)
-    new, plan = read_manifest(beside), Plan.of(new_file, config)
-    lifecycle.open_store(beside, new_file, plan)
-    added_variables.create(
-        output, beside, plan.sequences, config.store.sequences_per_chunk, config.store.sequences_per_shard
-    )
-    pending = find_pending(beside, plan, executor=lambda: executor).shards
-    work = partial(move_shard, out=str(output.root), config=config, added=added)
-    with track("compact", len(pending), "shards", executor.monitor.dashboard) as progress:
-        moves = _moves(manifest, pd.concat(ledger_rows.read(output)), new, plan, pending, _states(output, config))
-        for _ in completed(executor.run(work, moves)):
-            progress.advance()
-    lifecycle.finish(beside, new_file, plan, lambda: executor)
+        new = write_compacted(db, beside.manifest, manifest, config)
+        plan = Plan.of(new, config)
+        lifecycle.open_store(beside, new, plan)
+        added_variables.create(
+            output, beside, plan.sequences, config.store.sequences_per_chunk, config.store.sequences_per_shard
+        )
+        pending = find_pending(beside, plan, executor=lambda: executor).shards
+        work = partial(move_shard, out=str(output.root), config=config, added=added)
+        with track("compact", len(pending), "shards", executor.monitor.dashboard) as progress:
+            for _ in completed(executor.run(work, moves(db, output, Plan.of(manifest, config), plan, pending))):
+                progress.advance()
+    lifecycle.finish(beside, new, plan, lambda: executor)
     return plan.sequences
 
 
@@ -124,42 +95,6 @@ def _begin(beside: OutputFolder, key: str) -> None:
     if not key_file.exists() or key_file.read_text() != key:
         shutil.rmtree(str(beside.root), ignore_errors=True)
         write_atomically(key_file, key.encode())
-
-
-def _moves(
-    manifest: pd.DataFrame,
-    ledger: pd.DataFrame,
-    new: pd.DataFrame,
-    plan: Plan,
-    pending: NDArray[np.int64],
-    states: Mapping[int, Mapping[str, int]],
-) -> Iterator[Move]:
-    """Yield the moves of the shards `pending` of the manifest `new`; `manifest` and `ledger` are of the old store."""
-    old = pd.Index(manifest["recording_id"]).get_indexer(pd.Index(new["recording_id"]))  # row of each new row
-    start = manifest["first_sequence"].to_numpy()[old]
-    status, reason = ledger["status"].to_numpy(object)[old], ledger["reason"].to_numpy(object)[old]
-    decoded_frames = ledger["decoded_frames"].to_numpy()[old]
-    for index in pending.tolist():
-        shard = plan[index]
-        rows = [segment.recording for segment in shard.segments]
-        yield Move(shard, tuple(
-            Origin(
-                int(start[row]) + segment.first, status[row], reason[row], int(decoded_frames[row]),
-                states.get(int(old[row]), {}),
-            )
-            for row, segment in zip(rows, shard.segments, strict=True)
-        ))  # fmt: skip
-
-
-def _states(output: OutputFolder, config: PipelineConfig) -> dict[int, dict[str, int]]:
-    """Return the state of the file of each recording that failed, by its row in the old manifest."""
-    shards = Plan.at(output, config).shards_with(ledger_rows.failed_rows(output))
-    return {
-        outcome.recording: outcome.model_dump(include={"size_bytes", "modified_ns", "transient"})
-        for index in map(int, np.flatnonzero(shards))
-        for outcome in records.read_record(output, index).outcomes
-        if outcome.status == "failed"
-    }
 
 
 def move_shard(move: Move, *, out: str, config: PipelineConfig, added: Sequence[str] = ()) -> int:
