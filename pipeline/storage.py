@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import pandas as pd
-import pyarrow as pa
 import xxhash
-from pyarrow import parquet
 from pydantic import BaseModel, ValidationError
 from upath import UPath
 from upath.implementations.local import PosixUPath, WindowsUPath
@@ -209,18 +207,6 @@ def reading_table(path: UPath, remedy: str) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001 damaged tables make pyarrow and pandas raise errors of many types
         raise PipelineError(f"{path} is damaged ({in_one_line(error)}); {remedy}") from None
-
-
-def read_parquet(path: UPath, remedy: str = BACKUP) -> pd.DataFrame:
-    """Read a table in this thread: pyarrow's threads can outlive Python's exit and abort it (Arrow issue 34314).
-
-    Raises PipelineError, with the remedy, for a file that is damaged.
-    """
-    content = path.read_bytes()
-    with reading_table(path, remedy):
-        file = parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False)
-        table: pd.DataFrame = file.read(use_threads=False).to_pandas(use_threads=False)
-    return table
 
 
 def read_csv(path: UPath, remedy: str) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from pipeline.run import main
 from pipeline.runtime import preflight
 from tests.support import whole_system
 from tests.support.clusters import free_ports
+from tests.support.manifests import read_table
 from tests.support.s3_server import BUCKET, NO_SETTINGS, S3Server, forget_file_systems, serving
 from tests.support.scans import listed
 from tests.support.whole_system import write_corpus
@@ -228,7 +229,7 @@ def test_store_is_made_in_an_object_store_whose_server_is_busy_now_and_then(s3: 
     assert run("extract", "--out", out, *SERIAL) == 0
     assert s3.busy == 0
     assert run("verify", "--out", out, *SERIAL) == 0
-    found = storage.read_parquet(OutputFolder.at(out).ledger)
+    found = read_table(OutputFolder.at(out).ledger)
     assert (found["status"] == "ok").all()
     assert len(found) == 6
 

@@ -16,6 +16,7 @@ from upath import UPath
 from pipeline import durable_files, storage
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
+from tests.support.manifests import read_table
 
 TABLE = pd.DataFrame({
     "text": pd.array(["ä", None, "<script>"], dtype="string"),
@@ -27,33 +28,28 @@ TABLE = pd.DataFrame({
 def test_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
     path = UPath(str(tmp_path / "sub" / "table.parquet"))
     durable_files.write_parquet(path, TABLE)
-    pd.testing.assert_frame_equal(storage.read_parquet(path), TABLE)
+    pd.testing.assert_frame_equal(read_table(path), TABLE)
 
 
 def test_index_is_not_written(tmp_path: Path) -> None:
     path = UPath(str(tmp_path / "table.parquet"))
     durable_files.write_parquet(path, TABLE.set_index(pd.Index([7, 8, 9])))
-    assert list(storage.read_parquet(path).columns) == list(TABLE.columns)
-    assert list(storage.read_parquet(path).index) == [0, 1, 2]
+    assert list(read_table(path).columns) == list(TABLE.columns)
+    assert list(read_table(path).index) == [0, 1, 2]
 
 
 def test_table_is_replaced_as_a_whole(tmp_path: Path) -> None:
     path = UPath(str(tmp_path / "table.parquet"))
     durable_files.write_parquet(path, TABLE)
     durable_files.write_parquet(path, TABLE[:1])
-    assert len(storage.read_parquet(path)) == 1
+    assert len(read_table(path)) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["table.parquet"]
 
 
 def test_table_behind_a_url(memory_url: str) -> None:
     path = UPath(f"{memory_url}/table.parquet")
     durable_files.write_parquet(path, TABLE)
-    pd.testing.assert_frame_equal(storage.read_parquet(path), TABLE)
-
-
-def test_missing_table_names_its_path(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.parquet"):
-        storage.read_parquet(UPath(str(tmp_path / "none.parquet")))
+    pd.testing.assert_frame_equal(read_table(path), TABLE)
 
 
 class Typed(BaseModel):

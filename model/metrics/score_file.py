@@ -153,7 +153,7 @@ class ScoreFile:
     def blocks(self) -> Iterator[ScoreBlock]:
         """Yield all sequences, at most ROWS_PER_GROUP at a time."""
         with self.path.open("rb") as file:
-            # without threads, as in `storage.read_parquet`
+            # pyarrow's threads can outlive Python's exit and abort it (Arrow issue 34314)
             table = parquet.ParquetFile(file, pre_buffer=False)
             for group in range(table.num_row_groups):
                 yield self._block(table.read_row_group(group, use_threads=False))

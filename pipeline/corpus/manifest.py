@@ -1,18 +1,14 @@
 """The manifest: the table of all recordings with their splits and the places of their sequences in the store."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
-from upath import UPath
 
-from pipeline.errors import UsageError, few
-from pipeline.outputs import OutputFolder
 from pipeline.schema import MANIFEST_COLUMNS
-from pipeline.storage import read_parquet
 
 TYPES: Final = {
     **dict.fromkeys(MANIFEST_COLUMNS, "string"), "start_s": "float64", "stop_s": "float64", "duration_s": "float64",
@@ -31,28 +27,6 @@ NOT_READ: Final = {"duration_s": 0.0, "frames": 0, "sequences": 0, "error": "not
 """Values of a row whose recording has to be read again."""
 OLDER: Final = {"modified_ns": -1, "transient": False}
 """Values of columns that an older manifest does not have. No file has this time: what had failed is tried again."""
-
-
-def read_manifest(output: OutputFolder) -> pd.DataFrame:
-    """Read the manifest of an output folder; raises UsageError for one that lacks columns."""
-    manifest = read_parquet(output.manifest)
-    lacks = check_columns(output.manifest, manifest.columns)
-    return manifest.assign(**{name: OLDER[name] for name in lacks})
-
-
-def check_columns(path: UPath, names: Collection[str]) -> list[str]:
-    """Return the columns of a manifest that an earlier version did not write, and that have a value in OLDER.
-
-    Raises UsageError for a manifest that lacks others.
-    """
-    missing = [name for name in MANIFEST_COLUMNS if name not in names]
-    unknown = [name for name in missing if name not in OLDER]
-    if unknown:
-        raise UsageError(
-            f"{path} was written by another version of the pipeline: it has no column {few(unknown)}; choose another "
-            "--out"
-        )
-    return missing
 
 
 def masked_rows(manifest: pd.DataFrame) -> NDArray[np.bool_]:

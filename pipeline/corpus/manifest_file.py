@@ -57,6 +57,8 @@ class RowGroup(NamedTuple):
 class ManifestFile:
     """An open manifest. It may be read by several threads.
 
+    Tables are read without pyarrow's threads, which can outlive Python's exit and abort it (Arrow issue 34314).
+
     It holds some kilobytes for each row group, and no rows.
     """
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from pipeline import durable_files, storage
+from pipeline import durable_files
 from pipeline.config import PipelineConfig, StoreConfig
 from pipeline.corpus.manifest import label_names
 from pipeline.extraction.plan import projected_bytes
@@ -17,7 +17,7 @@ from pipeline.extraction.segments import PendingTask, Segment, Shard, frames_of
 from pipeline.features.audio_source import AudioSource
 from pipeline.schema import SPLITS
 from tests.conftest import make_manifest, make_probe
-from tests.support.manifests import plan_of
+from tests.support.manifests import plan_of, read_table
 
 
 def configuration(timesteps: int = 20, chunk: int = 4, chunks: int = 2) -> PipelineConfig:
@@ -91,7 +91,7 @@ def test_plan_of_a_manifest_read_back_is_the_same(tmp_path: Path) -> None:
     config, path = configuration(), UPath(str(tmp_path / "manifest.parquet"))
     table = table_of([5000, 90_000, 300], config)
     durable_files.write_parquet(path, table)
-    assert list(plan_of(storage.read_parquet(path), config)) == list(plan_of(table, config))
+    assert list(plan_of(read_table(path), config)) == list(plan_of(table, config))
 
 
 def test_sequences_do_not_move_when_shards_have_another_size() -> None:

@@ -1,9 +1,12 @@
 """Manifests of recordings without files, for tests of splits and order."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from hypothesis import strategies as st
+from upath import UPath
 
 from pipeline.config import PipelineConfig, SplitConfig
 from pipeline.corpus.manifest import NOT_READ, ROWS_PER_GROUP, UNDIGESTED
@@ -48,6 +51,11 @@ def simple(speakers_of: dict[str, list[str]], seed: int = 1) -> pd.DataFrame:
 
 def split_of_speaker(table: pd.DataFrame) -> dict[str, str]:
     return dict(zip(table["speaker"], table["split"], strict=True))
+
+
+def read_table(path: UPath) -> pd.DataFrame:
+    """The table at a path or URL."""
+    return pd.read_parquet(io.BytesIO(path.read_bytes()))
 
 
 def plan_of(table: pd.DataFrame, config: PipelineConfig) -> Plan:

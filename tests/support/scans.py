@@ -10,12 +10,11 @@ import pandas as pd
 import pyarrow as pa
 from upath import UPath
 
-from pipeline import storage
 from pipeline.config import CorpusConfig, PipelineConfig
 from pipeline.corpus import diff, listing, new_rows, scan
 from pipeline.corpus.database import Database, create, database, fill, rows, stream
 from pipeline.corpus.header_task import HEADERS
-from pipeline.corpus.manifest import SCHEMA, read_manifest
+from pipeline.corpus.manifest import SCHEMA
 from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.corpus.manifest_table import ROWS, register, write_compacted
 from pipeline.corpus.manifest_writer import numbered
@@ -23,6 +22,7 @@ from pipeline.corpus.new_rows import added_rows, choose, describe
 from pipeline.outputs import OutputFolder
 from pipeline.runtime.executor import Executor, SerialExecutor
 from tests.conftest import HEADER_NAMES, Probe
+from tests.support.manifests import read_table
 
 STRINGS = dict.fromkeys(("recording_id", "uri", "member", "label", "speaker", "unusable"), "string")
 
@@ -109,7 +109,7 @@ def compacted_manifest(manifest: pd.DataFrame, config: PipelineConfig) -> pd.Dat
     with tempfile.TemporaryDirectory() as folder, tables() as db:
         path = UPath(folder) / "new.parquet"
         write_compacted(db, path, ManifestFile.of(manifest), config)
-        return storage.read_parquet(path)
+        return read_table(path)
 
 
 class Compared(NamedTuple):
@@ -142,4 +142,4 @@ def scanned(
         scan.scan(
             listing.list_recordings(str(corpus), db), output, config, executor or SerialExecutor(), CorpusConfig()
         )
-    return read_manifest(output)
+    return read_table(output.manifest)
