@@ -1,22 +1,16 @@
 """The report's sections on the corpus and on failures."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.corpus.manifest_summary import TOTAL, Amounts, amounts, languages_by_missing_split
 from pipeline.corpus.speakers import SpeakerCounts, count_speakers
-from pipeline.extraction import ledger
 from pipeline.report import plots
+from pipeline.report.ledger_counts import LedgerCounts, Reason
 from pipeline.report.results import Pictures, Results
-from pipeline.schema import SPLITS, STATUSES, reason_kind
+from pipeline.schema import SPLITS
 
-MAX_REASONS: Final = 20
-MAX_EXAMPLES: Final = 3
 MIN_HOURS: Final = 10
 """A smaller corpus is measured in minutes."""
 
@@ -72,15 +66,14 @@ class CorpusCounts:
         return {"amount": float(duration_s) / unit_s, "recordings": int(recordings), "speakers": speakers}
 
 
-def corpus(results: Results, counts: CorpusCounts, pictures: Pictures) -> CorpusSection:
-    """Return the amounts of audio, and draw them."""
+def corpus(results: Results, counts: CorpusCounts, stored: LedgerCounts | None, pictures: Pictures) -> CorpusSection:
+    """Return the amounts of audio, and draw them; `stored` is None if nothing has been extracted."""
     table, by_split = counts.amounts.table, counts.amounts.by_split
     duration_s = float(by_split["duration_s"].get(TOTAL, 0.0))
     recordings = int(by_split["recordings"].get(TOTAL, 0))
     unit, unit_s = ("hours", 3600) if duration_s >= MIN_HOURS * 3600 else ("minutes", 60)
     drawn = (table["duration_s"] / unit_s).unstack(fill_value=0).reindex(columns=list(SPLITS), fill_value=0.0)
     pictures.add("corpus", plots.amounts(drawn, unit, plots.language_colors(results.labels)))
-    silent, stored = _of_ledger(results)
     return CorpusSection(
         unit=unit,
         duration_s=duration_s,
@@ -91,31 +84,10 @@ def corpus(results: Results, counts: CorpusCounts, pictures: Pictures) -> Corpus
         appends=results.manifest.last_append,
         masked=len(results.manifest) - recordings,
         unnamed=counts.amounts.unnamed,
-        silent=silent.total(),
-        silent_filtered=silent["filtered"],
-        without=languages_by_missing_split(results.manifest, stored),
+        silent=0 if stored is None else sum(stored.silent.values()),
+        silent_filtered=0 if stored is None else stored.silent["filtered"],
+        without=languages_by_missing_split(results.manifest, None if stored is None else stored.stored),
     )
-
-
-def _of_ledger(results: Results) -> tuple[Counter[str], NDArray[np.bool_] | None]:
-    """Return the statuses of recordings without sound, and which recordings are stored: a byte for each."""
-    if not results.has_ledger:
-        return Counter(), None
-    silent, stored = Counter[str](), []
-    for rows in ledger.read(results.output, ["status", "reason", "sequences_written"]):
-        silent.update(rows["status"][ledger.silent_rows(rows)])
-        stored.append((rows["sequences_written"] > 0).to_numpy(np.bool_))
-    return silent, np.concatenate([np.empty(0, np.bool_), *stored])
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why recordings were not fully used: `n` of them, with the ids of some."""
-
-    status: str
-    text: str
-    n: int
-    examples: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -134,48 +106,16 @@ class FailureSection:
     more_recordings: int
 
 
-def failures(results: Results) -> FailureSection | None:
+def failures(results: Results, counts: LedgerCounts | None) -> FailureSection | None:
     """Return the outcome of all recordings, or None if nothing has been extracted."""
-    if not results.has_ledger:
+    if counts is None:
         return None
-    sequences, found = 0, dict[tuple[str, str], _Kind]()
-    for rows in ledger.read(results.output, ["recording_id", "status", "reason", "sequences_written"]):
-        sequences += int(rows["sequences_written"].sum())
-        bad = rows[rows["status"] != "ok"]
-        for name, status, reason in zip(bad["recording_id"], bad["status"], bad["reason"], strict=True):
-            found.setdefault((status, reason_kind(reason)), _Kind(reason)).add(name, reason)
-    statuses, kinds = ledger.counts(results.output), sorted(found, key=lambda key: _severity(key, found[key].n))
     return FailureSection(
-        statuses=statuses,
-        recordings=sum(statuses.values()),
-        sequences=sequences,
-        stored_s=None if results.sequence_s is None else sequences * results.sequence_s,
-        reasons=[found[key].shown(*key) for key in kinds[:MAX_REASONS]],
-        more_reasons=max(0, len(kinds) - MAX_REASONS),
-        more_recordings=sum(found[key].n for key in kinds[MAX_REASONS:]),
+        statuses=counts.statuses,
+        recordings=sum(counts.statuses.values()),
+        sequences=counts.sequences,
+        stored_s=None if results.sequence_s is None else counts.sequences * results.sequence_s,
+        reasons=counts.reasons,
+        more_reasons=counts.more_reasons,
+        more_recordings=counts.more_recordings,
     )
-
-
-def _severity(key: tuple[str, str], n: int) -> tuple[int, int, str, str]:
-    """Return by what reasons are sorted: the worst and then the most frequent first."""
-    return -STATUSES.index(key[0]), -n, *key
-
-
-@dataclass
-class _Kind:
-    """The recordings whose reasons differ only in their numbers: `n` of them, and the first ids."""
-
-    reason: str
-    n: int = 0
-    same: bool = True
-    examples: list[str] = field(default_factory=list)
-
-    def add(self, name: str, reason: str) -> None:
-        """Count a recording."""
-        self.n, self.same = self.n + 1, self.same and reason == self.reason
-        if len(self.examples) < MAX_EXAMPLES:
-            self.examples.append(name)
-
-    def shown(self, status: str, kind: str) -> Reason:
-        """Return one row; the numbers are shown if they are equal in all."""
-        return Reason(status, self.reason if self.same else kind, self.n, self.examples)

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pipeline.durable_files import write_atomically
 from pipeline.outputs import OutputFolder
 from pipeline.report import champion, corpus_section, model_section, plots
+from pipeline.report.ledger_counts import LedgerCounts
 from pipeline.report.picture import missing_fonts
 from pipeline.report.results import Pictures, Results
 from pipeline.storage import read_csv
@@ -39,6 +40,7 @@ def write_report(
     pictures = Pictures(output.report)
     _draw_speed(output, pictures)
     recordings = corpus_section.CorpusCounts.of(results)
+    outcomes = LedgerCounts.of(output, len(results.manifest)) if results.has_ledger else None
     context = {
         "run": results.run,
         "settings": json.dumps(results.run.config, indent=2, ensure_ascii=False),
@@ -47,8 +49,8 @@ def write_report(
         "all_speakers_named": recordings.amounts.unnamed + recordings.amounts.unnamed_masked == 0,
         "test_speakers": recordings.speakers.test,
         "corpus_name": _corpus_name(results),
-        "corpus": corpus_section.corpus(results, recordings, pictures),
-        "failures": corpus_section.failures(results),
+        "corpus": corpus_section.corpus(results, recordings, outcomes, pictures),
+        "failures": corpus_section.failures(results, outcomes),
         "stages": sorted(results.stages.items(), key=lambda item: item[1].finished_at),
         "trainings": model_section.trainings(results, pictures),
         "comparison": model_section.comparison(results, pictures),

@@ -23,7 +23,7 @@ from pipeline import durable_files
 from pipeline.durable_files import write_atomically
 from pipeline.errors import PipelineError
 from pipeline.outputs import OutputFolder
-from pipeline.report import corpus_section, picture, plots
+from pipeline.report import ledger_counts, picture, plots
 from pipeline.report import page as report_page
 from pipeline.schema import LEDGER_COLUMNS, MANIFEST_COLUMNS, SCHEMA_VERSION
 from pipeline.store import feature_store
@@ -288,7 +288,7 @@ def test_many_reasons_are_cut(write: Write) -> None:
     entries["reason"] = pd.Series(["x" * (i + 1) for i in range(len(entries))], dtype="string")
     page = write({}, entries=entries, rows=pd.concat([manifest()] * 3, ignore_index=True))
     rows = next(table for table in page.tables if "reason" in table[0])[1:]
-    assert len(rows) == corpus_section.MAX_REASONS == 20
+    assert len(rows) == ledger_counts.MAX_REASONS == 20
     assert "10 more recordings for 10 further reasons" in page.text
 
 
