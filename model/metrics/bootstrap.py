@@ -25,6 +25,7 @@ MIN_SPEAKERS: Final = 2
 """One speaker alone says nothing about others."""
 
 Array = NDArray[Any]
+Codes = NDArray[np.integer[Any]]
 Weights = NDArray[np.float64]
 """How often each speaker is in each resample: (resample, speaker) float64."""
 
@@ -33,17 +34,20 @@ Weights = NDArray[np.float64]
 class Answers:
     """The language that a model names for each test recording.
 
-    `true` and `predicted` are codes of languages, `speaker` is a number for each speaker; all (recording,) int64.
+    `true` and `predicted` are codes of languages, `speaker` is a number for each speaker; all (recording,) integers.
     """
 
-    true: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    speaker: NDArray[np.int64]
+    true: Codes
+    predicted: Codes
+    speaker: Codes
 
     @classmethod
     def of(cls, recordings: Scores) -> "Answers":
-        """Return the answers for the scores of recordings: three numbers per recording."""
-        parts = [(block.label, block.predicted, block.speaker) for block in recordings.blocks()]
+        """Return the answers for the scores of recordings: 8 bytes per recording."""
+        parts = [
+            (block.label.astype(np.uint16), block.predicted.astype(np.uint16), block.speaker.astype(np.uint32))
+            for block in recordings.blocks()
+        ]  # the types of the file of scores
         return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
     @property
@@ -105,9 +109,10 @@ def _f1_of(answers: Answers) -> Callable[[Weights], Array]:
     """
     _, speaker = np.unique(answers.speaker, return_inverse=True)
     right = answers.true == answers.predicted
-    labels = 1 + max(answers.true.max(), answers.predicted.max())
+    true, predicted = answers.true.astype(np.int32), answers.predicted.astype(np.int32)
+    labels = 1 + int(max(true.max(), predicted.max()))
     rows = np.concatenate([speaker[right], speaker, speaker])
-    columns = np.concatenate([answers.true[right], answers.predicted + labels, answers.true + 2 * labels])
+    columns = np.concatenate([true[right], predicted + labels, true + 2 * labels])
     shape = (answers.speakers, 3 * labels)
     counts = coo_array((np.ones(len(rows)), (rows, columns)), shape=shape).tocsr()  # adds up equal places
 
