@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Final, Literal
 
-from pipeline.corpus.database import Database, count, parallel, rows
+import pyarrow as pa
+
+from pipeline.corpus.database import Database, count, create, fill, parallel, rows, stream
 from pipeline.storage import can_be_read
 
 GONE: Final = "gone from the corpus"
@@ -55,6 +57,8 @@ COMPARED: Final = """
     )
     SELECT * FROM stated WHERE moved OR unread OR doubtful OR state IS NOT NULL
 """
+
+OPENED: Final = pa.schema([("row", pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,13 @@ def has_unread(db: Database) -> bool:
 
 def _compare(db: Database, manifest: str, listing: str) -> None:
     db.execute(COMPARED.format(manifest=manifest, listing=listing))
-    doubtful = rows(db, "SELECT row, uri FROM compared WHERE doubtful")
-    opened = [row for row, uri in doubtful if can_be_read(uri)]
-    db.execute("UPDATE compared SET unread = true WHERE list_contains(?, row)", [opened])
+    create(db, "opened", OPENED)
+    fill(db, "opened", map(_opened, stream(db, "SELECT row, uri FROM compared WHERE doubtful")))
+    db.execute("UPDATE compared SET unread = true WHERE row IN (SELECT row FROM opened)")
     db.execute("DELETE FROM compared WHERE NOT moved AND NOT unread AND state IS NULL")
+
+
+def _opened(doubtful: pa.Table) -> pa.Table:
+    """Return the rows of the recordings that can be opened now."""
+    readable = pa.array(map(can_be_read, doubtful["uri"].to_pylist()), pa.bool_())
+    return doubtful.filter(readable).select(OPENED.names)
