@@ -16,8 +16,6 @@ from model.metrics import metrics_file, score_file
 from model.metrics.estimate import Estimate
 from model.registry import digests, history
 from pipeline.config import PipelineConfig
-from pipeline.corpus.manifest_file import ManifestFile
-from pipeline.extraction import ledger
 from pipeline.monitoring.counters import Point
 from pipeline.outputs import OutputFolder
 from pipeline.run_record import RECORDS, RunFile, StageRecord
@@ -25,6 +23,7 @@ from pipeline.schema import FEATURE, LEDGER_COLUMNS, MANIFEST_COLUMNS, SEQUENCE_
 from pipeline.store.metadata import Metadata
 from pipeline.store.records import RecordingOutcome, ShardRecord, StoreAttributes
 from tests.conftest import make_manifest, make_probe
+from tests.support.manifests import ledger_of
 
 PAGE = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
 
@@ -70,7 +69,7 @@ def test_manifest_and_ledger_have_the_columns_and_types_listed() -> None:
     manifest = make_manifest([make_probe("de/anna/0.wav"), make_probe("en/bert/0.wav")], PipelineConfig())
     for heading, table, columns in (
         ("manifest.parquet", manifest, MANIFEST_COLUMNS),
-        ("ledger.parquet", next(ledger.build(ManifestFile.of(manifest), [], PipelineConfig())), LEDGER_COLUMNS),
+        ("ledger.parquet", ledger_of(manifest, [], PipelineConfig()), LEDGER_COLUMNS),
     ):
         types = ["string" if pd.api.types.is_string_dtype(table[name]) else str(table[name].dtype) for name in columns]
         assert [tuple(row[:2]) for row in rows(heading)] == list(zip(columns, types, strict=True))

@@ -1,15 +1,21 @@
 """The ledger: the outcome of each recording."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
+from upath import UPath
 
 from pipeline.config import PipelineConfig
+from pipeline.corpus.database import Database, count, create, database, fill, reserve, stream
 from pipeline.corpus.manifest import ROWS_PER_GROUP, masked_rows
 from pipeline.corpus.manifest_file import ManifestFile
+from pipeline.durable_files import scratch_folder
 from pipeline.errors import PipelineError, few
 from pipeline.extraction.outcomes import Outcomes
 from pipeline.outputs import OutputFolder
@@ -19,6 +25,10 @@ from pipeline.store.records import REPAIR
 
 OK, SHORT, FILTERED, FAILED = range(len(STATUSES))
 """Positions in STATUSES; a larger one is worse."""
+NOTED: Final = pa.schema([("row", pa.int64()), ("status", pa.int8()), ("shard", pa.int64()), ("reason", pa.string())])
+"""Outcomes in the records of shards that are not ok, or have a reason all the same."""
+WORST_FIRST: Final = "SELECT row, reason FROM noted ORDER BY row, status DESC, if(status = 0, -shard, shard)"
+"""Of equally bad outcomes the first in the store counts, of good ones the last."""
 
 
 def read(output: OutputFolder, columns: Sequence[str] = LEDGER_COLUMNS) -> Iterator[pd.DataFrame]:
@@ -73,8 +83,8 @@ def counts(output: OutputFolder) -> dict[str, int]:
     """Return the number of recordings by status, in the order of STATUSES."""
     found = dict.fromkeys(STATUSES, 0)
     for piece in read(output, ["status"]):
-        for status, count in piece["status"].value_counts().items():
-            found[str(status)] += int(count)
+        for status, number in piece["status"].value_counts().items():
+            found[str(status)] += int(number)
     return found
 
 
@@ -86,9 +96,10 @@ def failed_fraction(counted: Mapping[str, int]) -> float:
 def matches(
     output: OutputFolder, manifest: ManifestFile, outcomes: Iterable[Outcomes], config: PipelineConfig
 ) -> bool:
-    """Whether the ledger of an output folder has the rows that `build` gives."""
+    """Whether the ledger of an output folder has the rows that `building` yields."""
     try:
-        return _are_equal(build(manifest, outcomes, config), read(output))
+        with building(manifest, outcomes, config, output.root) as rows:
+            return _are_equal(rows, read(output))
     except (FileNotFoundError, PipelineError):
         return False
 
@@ -105,21 +116,27 @@ def _are_equal(pieces: Iterator[pd.DataFrame], others: Iterator[pd.DataFrame]) -
     return one is None and other is None
 
 
-def build(manifest: ManifestFile, outcomes: Iterable[Outcomes], config: PipelineConfig) -> Iterator[pd.DataFrame]:
-    """Return the ledger in the row groups of the manifest: one row per recording, with the columns LEDGER_COLUMNS.
+@contextmanager
+def building(
+    manifest: ManifestFile, outcomes: Iterable[Outcomes], config: PipelineConfig, folder: UPath
+) -> Iterator[Iterator[pd.DataFrame]]:
+    """Yield the ledger in the row groups of the manifest: one row per recording, with the columns LEDGER_COLUMNS.
 
     A recording in several shards has the worst of its statuses and the sum of its sequences. A masked recording is
     filtered, with the reason in the manifest.
 
-    `outcomes` may come in any order; they are read before this returns. A recording takes 9 bytes meanwhile, and one
-    with a reason in the records some hundred more.
+    `outcomes` may come in any order; they are read first. A recording takes 9 bytes meanwhile. The reasons are in
+    files below `folder`, that of `scratch_folder`.
     """
-    total = _Outcomes(len(manifest))
-    for part in outcomes:
-        total.add(part)
-    too_short = f"shorter than one sequence of {config.store.timesteps * config.features.hop_s:g} s"
-    tables = manifest.tables(["recording_id", "sequences", "error", "masked"])
-    return (total.ledger(rows["recording_id"], *_planned(rows, too_short)) for rows in tables)
+    total, too_short = _Outcomes(len(manifest)), config.store.timesteps * config.features.hop_s
+    with scratch_folder(folder) as scratch, database(scratch) as db:
+        create(db, "noted", NOTED)
+        fill(db, "noted", map(total.add, outcomes))
+        reserve(db, count(db, "noted"))
+        reasons = _Reasons(_worst(db))
+        tables = manifest.tables(["recording_id", "sequences", "error", "masked"])
+        planned = ((rows, _planned(rows, f"shorter than one sequence of {too_short:g} s")) for rows in tables)
+        yield (total.ledger(rows["recording_id"], *before, reasons) for rows, before in planned)
 
 
 def _planned(rows: pd.DataFrame, too_short: str) -> tuple[NDArray[np.uint8], NDArray[np.object_]]:
@@ -139,26 +156,27 @@ class _Outcomes:
     def __init__(self, recordings: int) -> None:
         self._status = np.full(recordings, OK, np.uint8)
         self._decoded, self._written = np.zeros(recordings, np.uint32), np.zeros(recordings, np.uint32)
-        self._reasons: dict[int, tuple[int, str]] = {}
 
-    def add(self, part: Outcomes) -> None:
-        """Add the outcomes in some records: the reason of the worst one counts, and of the first of equal ones."""
+    def add(self, part: Outcomes) -> pa.Table:
+        """Add the outcomes in some records; return those that say why a recording is as it is."""
+        np.maximum.at(self._status, part.recording, part.status.astype(np.uint8))
         np.maximum.at(self._decoded, part.recording, part.decoded_frames.astype(np.uint32))
         np.add.at(self._written, part.recording, part.sequences_written.astype(np.uint32))
         noted = np.flatnonzero((part.status != OK) | (part.reason != 0))
-        columns = (part.recording, part.status, part.reason, part.shard)
-        for row, code, reason, shard in zip(*(column[noted].tolist() for column in columns), strict=True):
-            place, _ = self._reasons.get(row, (-1, ""))
-            earlier = shard < place if code != OK else shard >= place
-            if code > self._status[row] or (code == self._status[row] and earlier):
-                self._status[row], self._reasons[row] = code, (shard, part.reasons[reason])
+        reasons = pa.array(part.reasons, pa.string()).take(pa.array(part.reason[noted]))
+        columns = (pa.array(values[noted]) for values in (part.recording, part.status, part.shard))
+        return pa.Table.from_arrays([*columns, reasons], schema=NOTED)
 
-    def ledger(self, ids: pd.Series, status: NDArray[np.uint8], reason: NDArray[np.object_]) -> pd.DataFrame:
+    def ledger(
+        self, ids: pd.Series, status: NDArray[np.uint8], reason: NDArray[np.object_], reasons: "_Reasons"
+    ) -> pd.DataFrame:
         """Return the rows of the recordings `ids`, which have this status and reason before extraction."""
         rows = slice(ids.index[0], ids.index[-1] + 1)
         found = self._status[rows]
-        for place in np.flatnonzero((found > status) | ((found == OK) & (status == OK))).tolist():
-            _, reason[place] = self._reasons.get(rows.start + place, (-1, reason[place]))
+        for row, text in reasons.before(rows.stop):
+            place = row - rows.start
+            if found[place] > status[place] or found[place] == status[place] == OK:
+                reason[place] = text
         return pd.DataFrame({
             "recording_id": ids,
             "status": np.array(STATUSES)[np.maximum(status, found)],
@@ -166,3 +184,26 @@ class _Outcomes:
             "decoded_frames": self._decoded[rows].astype(np.int64),
             "sequences_written": self._written[rows].astype(np.int64),
         })[list(LEDGER_COLUMNS)]  # fmt: skip
+
+
+def _worst(db: Database) -> Iterator[tuple[int, str]]:
+    """Yield each recording that has a reason, in rising order, and that of its worst outcome."""
+    last = -1
+    for part in stream(db, WORST_FIRST):
+        for row, reason in zip(part["row"].to_pylist(), part["reason"].to_pylist(), strict=True):
+            if row != last:
+                yield row, reason
+            last = row
+
+
+class _Reasons:
+    """The reasons of recordings, which are asked for in rising order."""
+
+    def __init__(self, found: Iterator[tuple[int, str]]) -> None:
+        self._found, self._next = found, next(found, None)
+
+    def before(self, stop: int) -> Iterator[tuple[int, str]]:
+        """Yield the next recordings before the row `stop`."""
+        while self._next is not None and self._next[0] < stop:
+            yield self._next
+            self._next = next(self._found, None)

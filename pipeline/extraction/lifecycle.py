@@ -199,11 +199,11 @@ def finish(output: OutputFolder, manifest: ManifestFile, plan: Plan, executor: S
             sums.append(found.sums)
             yield found.outcomes
 
-    built = ledger.build(manifest, outcomes(), plan.config)
-    statistics = combine(sums, size)
-    feature_store.write_indexes(output, outline(manifest, plan))
-    feature_store.seal(output, statistics.mean, statistics.std, statistics.count)
-    durable_files.write_parquet_groups(output.ledger, built)
+    with ledger.building(manifest, outcomes(), plan.config, output.root) as built:
+        statistics = combine(sums, size)
+        feature_store.write_indexes(output, outline(manifest, plan))
+        feature_store.seal(output, statistics.mean, statistics.std, statistics.count)
+        durable_files.write_parquet_groups(output.ledger, built)
     record_digests.write(output, written)
 
 

@@ -30,7 +30,12 @@ STATE: Final = ("size_bytes", "modified_ns", "transient")
 ORIGINS: Final = """
     SELECT new_row, start, status, reason, decoded_frames, size_bytes, modified_ns, transient
     FROM moved JOIN ends USING (row)
-    LEFT JOIN (SELECT DISTINCT ON (row) * FROM states ORDER BY row, shard DESC) USING (row)
+    LEFT JOIN (
+        SELECT
+            row, max_by(size_bytes, shard) AS size_bytes, max_by(modified_ns, shard) AS modified_ns,
+            max_by(transient, shard) AS transient
+        FROM states GROUP BY row
+    ) USING (row)
     ORDER BY new_row
 """
 

@@ -48,7 +48,8 @@ def test_outline_and_ledger_hold_a_few_row_groups(output: OutputFolder) -> None:
         assert len(manifest.groups) > 10
         outline = lifecycle.outline(manifest, Plan.of(manifest, config))
         lifecycle.check_room(output, manifest, Plan.of(manifest, config))
-        write_parquet_groups(output.ledger, ledger.build(manifest, [], config))
+        with ledger.building(manifest, [], config, output.root) as rows:
+            write_parquet_groups(output.ledger, rows)
         assert ledger.counts(output)["ok"] == RECORDINGS
         assert ledger.matches(output, manifest, [], config)
         _, peak_bytes = tracemalloc.get_traced_memory()

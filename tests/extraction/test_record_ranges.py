@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import PipelineConfig
-from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.errors import PipelineError
-from pipeline.extraction import ledger, record_ranges
+from pipeline.extraction import record_ranges
 from pipeline.extraction.outcomes import Outcomes
 from pipeline.extraction.record_ranges import RecordRange
 from pipeline.outputs import OutputFolder
@@ -26,6 +24,7 @@ from pipeline.store.record_digests import RecordDigests
 from pipeline.store.records import RecordingOutcome, ShardRecord
 from pipeline.store.statistics import TrainSums
 from tests.conftest import make_manifest, make_probe
+from tests.support.manifests import ledger_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -158,6 +157,7 @@ def test_summary_of_a_damaged_or_missing_record_is_an_error(tmp_path: Path) -> N
         list(record_ranges.summaries(output, 2, 2))
 
 
+@settings(max_examples=10)
 @given(
     drawn=st.lists(
         st.tuples(st.sampled_from(["ok", "short", "filtered", "failed"]), st.sampled_from(["", "a", "b"])),
@@ -167,7 +167,7 @@ def test_summary_of_a_damaged_or_missing_record_is_an_error(tmp_path: Path) -> N
     random=st.randoms(use_true_random=False),
 )
 def test_ledger_does_not_depend_on_the_order_of_shards(drawn: list[tuple[str, str]], random: object) -> None:
-    manifest = ManifestFile.of(make_manifest([make_probe("de/a/long.wav"), make_probe("en/b/long.wav")], CONFIG))
+    table = make_manifest([make_probe("de/a/long.wav"), make_probe("en/b/long.wav")], CONFIG)
     written = [
         ShardRecord.model_validate(
             {
@@ -185,10 +185,10 @@ def test_ledger_does_not_depend_on_the_order_of_shards(drawn: list[tuple[str, st
         )
         for index, (status, reason) in enumerate(drawn)
     ]
-    in_order = pd.concat(ledger.build(manifest, [Outcomes.of(written)], CONFIG))
+    in_order = ledger_of(table, [Outcomes.of(written)], CONFIG)
     parts = [Outcomes.of([each]) for each in written]
     random.shuffle(parts)
-    assert pd.concat(ledger.build(manifest, parts, CONFIG)).equals(in_order)
+    assert ledger_of(table, parts, CONFIG).equals(in_order)
     worst = max(["ok", "short", "filtered", "failed"].index(status) for status, _ in drawn)
     reasons = [reason for status, reason in drawn if ["ok", "short", "filtered", "failed"].index(status) == worst]
     # the first shard with the worst status gives the reason; of shards that are all right, the last that notes one

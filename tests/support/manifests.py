@@ -1,6 +1,7 @@
 """Manifests of recordings without files, for tests of splits and order."""
 
 import io
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from pipeline.corpus.manifest import NOT_READ, ROWS_PER_GROUP, UNDIGESTED
 from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.digests import table_digest
 from pipeline.durable_files import write_parquet
+from pipeline.extraction import ledger
+from pipeline.extraction.outcomes import Outcomes
 from pipeline.extraction.plan import Plan
 from pipeline.outputs import OutputFolder
 from tests.conftest import Probe, make_manifest, make_probe
@@ -56,6 +59,14 @@ def split_of_speaker(table: pd.DataFrame) -> dict[str, str]:
 def read_table(path: UPath) -> pd.DataFrame:
     """The table at a path or URL."""
     return pd.read_parquet(io.BytesIO(path.read_bytes()))
+
+
+def ledger_of(
+    table: pd.DataFrame, outcomes: Iterable[Outcomes], config: PipelineConfig, size: int = 2
+) -> pd.DataFrame:
+    """The ledger of a manifest with row groups of `size` rows that is written nowhere."""
+    with ledger.building(ManifestFile.of(table, size), outcomes, config, UPath("memory://nowhere")) as rows:
+        return pd.concat(rows)
 
 
 def plan_of(table: pd.DataFrame, config: PipelineConfig) -> Plan:
