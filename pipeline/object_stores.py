@@ -52,7 +52,7 @@ PACKAGE_ERRORS: Final = (
 )
 """Errors, by module and name, that fsspec's file systems let through although they are no OSError."""
 
-for scheme in OBJECT_STORES:  # a listing that is kept lacks what workers write in the meantime
+for scheme in (*OBJECT_STORES, "http", "https"):  # a listing that is kept lacks what workers write in the meantime
     conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
 for name in ("azure", "gcsfs"):  # they also log each error that they raise, with its traceback
     logging.getLogger(name).addHandler(logging.NullHandler())

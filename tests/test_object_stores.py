@@ -6,9 +6,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import fsspec
 import pytest
+import s3fs
 import xarray as xr
 from upath import UPath
 
@@ -16,6 +18,8 @@ from model.data.array_reader import Stored
 from model.data.store_reader import Store
 from model.predict import Classifier
 from pipeline import durable_files, run_lock, storage
+from pipeline.corpus.layouts import s3_files, traversal
+from pipeline.corpus.layouts.folders import FolderLayout
 from pipeline.errors import PipelineError, UsageError
 from pipeline.features.audio import AudioError
 from pipeline.features.audio_file import open_audio
@@ -290,6 +294,58 @@ def test_remedy_depends_on_the_error(error: OSError, kind: type[PipelineError], 
     cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     assert str(found).startswith(f"--out X cannot be used: {cause}; {advice}")
     assert str(failure("--out X cannot be used", "/X", error)) == f"--out X cannot be used: {cause}"
+
+
+PAGED = [
+    *(f"en/anna/{number}.wav" for number in range(5)), "en/bert/monday/1.wav", "en/1.wav", "it/1.wav", "it/x.txt",
+    "1.wav", "en/.h/1.wav", "en/.h/2.wav", "en/.h/3.wav", "en/._1.wav", ".h/1.wav", "it/__MACOSX/1.wav",
+    "it/a b/\u00e9+%.wav",
+]  # fmt: skip
+
+
+def test_pages_of_a_bucket_add_up_to_what_a_folder_holds(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_files, "PAGE", 2)
+    for name in PAGED:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        s3.files.touch(f"{BUCKET}/paged/{name}")
+    (tmp_path / "fr").mkdir()
+    for name in ("", "fr/", "en/anna/"):  # objects that stand for folders
+        s3.files.call_s3("put_object", Bucket=BUCKET, Key=f"paged/{name}")
+    here, there = listed(tmp_path), listed(f"s3://{BUCKET}/paged")
+    assert there.recordings["recording_id"].tolist() == here.recordings["recording_id"].tolist()
+    assert len(there.recordings) == 9
+    assert there[1:] == here[1:]
+    assert there.left_out == (("fr", "is empty, so it is no language"),)
+
+
+def test_layout_of_a_bucket_is_chosen_from_a_few_of_its_pages(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_files, "PAGE", 1)
+    for number in range(100):
+        s3.files.touch(f"{BUCKET}/large/{number % 2}/{number}.wav")
+    call_s3 = s3fs.S3FileSystem.call_s3
+    with mock.patch.object(s3fs.S3FileSystem, "call_s3", autospec=True, side_effect=call_s3) as calls:
+        assert FolderLayout().claims(storage.folder_at(f"s3://{BUCKET}/large"))
+    assert 2 <= calls.call_count <= 2 * traversal.AHEAD * traversal.THREADS
+
+
+def test_bucket_that_can_no_longer_be_listed_is_one_line(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_files, "PAGE", 1)
+    for name in ("en/1.wav", "it/1.wav"):
+        s3.files.touch(f"{BUCKET}/denied/{name}")
+    call_s3 = s3fs.S3FileSystem.call_s3
+
+    def first_page(*arguments: object, **named: object) -> object:
+        if "ContinuationToken" in named:
+            raise PermissionError("Access Denied")
+        return call_s3(*arguments, **named)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", first_page)
+    url = f"s3://{BUCKET}/denied"
+    with pytest.raises(UsageError, match=rf"^--corpus {url}: cannot be read: Access Denied; check AWS_ACCESS_KEY_ID "):
+        listed(url)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The listing: the table of the recordings of a corpus, before any file is opened."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -10,9 +11,10 @@ from toolz import partition_all
 from upath import UPath
 
 from pipeline.corpus.database import Database, count, create, fill, parallel, reserve, rows
+from pipeline.corpus.layouts.files import extension
 from pipeline.corpus.layouts.protocol import Hidden, Ignored, LeftOut, Recording
 from pipeline.corpus.layouts.registry import find_layout
-from pipeline.corpus.layouts.walk import extension
+from pipeline.corpus.layouts.walk import is_folder
 from pipeline.digests import value_digest
 from pipeline.errors import UsageError
 from pipeline.features.audio_source import AudioSource
@@ -76,9 +78,10 @@ def list_recordings(corpus: str, db: Database) -> Listing:
     root = _root(corpus)
     create(db, "listing", LISTED)
     create(db, "others", OTHERS)
-    for part in partition_all(FILES_AT_ONCE, find_layout(corpus, root).recordings(root)):
-        fill(db, "listing", [_recordings([entry for entry in part if isinstance(entry, Recording)])])
-        fill(db, "others", [_others([entry for entry in part if not isinstance(entry, Recording)])])
+    with closing(_entries(corpus, root)) as entries:
+        for part in partition_all(FILES_AT_ONCE, entries):
+            fill(db, "listing", [_recordings([entry for entry in part if isinstance(entry, Recording)])])
+            fill(db, "others", [_others([entry for entry in part if not isinstance(entry, Recording)])])
     return checked(db, corpus)
 
 
@@ -109,14 +112,21 @@ def _root(corpus: str) -> UPath:
     """Return the folder of a corpus; raises UsageError where there is none."""
     root = folder_at(corpus)
     try:
-        if root.is_dir():
-            next(iter(root.iterdir()), None)
+        if is_folder(root):
             return root
         missing = "there is no such bucket or folder" if find_store(str(root)) else "there is no such folder"
         what = "is a file, not a folder" if root.exists() else missing
     except file_errors(ValueError, RuntimeError) as error:
         raise failure(f"--corpus {corpus}: cannot be read", str(root), error) from None
     raise UsageError(f"--corpus {corpus}: {what}")
+
+
+def _entries(corpus: str, root: UPath) -> Generator[Recording | Ignored | Hidden | LeftOut, None, None]:
+    """Yield what the layout of a corpus lists; raises PipelineError for what the file system of `root` raises."""
+    try:
+        yield from find_layout(corpus, root).recordings(root)
+    except file_errors() as error:
+        raise failure(f"--corpus {corpus}: cannot be read", str(root), error) from None
 
 
 def _recordings(found: Sequence[Recording]) -> pa.Table:

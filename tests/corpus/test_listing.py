@@ -1,9 +1,13 @@
 """The corpus: which files are recordings, what their place says of them, and corpora that are refused."""
 
 import errno
+import functools
 import os
 import shutil
+import threading
+import zipfile
 from collections.abc import Iterable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -109,6 +113,36 @@ def test_corpus_behind_a_url_has_the_same_ids(tmp_path: Path, memory_url: str) -
     assert (there.digest, there.ignored) == (here.digest, here.ignored)
     with fsspec.open(there.recordings.loc[0, "uri"], "rb") as file:
         assert file.read() == b"abc"
+
+
+def test_corpus_on_a_web_server_is_listed_from_its_pages(tmp_path: Path) -> None:
+    files(tmp_path, ["de/anna/1.wav", "en/bob/2.flac", "en/notes.txt", "en/._2.flac"])
+    handler = functools.partial(SilentHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        there = listed(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+        thread.join()
+    here = listed(tmp_path)
+    assert found(there) == found(here)
+    assert (there.digest, there[1:4]) == (here.digest, here[1:4])
+
+
+def test_empty_folder_of_an_archive_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        for name in ("de/1.wav", "en/anna/._1.wav", "en/anna/1.wav"):
+            archive.writestr(name, b"abc")
+        archive.mkdir("fr")
+    listing = listed(f"zip://::file://{tmp_path}/c.zip")
+    assert list(listing.recordings["recording_id"]) == ["de/1.wav", "en/anna/1.wav"]
+    assert listing.hidden == ("en/anna/._1.wav",)
+    assert listing.left_out == (("fr", "is empty, so it is no language"),)
+
+
+class SilentHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        """Log no request."""
 
 
 def test_missing_folder_is_refused(tmp_path: Path) -> None:

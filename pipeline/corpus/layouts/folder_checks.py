@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pipeline.corpus.layouts.files import extension
 from pipeline.corpus.layouts.protocol import Recording
-from pipeline.corpus.layouts.walk import extension
 from pipeline.errors import UsageError, few
 from pipeline.schema import label_of_folder
 
@@ -50,31 +50,33 @@ LANGUAGES: Final = frozenset({
 
 @dataclass
 class Contents:
-    """What lies in each language folder: `folders` are those of each label, the others count files."""
+    """What lies in a corpus.
 
-    folders: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    speakers: defaultdict[str, Counter[str | None]] = field(default_factory=lambda: defaultdict(Counter))
+    `top` are the folders right below it, `labels` the labels of those that hold a recording, `speakers` the names of
+    each label, and `extensions` the number of files of each extension in the folders that hold none.
+    """
+
+    top: set[str] = field(default_factory=set)
+    labels: dict[str, str] = field(default_factory=dict)
+    speakers: defaultdict[str, set[str | None]] = field(default_factory=lambda: defaultdict(set))
     extensions: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def add(self, folder: str, recording: Recording) -> None:
-        """Count a recording in the language folder `folder`."""
-        self.folders[recording.label].add(folder)
-        self.speakers[recording.label][recording.speaker] += 1
+        """Add a recording in the language folder `folder`."""
+        if folder not in self.labels:
+            self.labels[folder] = recording.label
+            self.extensions.pop(folder, None)
+        self.speakers[recording.label].add(recording.speaker)
 
     def unread(self, path: str) -> None:
-        """Count a file that is not read."""
+        """Add a file that is not read."""
         folder, below, _ = path.partition("/")
-        if below:
+        if below and folder not in self.labels:
             self.extensions[folder][extension(path)] += 1
 
-    def empty_of(self, folders: Iterable[str]) -> list[str]:
-        """Return those of `folders` that hold no file at all."""
-        full = self._read().union(self.extensions)
-        return sorted(set(folders) - full)
-
-    def _read(self) -> set[str]:
-        """Return the folders that hold a recording."""
-        return set().union(*self.folders.values())
+    def empty(self) -> list[str]:
+        """Return the folders that hold no file at all."""
+        return sorted(self.top - self.labels.keys() - self.extensions.keys())
 
     def check(self, corpus: str) -> None:
         """Raise UsageError for languages that would be lost, labels that look alike, and folders in another order."""
@@ -91,16 +93,17 @@ class Contents:
                 raise UsageError(f"--corpus {corpus}: {problem}")
 
     def _same_label(self) -> str | None:
-        for label, folders in sorted(self.folders.items()):
-            if len(folders) > 1:
-                first, second = sorted(folders)[:2]
-                return f"the folders {first!r} and {second!r} both give the label {label!r}; rename one"
+        known: dict[str, str] = {}
+        for label, folder in sorted((label, folder) for folder, label in self.labels.items()):
+            other = known.setdefault(label, folder)
+            if other != folder:
+                return f"the folders {other!r} and {folder!r} both give the label {label!r}; rename one"
         return None
 
     def _unread(self) -> str | None:
         """Return which folders hold audio of other formats alone."""
         for folder, found in sorted(self.extensions.items()):
-            if folder not in self._read() and not UNREAD_AUDIO.isdisjoint(found):
+            if not UNREAD_AUDIO.isdisjoint(found):
                 return (
                     f"nothing is read of the language {folder!r}: {extensions_text(found)}; convert its recordings "
                     "to FLAC or WAV, unpack archives, or move the folder out of the corpus"
@@ -110,7 +113,7 @@ class Contents:
     def _look_alike(self) -> str | None:
         """Return labels that differ only in case or Unicode form, or speakers that differ only in Unicode form."""
         speakers = {name for names in self.speakers.values() for name in names if name and not name.isascii()}
-        return _alike("languages", self._read(), _folded) or _alike("speakers", speakers, _composed)
+        return _alike("languages", self.labels, _folded) or _alike("speakers", speakers, _composed)
 
     def _of_splits(self) -> str | None:
         """Return labels that are names of splits: SPLIT/LANGUAGE."""

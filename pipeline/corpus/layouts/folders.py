@@ -5,9 +5,10 @@ from typing import Final
 
 from upath import UPath
 
+from pipeline.corpus.layouts.files import File, Folder, extension
 from pipeline.corpus.layouts.folder_checks import Contents
 from pipeline.corpus.layouts.protocol import Hidden, Ignored, LeftOut, Recording
-from pipeline.corpus.layouts.walk import File, Walk, extension
+from pipeline.corpus.layouts.walk import walk
 from pipeline.errors import escaped
 from pipeline.features.audio_source import AudioSource
 from pipeline.schema import label_of_folder
@@ -30,31 +31,39 @@ class FolderLayout:
 
     def claims(self, root: UPath) -> bool:
         """Whether an audio file lies below a folder of `root`."""
-        return any(map(_is_recording, Walk(root).paths()))
+        with walk(root) as entries:
+            return any(isinstance(entry, File) and _is_recording(entry.path) for entry in entries)
 
     def recordings(self, root: UPath) -> Iterator[Recording | Ignored | Hidden | LeftOut]:
         """Yield every file below `root`; raises UsageError for folders that cannot be what they would be taken for.
 
         A name that is not UTF-8 is a recording with an error: Parquet holds UTF-8 alone.
         """
-        top, walk, contents = str(root).rstrip("/"), Walk(root), Contents()
-        for file in walk:
-            if not _is_recording(file.path):
-                if file.error:
-                    walk.left_out[file.path] = file.error
+        top, contents = str(root).rstrip("/"), Contents()
+        with walk(root) as entries:
+            for entry in entries:
+                if isinstance(entry, File):
+                    yield _file(top, entry, contents)
+                elif isinstance(entry, Folder):
+                    contents.top.add(entry.path)
+                elif isinstance(entry, Hidden):
+                    yield Hidden(escaped(entry.path))
                 else:
-                    contents.unread(file.path)
-                    yield Ignored(escaped(file.path))
-                continue
-            recording = _recording(top, file)
-            contents.add(file.path.partition("/")[0], recording)
-            yield recording
-        yield from (Hidden(escaped(path)) for path in walk.hidden)
-        for path, reason in walk.left_out.items():
-            yield LeftOut(escaped(path), reason)
-        empty = contents.empty_of(set(walk.folders()) - set(walk.left_out))
-        yield from (LeftOut(escaped(folder), "is empty, so it is no language") for folder in empty)
+                    yield LeftOut(escaped(entry.path), entry.reason)
+        yield from (LeftOut(escaped(folder), "is empty, so it is no language") for folder in contents.empty())
         contents.check(str(root))
+
+
+def _file(top: str, file: File, contents: Contents) -> Recording | Ignored | LeftOut:
+    """Return what a file below `top` is, and add it to the contents."""
+    if _is_recording(file.path):
+        recording = _recording(top, file)
+        contents.add(file.path.partition("/")[0], recording)
+        return recording
+    if file.error:
+        return LeftOut(escaped(file.path), file.error)
+    contents.unread(file.path)
+    return Ignored(escaped(file.path))
 
 
 def _recording(top: str, file: File) -> Recording:
