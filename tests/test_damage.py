@@ -9,9 +9,10 @@ import zarr
 
 from pipeline import run
 from pipeline.errors import PipelineError
+from pipeline.extraction import extract
 from pipeline.outputs import OutputFolder
 from pipeline.run_record import RunRecord
-from tests.conftest import make_corpus
+from tests.conftest import Killed, make_corpus
 from tests.support.damage import DAMAGES, damage, flipped
 from tests.support.whole_system import store_bytes
 
@@ -121,6 +122,23 @@ def test_one_flipped_bit_in_any_file_is_found(out: Path) -> None:
             (there / name).write_bytes(flipped((there / name).read_bytes(), chance))
         code, message = outcome("verify", there)
         assert (code, f": {len(files)} files damaged" in message) == (1, True), message
+
+
+def test_a_repair_that_was_killed_is_finished_without_its_flag(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content_of(out)
+    damage(out / "features.zarr/label/c/0", "flipped")
+    with monkeypatch.context() as context:
+        context.setattr(extract, "run_pending", killed)  # the record says already that its shard is unfinished
+        with pytest.raises(Killed):
+            outcome("extract", out, "--repair")
+    assert outcome("verify", out)[0] == 1
+    assert outcome("extract", out) == (0, "")
+    assert content_of(out) == before
+    assert outcome("verify", out) == (0, "")
+
+
+def killed(*_: object, **__: object) -> None:
+    raise Killed
 
 
 @pytest.mark.parametrize("file", ["features.zarr/features/c/1/0/0", "shards/00000001.json"])

@@ -165,9 +165,7 @@ def extract(
         if len(damage.missing):
             raise damage.error(output)
         lifecycle.finish(output, manifest, plan, lambda: executor)
-        wall_s = (
-            time.perf_counter() - started_s
-        )  # without the time for Dask's report, which leaving the context writes
+        wall_s = time.perf_counter() - started_s  # before Dask's report, which leaving the context writes
     return ExtractionSummary(
         shards=len(plan),
         shards_new=len(shards),

@@ -59,18 +59,21 @@ class RecordRange:
     def __str__(self) -> str:
         return f"reading shards {self.start} to {self.shards.stop - 1}"
 
-    def damaged(self, out: str) -> NDArray[np.bool_]:
-        """Read the records; return which are damaged, (shard,) bool."""
-        output, damaged = OutputFolder.at(out), np.zeros(len(self.recorded), np.bool_)
-        wanted = self.start + np.flatnonzero(self.recorded | self.expected.listed)
-        for index, content in zip(wanted.tolist(), records.contents(output, wanted.tolist()), strict=True):
-            damaged[index - self.start] = content is None or self._is_damaged(output, index, content)
-        return damaged
-
-    def _is_damaged(self, output: OutputFolder, index: int, content: bytes) -> bool:
-        if self.expected.listed[index - self.start]:
-            return self._differs(index, content)
-        return self.record(output, index, content) is None
+    def states(self, out: str) -> "RecordStates":
+        """Read the records; return their states."""
+        output, recorded, damaged = OutputFolder.at(out), self.recorded.copy(), np.zeros(len(self.recorded), np.bool_)
+        wanted = np.flatnonzero(self.recorded | self.expected.listed).tolist()
+        contents = records.contents(output, [self.start + place for place in wanted])
+        for place, content in zip(wanted, contents, strict=True):
+            if content is None:
+                damaged[place] = True
+            elif self.expected.listed[place]:  # a digest tells as much as a record that is parsed, and sooner
+                damaged[place] = self._differs(self.start + place, content)
+            else:
+                record = self.record(output, self.start + place, content)
+                damaged[place] = record is None
+                recorded[place] = record is None or record.finished
+        return RecordStates(recorded, damaged)
 
     def _differs(self, index: int, content: bytes) -> bool:
         """Whether a record must have another digest."""
@@ -90,7 +93,7 @@ class RecordRange:
 
 @dataclass(frozen=True)
 class RecordStates:
-    """For each shard of a plan, (shard,) bool: whether it has a record, and whether that is damaged.
+    """For each shard, (shard,) bool: whether it has a record of a finished shard, and whether its record is damaged.
 
     It is damaged if it cannot be read, is not that of the finished store, or is missing from the finished store.
     """
@@ -118,8 +121,8 @@ def recorded_shards(output: OutputFolder, shards: int) -> NDArray[np.bool_]:
 def states(output: OutputFolder, expected: RecordDigests, executor: StartExecutor | None = None) -> RecordStates:
     """Read the records of all shards of a plan, and compare them with the digests `expected`.
 
-    Without an `executor` the driver reads all of them. Where a worker finds damage, the driver reads the range again
-    and decides: the file system of a worker may show less than its own.
+    Without an `executor` the driver reads all of them. Where a worker finds damage or an unfinished shard, the driver
+    reads the range again and decides: the file system of a worker may show less than its own.
     """
     out, recorded = str(output.root), recorded_shards(output, len(expected.listed))
     damaged, read = np.zeros(len(recorded), np.bool_), recorded | expected.listed
@@ -127,16 +130,18 @@ def states(output: OutputFolder, expected: RecordDigests, executor: StartExecuto
     wanted = (part for part in parts if read[part.shards.start : part.shards.stop].any())
     workers = _workers(output, int(np.count_nonzero(read)), executor)
     if workers is not None:
-        found = (done.result for done in completed(workers.run(partial(_with_damage, out=out), wanted)))
-        wanted = (part for part in found if part is not None)
+        judged = (done.result for done in completed(workers.run(partial(_unless_whole, out=out), wanted)))
+        wanted = (part for part in judged if part is not None)
     for part in wanted:
-        damaged[part.shards.start : part.shards.stop] = part.damaged(out)
+        found, shards = part.states(out), slice(part.shards.start, part.shards.stop)
+        recorded[shards], damaged[shards] = found.recorded, found.damaged
     return RecordStates(recorded, damaged)
 
 
-def _with_damage(part: RecordRange, *, out: str) -> RecordRange | None:
-    """Return a range that holds a damaged record, None for all others."""
-    return part if part.damaged(out).any() else None
+def _unless_whole(part: RecordRange, *, out: str) -> RecordRange | None:
+    """Return a range that holds a damaged record, or one of an unfinished shard; None for all others."""
+    found = part.states(out)
+    return None if (found.recorded == part.recorded).all() and not found.damaged.any() else part
 
 
 def digests(output: OutputFolder, shards: int, executor: StartExecutor | None = None) -> RecordDigests:

@@ -71,14 +71,10 @@ def test_pending_is_what_a_pass_over_all_shards_finds(
             retried = rows & of_ledger & known
             if state == "finished":
                 retried = {row for row in rows & failed & reachable if retried}
-            changed = index == len(plan) - 1 or rows & masked
-            if state == "missing":
+            if state != "finished" or retried or rows & (masked | (silent - of_ledger) & known):
                 shards.add(index)
-                continue
-            otherwise = changed and (state == "unfinished" or rows & masked)
-            if otherwise or retried or rows & (silent - of_ledger) & known:
-                shards.add(index)
-            again |= retried
+            if state != "missing":
+                again |= retried
         with mock.patch.object(storage, "file_state", lambda uri: FileState(1, 1) if uri in uris else None):
             found = find_pending(output, plan, filter_silent=True)
     assert set(found.shards.tolist()) == shards

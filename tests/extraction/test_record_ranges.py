@@ -129,7 +129,7 @@ def test_few_records_start_no_executor(tmp_path: Path) -> None:
 def test_driver_decides_where_a_worker_sees_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = made(tmp_path, ["right"] * SHARDS)
     executor = workers(monkeypatch)
-    monkeypatch.setattr(record_ranges, "_with_damage", sees_nothing)
+    monkeypatch.setattr(record_ranges, "_unless_whole", sees_nothing)
     assert not record_ranges.states(output, record_digests.read(output, SHARDS), lambda: executor).damaged.any()
 
 
