@@ -116,8 +116,8 @@ def outcome(out: Path) -> dict[str, str]:
     """Return a digest of each file below `out` by its path, without what depends on the clock.
 
     Files that hold a time, or the digest of one, are present or absent: run.json, the report's page and pictures, and
-    the digests of the registry. Checkpoints and TensorBoard's files are left out:
-    the former are older states of the training, whose names depend on when it was killed.
+    the digests of the registry. Left out are checkpoints and TensorBoard's files, older states of the training whose
+    names depend on when it was killed, and Dask's report, which a run that is killed after its last shard lacks.
     """
     return {
         str(path.relative_to(out)): hashlib.blake2b(content, digest_size=8).hexdigest()
@@ -130,7 +130,7 @@ def _contents(out: Path) -> Iterator[tuple[Path, bytes]]:
         if not path.is_file():
             continue
         place = path.relative_to(out).parts
-        if "tensorboard" in place or "checkpoints" in place:
+        if "tensorboard" in place or "checkpoints" in place or place == ("report", "dask.html"):
             continue
         if place in (("run.json",), ("registry", "digests.json")) or place[0] == "report":
             yield path, b""
