@@ -237,14 +237,20 @@ def _is_abandoned(partial: UPath) -> bool:
 
 
 def process_runs(number: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+    """Whether a process of this number runs on this machine.
+
+    A thread has a number of the same kind, and a process that has ended keeps its number until its parent asks for its
+    exit code: neither runs.
+    """
+    import psutil  # noqa: PLC0415 most commands find nothing that another process has left
+
     try:
         os.kill(number, 0)
-    except ProcessLookupError:
+        return bool(psutil.pid_exists(number)) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
         return False
     except PermissionError:
-        pass  # of another user
-    return True
+        return True  # of another user
 
 
 def write_parquet_groups(path: UPath, groups: Iterable[pd.DataFrame]) -> None:

@@ -100,6 +100,15 @@ def wait_until_begun(process: subprocess.Popen[bytes], out: Path) -> float:
     return time.monotonic()
 
 
+def wait_until_ended(group: int) -> None:
+    """Wait for the last process of a group: those that a write keeps busy end later than the first."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline_s:
+            os.killpg(group, 0)
+            time.sleep(0.01)
+
+
 def results_in(out: Path) -> dict[str, Any]:
     """Return what must be equal in the end: bytes, the weights of models, and the champion."""
     files = ["manifest.parquet", "ledger.parquet", *(f"models/lstm/{name}" for name in ("labels.json",))]
@@ -129,6 +138,7 @@ def test_nothing_is_lost_by_a_power_cut(number: int, corpus: Path, jobs: dict[st
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(DEADLINE_S)
+    wait_until_ended(process.pid)
     disk.restart()
     if finished:
         assert differing(job.results, results_in(out)) == []

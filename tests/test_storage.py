@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,17 @@ def test_files_that_a_killed_process_left_are_cleared_and_those_of_others_stay(t
         (tmp_path / name).touch()
     output.clear_partial_files()
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {*others, "run.json", "notes.partial.txt"}
+
+
+def test_neither_a_thread_nor_a_process_that_has_ended_runs() -> None:
+    assert durable_files.process_runs(os.getpid())
+    assert durable_files.process_runs(os.getppid())
+    with ThreadPoolExecutor(1) as pool:
+        assert not durable_files.process_runs(pool.submit(threading.get_native_id).result())
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # its number stays taken
+        assert not durable_files.process_runs(child.pid)
+    assert not durable_files.process_runs(child.pid)
 
 
 def test_nothing_is_cleared_behind_a_url(memory_url: str) -> None:
