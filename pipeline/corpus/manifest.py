@@ -21,6 +21,10 @@ SCHEMA: Final = pa.Schema.from_pandas(
 """Columns and types of the file, with what pandas needs to read it."""
 ROWS_PER_GROUP: Final = 2**14
 """Rows of a row group of the file: workers read a few of them, and hold the statistics of all."""
+REPEATED: Final = [
+    name for name in SCHEMA.names if name not in ("recording_id", "uri", "first_sequence", "modified_ns")
+]
+"""Columns whose values repeat. A dictionary of values that differ takes time and makes the file larger."""
 UNDIGESTED: Final = ("uri", "append_index", "masked", "modified_ns", "transient")
 """Columns that the digest of a manifest does not cover: they may change without another store."""
 NOT_READ: Final = {"duration_s": 0.0, "frames": 0, "sequences": 0, "error": "not read yet", "modified_ns": -1}

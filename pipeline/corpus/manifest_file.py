@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 from upath import UPath
 
-from pipeline.corpus.manifest import NOT_READ, OLDER, ROWS_PER_GROUP, SCHEMA, UNDIGESTED, label_names
+from pipeline.corpus.manifest import NOT_READ, OLDER, REPEATED, ROWS_PER_GROUP, SCHEMA, UNDIGESTED, label_names
 from pipeline.corpus.sources import PART_COLUMNS
 from pipeline.digests import columns_digest, value_digest
 from pipeline.errors import UsageError, few
@@ -95,7 +95,7 @@ class ManifestFile:
     def of(cls, manifest: pd.DataFrame, rows_per_group: int = ROWS_PER_GROUP) -> Self:
         """Return the file of a manifest that is written nowhere."""
         buffer = io.BytesIO()
-        manifest.to_parquet(buffer, index=False, row_group_size=rows_per_group)
+        manifest.to_parquet(buffer, index=False, row_group_size=rows_per_group, use_dictionary=REPEATED)
         return cls(buffer, UPath("manifest.parquet"))
 
     @property

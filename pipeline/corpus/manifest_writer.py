@@ -2,21 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 from upath import UPath
 
-from pipeline.corpus.manifest import ROWS_PER_GROUP, SCHEMA
+from pipeline.corpus.manifest import REPEATED, ROWS_PER_GROUP, SCHEMA
 from pipeline.corpus.manifest_file import ManifestFile
 from pipeline.durable_files import replacing
-
-REPEATED: Final = [
-    name for name in SCHEMA.names if name not in ("recording_id", "uri", "first_sequence", "modified_ns")
-]
-"""Columns whose values repeat. A dictionary of values that differ takes time and makes the file larger."""
 
 
 @contextmanager
