@@ -11,7 +11,7 @@
 #   make docs                      build the documentation into build/docs
 #   make bench                     compare with other software, write docs/benchmarks.md (half an hour, 4 GB)
 #   make bench ARGS='kernel --rounds 9'
-#   make bench-scale               a manifest of 100 million recordings (an hour, 60 GB)
+#   make bench-scale               a manifest of 100 million recordings
 #   make audit                     look up known vulnerabilities of the tested versions (needs the internet)
 
 # python3 if TensorFlow supports its version, otherwise the newest supported Python that is installed
@@ -109,7 +109,7 @@ docs: install
 bench: $(VENV)-bench/installed
 	$(VENV)-bench/bin/python -m tests.benchmarks $(ARGS)
 
-# manifests of 100 million recordings: an hour, and 60 GB below out/bench
+# manifests of so many recordings
 RECORDINGS ?= 100000000
 bench-scale: install
 	$(BIN)/python -m tests.benchmarks.manifests $(RECORDINGS)
