@@ -136,20 +136,24 @@ def scratch_folder(root: UPath) -> Iterator[Path]:
     It lies below `root`, where there is room for what grows with the data, unless that is not local or cannot be
     written. What a killed process left there is deleted by `clear_partial_files`.
     """
-    inside = partial_path(root / f"scratch-{uuid.uuid4().hex}")
-    try:
-        if is_local(root):
-            Path(str(inside)).mkdir()
-    except OSError:
-        pass
-    if is_local(root) and inside.exists():
+    inside = Path(str(partial_path(root / f"scratch-{uuid.uuid4().hex}")))
+    if is_local(root) and _is_created(inside):
         try:
-            yield Path(str(inside))
+            yield inside
         finally:
-            shutil.rmtree(str(inside), ignore_errors=True)
-        return
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+            shutil.rmtree(inside, ignore_errors=True)
+    else:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+
+
+def _is_created(folder: Path) -> bool:
+    """Create a folder; return whether that was possible."""
+    try:
+        folder.mkdir()
+    except OSError:
+        return False
+    return True
 
 
 def sync_folder(folder: UPath) -> None:

@@ -80,7 +80,8 @@ def fill(db: Database, table: str, parts: Iterable[pa.Table]) -> None:
         if failed:
             raise failed[0] from None
         raise
-    db.unregister("parts")
+    finally:
+        db.unregister("parts")
 
 
 def _batches(parts: Iterable[pa.Table], failed: list[BaseException]) -> Iterator[pa.RecordBatch]:

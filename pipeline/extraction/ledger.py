@@ -128,14 +128,15 @@ def building(
     `outcomes` may come in any order; they are read first. A recording takes 9 bytes meanwhile. The reasons are in
     files below `folder`, that of `scratch_folder`.
     """
-    total, too_short = _Outcomes(len(manifest)), config.store.timesteps * config.features.hop_s
+    total = _Outcomes(len(manifest))
+    too_short = f"shorter than one sequence of {config.store.timesteps * config.features.hop_s:g} s"
     with scratch_folder(folder) as scratch, database(scratch) as db:
         create(db, "noted", NOTED)
         fill(db, "noted", map(total.add, outcomes))
         reserve(db, count(db, "noted"))
         reasons = _Reasons(_worst(db))
         tables = manifest.tables(["recording_id", "sequences", "error", "masked"])
-        planned = ((rows, _planned(rows, f"shorter than one sequence of {too_short:g} s")) for rows in tables)
+        planned = ((rows, _planned(rows, too_short)) for rows in tables)
         yield (total.ledger(rows["recording_id"], *before, reasons) for rows, before in planned)
 
 
